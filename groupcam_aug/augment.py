@@ -1,0 +1,238 @@
+"""The augmentation: keep the salient pixels, move the others toward a blurred copy (Zhang et al. 2021, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from groupcam_aug.blur import blur
+from groupcam_aug.saliency import check_images, percentile
+from groupcam_aug.targets import Targets
+
+__all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask"]
+
+Fill = Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor]
+MaskFrom = Literal["saliency", "other", "whole", "inverse"] | Callable[[Tensor, Any], Tensor]
+
+
+def keep_mask(maps: Tensor, threshold: float | str = "mean") -> Tensor:
+    """Which pixels stay: those at or above the threshold of their own map.
+
+    Args:
+        maps: (N, H, W) in [0, 1].
+        threshold: "mean" = each map's own mean (the paper), a number in [0, 1], or "q0.6" = that quantile of each map.
+
+    Returns:
+        (N, H, W) bool. An image without a map (all zeros) keeps everything.
+
+    Raises:
+        ValueError: another threshold.
+    """
+    kind, level = _read_threshold(threshold)
+    if kind == "mean":
+        bound: Tensor | float = maps.mean(dim=(1, 2), keepdim=True)
+    elif kind == "quantile":
+        bound = percentile(maps.flatten(1), 100 * level)[..., None]
+    else:
+        bound = level
+    return (maps >= bound) | ~has_map(maps)[:, None, None]
+
+
+def has_map(maps: Tensor) -> Tensor:
+    """(N,) bool: whether an image's map (N, H, W) holds anything."""
+    return maps.amax(dim=(1, 2)) > 0
+
+
+def blend(images: Tensor, keep: Tensor, fill: Tensor, strength: float = 1.0) -> Tensor:
+    """`images` where `keep` is set, elsewhere moved toward `fill`: x + strength (fill - x).
+
+    Args:
+        images: (N, C, H, W).
+        keep: (N, H, W) bool.
+        fill: (N, C, H, W), what the non-salient pixels move toward.
+        strength: 0 (nothing changes) to 1 (replaced, the paper).
+
+    Returns:
+        (N, C, H, W); kept pixels are those of `images`, bit for bit.
+    """
+    moved = fill if strength == 1 else torch.lerp(images, fill, strength)
+    return torch.where(keep[:, None], images, moved)
+
+
+class Augmented(NamedTuple):
+    """What one application of `SaliencyBlur` gave."""
+
+    images: Tensor  # (N, C, H, W), like the input
+    drawn: Tensor  # (n,) int64 on the CPU: which images were augmented
+    maps: Tensor  # (n, H, W) in [0, 1], as used for each drawn image
+    keep: Tensor  # (n, H, W) bool
+    no_map: Tensor  # (n,) bool: left untouched for want of a map (or of another image to take it from)
+
+
+class SaliencyBlur:
+    """Group-CAM augmentation as a plain callable, for hand-written loops and Fabric: `augment(images, targets) -> images`.
+
+    Per image: S = saliency map, keep = S >= mean(S), x_hat = keep x + (1 - keep) blur(x). An image without a map is returned
+    as it is. Only the images drawn with probability `p` are mapped, so p=0.5 halves the cost.
+
+    Args:
+        cam: maps of a batch, `cam(images, targets) -> (N, H, W)` in [0, 1], such as `GroupCAM.for_training(model)`.
+        p: probability of an image to be augmented, 0 to 1. Default: 1.
+        strength: how far non-salient pixels move toward the fill, 0 to 1. Default: 1.
+        threshold: "mean" (default), a number in [0, 1], or "q0.6" for a quantile; see `keep_mask`.
+        fill: "blur" (default), "mean" (each image's own mean colour), "noise" (normal, the batch's mean and standard deviation
+            per channel), "other" (the pixels of sample i + 1), or a callable `images -> images`.
+        kernel_size: of the blur, odd, pixels. Default: scaled with the image, 51 at 224.
+        sigma: of the blur, pixels. Default: scaled with the image, 50 at 224.
+        mask_from: "saliency" (default); the controls "other" (sample i takes the mask of sample i + 1), "whole" (blur
+            everything, no network pass), "inverse" (blur the salient pixels); or a callable
+            `(images, targets) -> (n, H, W) bool` giving the pixels to keep.
+        generator: CPU generator for the draws. Default: torch's global one, used only if 0 < p < 1 or fill="noise".
+
+    Raises:
+        ValueError: an argument out of range, or images and targets that do not fit together.
+        TypeError: images that are not floating point.
+    """
+
+    def __init__(
+        self,
+        cam: Callable[[Tensor, Any], Tensor],
+        *,
+        p: float = 1.0,
+        strength: float = 1.0,
+        threshold: float | str = "mean",
+        fill: Fill = "blur",
+        kernel_size: int | None = None,
+        sigma: float | None = None,
+        mask_from: MaskFrom = "saliency",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        for name, value in (("p", p), ("strength", strength)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        if not callable(fill) and fill not in ("blur", "mean", "noise", "other"):
+            raise ValueError(f"fill must be 'blur', 'mean', 'noise', 'other' or a callable; got {fill!r}")
+        if not callable(mask_from) and mask_from not in ("saliency", "other", "whole", "inverse"):
+            raise ValueError(f"mask_from must be 'saliency', 'other', 'whole', 'inverse' or a callable; got {mask_from!r}")
+        _read_threshold(threshold)
+        self.cam, self.p, self.strength, self.threshold = cam, p, strength, threshold
+        self.fill, self.kernel_size, self.sigma, self.mask_from, self.generator = fill, kernel_size, sigma, mask_from, generator
+
+    def __call__(self, images: Tensor, targets: Targets = None) -> Tensor:
+        """Augmented images.
+
+        Args:
+            images: (N, C, H, W), floating point, as the network takes them.
+            targets: as for the map method: (N,) labels, (N, classes) weights, or None = the network's own first choice.
+
+        Returns:
+            (N, C, H, W), a new tensor of the same dtype, device, memory format and tensor subclass; `images` itself, if no
+            image was drawn.
+        """
+        return self.apply(images, targets, self.draw(len(images))).images
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(n,) int64 on the CPU: which of `count` images to augment."""
+        if self.p in (0, 1):
+            return torch.arange(count if self.p else 0)
+        return (torch.rand(count, generator=generator or self.generator) < self.p).nonzero()[:, 0]
+
+    def apply(self, images: Tensor, targets: Targets, index: Tensor, generator: torch.Generator | None = None) -> Augmented:
+        """Augment the images at `index`, an (n,) int64 CPU tensor; arguments otherwise as for a call.
+
+        Returns:
+            `Augmented`: the batch, and what was done to it.
+        """
+        plain = check_images(images, targets)
+        empty = plain.new_zeros(0, *plain.shape[2:], dtype=torch.float32)
+        if not len(index) or not self.strength:
+            return Augmented(images, index[:0], empty, empty.bool(), empty[:, 0, 0].bool())
+        everything = len(index) == len(plain)
+        at = index.to(plain.device, non_blocking=True)
+        drawn = plain if everything else plain.index_select(0, at)
+        with torch.no_grad():
+            maps, keep, no_map = self._masks(plain, targets, index, at)
+            augmented = blend(drawn, keep, self._fill(plain, drawn, at, generator), self.strength)
+            if not everything:
+                augmented = plain.index_copy(0, at, augmented)
+        return Augmented(_like(augmented, images), index, maps, keep, no_map)
+
+    def _masks(self, images: Tensor, targets: Targets, index: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
+        count, size = len(index), images.shape[2:]
+        nothing = torch.zeros(count, *size, device=images.device)
+        if self.mask_from == "whole":
+            return nothing, nothing.bool(), nothing[:, 0, 0].bool()
+        if self.mask_from == "other":
+            if len(images) == 1:
+                return nothing, ~nothing.bool(), ~nothing[:, 0, 0].bool()
+            index, at = (index + 1) % len(images), (at + 1) % len(images)
+        whole = torch.equal(index, torch.arange(len(images)))
+        chosen = images if whole else images.index_select(0, at)
+        targets = targets if whole else _chosen_targets(targets, index, at)
+        if callable(self.mask_from):
+            keep = self.mask_from(chosen, targets)
+            if keep.shape != nothing.shape or keep.dtype != torch.bool:
+                raise ValueError(
+                    f"mask_from must return bool masks of shape {tuple(nothing.shape)}, got {keep.dtype} {tuple(keep.shape)}"
+                )
+            return keep.float(), keep, nothing[:, 0, 0].bool()
+        maps = self.cam(chosen, targets)
+        keep, no_map = keep_mask(maps, self.threshold), ~has_map(maps)
+        if self.mask_from == "inverse":
+            keep = ~keep | no_map[:, None, None]
+        return maps, keep, no_map
+
+    def _fill(self, images: Tensor, drawn: Tensor, at: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What the pixels that are not kept move toward, like `drawn`."""
+        if callable(self.fill):
+            filled = self.fill(drawn)
+            if filled.shape != drawn.shape:
+                raise ValueError(f"fill must return images of shape {tuple(drawn.shape)}, got {tuple(filled.shape)}")
+            return filled.to(drawn.dtype)
+        if self.fill == "mean":
+            return drawn.float().mean(dim=(2, 3), keepdim=True).to(drawn.dtype).expand_as(drawn)
+        if self.fill == "noise":
+            # Drawn on the CPU, so that a run repeats whatever device it is on.
+            noise = torch.randn(drawn.shape, generator=generator or self.generator).to(drawn.device, non_blocking=True)
+            spread, centre = torch.std_mean(images.float(), dim=(0, 2, 3), keepdim=True, correction=0)
+            return (noise * spread + centre).to(drawn.dtype)
+        if self.fill == "other":
+            return images.index_select(0, (at + 1) % len(images))
+        return blur(drawn, self.kernel_size, self.sigma)
+
+
+def _chosen_targets(targets: Targets, index: Tensor, at: Tensor) -> Targets:
+    if isinstance(targets, Tensor) and targets.ndim:
+        return targets.index_select(0, at if targets.device == at.device else index.to(targets.device))
+    if isinstance(targets, list | tuple):
+        return [targets[i] for i in index.tolist()]  # a CPU tensor: no wait for the device
+    return targets
+
+
+def _like(result: Tensor, images: Tensor) -> Tensor:
+    """`result` in the memory format and tensor subclass of `images`."""
+    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+        result = result.contiguous(memory_format=torch.channels_last)
+    if type(images) is Tensor:
+        return result
+    from torchvision import tv_tensors
+
+    if isinstance(images, tv_tensors.TVTensor):
+        return tv_tensors.wrap(result, like=images)
+    return result.as_subclass(type(images))
+
+
+def _read_threshold(threshold: float | str) -> tuple[Literal["mean", "quantile", "level"], float]:
+    if threshold == "mean":
+        return "mean", 0.0
+    try:
+        level = float(threshold[1:] if isinstance(threshold, str) and threshold.startswith("q") else threshold)
+    except ValueError:
+        level = -1.0
+    if not 0 <= level <= 1:
+        raise ValueError(f"threshold must be 'mean', a number in [0, 1], or a quantile such as 'q0.6'; got {threshold!r}")
+    return ("quantile" if isinstance(threshold, str) and threshold.startswith("q") else "level"), level

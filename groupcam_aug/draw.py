@@ -1,0 +1,188 @@
+"""Pictures: heat maps, overlays and sheets of panels. Tensors in; PIL images or uint8 tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
+
+__all__ = ["film_strip", "heat_map", "mask_picture", "overlay", "panels", "to_uint8"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Evenly spaced anchors from black over violet and orange to pale yellow: lightness rises, so it reads in grey as well.
+_ANCHORS = (
+    (0, 0, 4),
+    (40, 11, 84),
+    (101, 21, 110),
+    (159, 42, 99),
+    (212, 72, 66),
+    (245, 125, 21),
+    (250, 193, 39),
+    (252, 255, 164),
+)
+
+
+def to_uint8(images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
+    """Images as pixels to look at.
+
+    Args:
+        images: (..., C, H, W), C = 1 or 3; floating point in [0, 1], or normalised by `mean` and `std`.
+        mean: per channel, as given to the normalisation that is undone. None: the images are in [0, 1] already.
+        std: likewise.
+
+    Returns:
+        (..., 3, H, W) uint8 on the CPU; values outside [0, 1] are clamped.
+
+    Raises:
+        ValueError: another number of channels, or only one of mean and std.
+    """
+    if images.shape[-3] not in (1, 3):
+        raise ValueError(f"pictures need 1 or 3 channels, got {images.shape[-3]}")
+    if (mean is None) != (std is None):
+        raise ValueError("give both mean and std, or neither")
+    images = images.detach().as_subclass(Tensor).to("cpu", torch.float32)
+    if mean is not None and std is not None:
+        images = images * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    pixels = (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.expand(*pixels.shape[:-3], 3, *pixels.shape[-2:])
+
+
+def heat_map(maps: Tensor, scale: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Maps as colours, black over red to pale yellow.
+
+    Args:
+        maps: (..., H, W).
+        scale: values shown as the lowest and the highest colour, the same for every map (nothing is rescaled per picture).
+
+    Returns:
+        (..., 3, H, W) uint8 on the CPU.
+    """
+    low, high = scale
+    if not high > low:
+        raise ValueError(f"scale must be (low, high) with low < high, got {scale}")
+    level = ((maps.detach().to("cpu", torch.float32).nan_to_num() - low) / (high - low)).clamp(0, 1)
+    return _colours()[(level * 255).round().long()].movedim(-1, -3)
+
+
+def overlay(image: Tensor, saliency: Tensor, *, opacity: float = 0.6, scale: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Heat map over an image, more opaque where the map is higher.
+
+    Args:
+        image: (..., C, H, W) in [0, 1] or uint8 (see `to_uint8` for normalised ones).
+        saliency: (..., H, W), resized if its size differs.
+        opacity: of the highest value, 0 to 1.
+        scale: see `heat_map`.
+
+    Returns:
+        (..., 3, H, W) uint8 on the CPU.
+    """
+    pixels = image.cpu() if image.dtype == torch.uint8 else to_uint8(image)
+    maps = saliency.detach().to("cpu", torch.float32)
+    if maps.shape[-2:] != pixels.shape[-2:]:
+        maps = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), pixels.shape[-2:], mode="bilinear").reshape(
+            *maps.shape[:-2], *pixels.shape[-2:]
+        )
+    weight = opacity * ((maps - scale[0]) / (scale[1] - scale[0])).nan_to_num().clamp(0, 1).sqrt()[..., None, :, :]
+    return torch.lerp(pixels.float(), heat_map(maps, scale).float(), weight).round().to(torch.uint8)
+
+
+def mask_picture(keep: Tensor) -> Tensor:
+    """(..., H, W) bool -> (..., 3, H, W) uint8: kept pixels white, the others black."""
+    return (keep.detach().cpu().to(torch.uint8) * 255)[..., None, :, :].expand(*keep.shape[:-2], 3, *keep.shape[-2:])
+
+
+def panels(
+    rows: Sequence[Sequence[Tensor | Image.Image | None]],
+    titles: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    size: int = 160,
+    captions: Sequence[Sequence[str | None]] | None = None,
+) -> Image.Image:
+    """A sheet of pictures in rows and columns, with column titles, row labels and a caption under each picture.
+
+    Args:
+        rows: pictures, (C, H, W) tensors (uint8, or floating point in [0, 1]) or PIL images; None leaves a gap.
+        titles: one per column.
+        labels: one per row.
+        size: longer side of a picture in pixels.
+        captions: one per picture, in the shape of `rows`.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: no picture at all.
+    """
+    pictures = [[None if cell is None else _picture(cell, size) for cell in row] for row in rows]
+    columns = max((len(row) for row in pictures), default=0)
+    if not columns:
+        raise ValueError("panels needs at least one picture")
+    font, gap = ImageFont.load_default(max(11, size // 12)), max(4, size // 20)
+    line = int(font.getbbox("Ag")[3]) + 4
+    left = gap + (max(int(font.getlength(label)) for label in labels) + gap if labels else 0)
+    top = gap + (line if titles else 0)
+    below = gap + (line if captions else 0)
+    heights = [max((cell.height for cell in row if cell is not None), default=size) + below for row in pictures]
+    sheet = Image.new("RGB", (left + columns * (size + gap), top + sum(heights)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles or ()):
+        pen.text((left + column * (size + gap), gap // 2), _fitted(title, font, size), "black", font)
+    y = top
+    for i, row in enumerate(pictures):
+        if labels:
+            pen.text((gap, y + heights[i] // 2 - line), labels[i], "black", font)
+        for column, cell in enumerate(row):
+            x = left + column * (size + gap)
+            if cell is not None:
+                sheet.paste(cell, (x, y))
+            if captions and (caption := captions[i][column]):
+                pen.text((x, y + heights[i] - below + 2), _fitted(caption, font, size), "black", font)
+        y += heights[i]
+    return sheet
+
+
+def film_strip(
+    images: Tensor, maps: Tensor, titles: Sequence[str] | None = None, *, scale: tuple[float, float] = (0.0, 1.0), size: int = 96
+) -> Image.Image:
+    """Maps of the same images over time: a row per image, a column per moment, one fixed scale throughout.
+
+    Args:
+        images: (P, C, H, W) in [0, 1] or uint8, shown in the first column.
+        maps: (T, P, h, w).
+        titles: one per moment.
+        scale: see `heat_map`; the same for every frame, so that nothing flickers.
+        size: longer side of a frame in pixels.
+    """
+    rows = [[image, *(overlay(image, moment[i], scale=scale) for moment in maps)] for i, image in enumerate(images)]
+    return panels(rows, None if titles is None else ["", *titles], size=size)
+
+
+def _picture(cell: Tensor | Image.Image, size: int) -> Image.Image:
+    picture = cell
+    if isinstance(picture, Tensor):
+        picture = to_pil_image(picture.cpu() if picture.dtype == torch.uint8 else to_uint8(picture))
+    factor = size / max(picture.width, picture.height)
+    target = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    # Small images are enlarged pixel by pixel: smoothing would show detail that the network never saw.
+    return picture.convert("RGB").resize(target, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+@lru_cache(maxsize=1)
+def _colours() -> Tensor:
+    anchors = torch.tensor(_ANCHORS, dtype=torch.float32).t()[None]
+    return F.interpolate(anchors, 256, mode="linear", align_corners=True)[0].t().round().to(torch.uint8)

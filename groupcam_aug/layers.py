@@ -1,0 +1,277 @@
+"""Layers: find, name and check the one a map is taken from; read its output as a grid of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Grid", "find_layer", "find_stage", "get_layer", "read_grid"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How positions are laid out in a layer's output: (N, K, h, w), (N, h, w, K), or (N, prefix + h w, K) tokens."""
+
+    layout: Literal["channels first", "channels last", "tokens"]
+    height: int
+    width: int
+    prefix: int = 0  # class, distillation and register tokens in front of the patch tokens
+
+    def read(self, output: Tensor) -> Tensor:
+        """The output as (N, K, h, w), a view where possible, without the prefix tokens."""
+        if self.layout == "channels first":
+            return output
+        if self.layout == "channels last":
+            return output.permute(0, 3, 1, 2)
+        return output[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+
+    def mix(self, kept: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+        """`kept * mask + base * (1 - mask)` position by position, in the layer's own layout; prefix tokens are `kept`'s.
+
+        Args:
+            kept: a layer output.
+            base: another of the same shape.
+            mask: (N, 1, h, w) in [0, 1].
+        """
+        mask = mask.to(kept.dtype)
+        if self.layout == "channels first":
+            return torch.lerp(base, kept, mask)
+        if self.layout == "channels last":
+            return torch.lerp(base, kept, mask.permute(0, 2, 3, 1))
+        tokens = mask.flatten(2).transpose(1, 2)
+        mixed = torch.lerp(base[:, self.prefix :], kept[:, self.prefix :], tokens)
+        return torch.cat([kept[:, : self.prefix], mixed], dim=1)
+
+
+def read_grid(output: Tensor, size: tuple[int, int], name: str) -> Grid:
+    """Recognise the grid in the output of layer `name` for images of `size` (height, width).
+
+    A 4-D output is channels first unless only the channels-last reading has the images' aspect ratio. In a 3-D output
+    (N, T, K) the grid is the largest h x w <= T with square patches, and the tokens in front of it are the prefix.
+
+    Raises:
+        ValueError: no grid, or one of a single position; the message names the layer and the shape.
+    """
+    grid = _guess_grid(output, size, strict=False)
+    if grid is None:
+        raise ValueError(
+            f"layer {name!r} has no spatial grid: its output has the shape {tuple(output.shape)} for images of {size[0]} x "
+            f"{size[1]}. A map needs (N, K, h, w), (N, h, w, K) or (N, tokens, K); choose an earlier layer"
+        )
+    if grid.height * grid.width < 2:
+        raise ValueError(
+            f"layer {name!r} has a grid of 1 x 1 for images of {size[0]} x {size[1]}: a map needs more than one position. "
+            "Choose an earlier layer or larger images"
+        )
+    return grid
+
+
+def get_layer(model: nn.Module, name: str) -> nn.Module:
+    """The sub-module called `name`, as in `model.named_modules()`.
+
+    Raises:
+        TypeError: `name` is no string.
+        ValueError: no such module; the message lists the nearest names.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"layer must be a module name or None, got {type(name).__name__}")
+    names = [found for found, _ in model.named_modules() if found]
+    if name not in names:
+        close = get_close_matches(name, names, n=5, cutoff=0.4) or [found for found, _ in model.named_children()]
+        raise ValueError(f"{type(model).__name__} has no layer {name!r}; did you mean one of {close}?")
+    return model.get_submodule(name)
+
+
+def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> str:
+    """Name of the last layer before the final pooling or classifier that has a spatial grid.
+
+    The forward pass of one synthetic image is watched. A candidate returns a grid of more than one position, is no pooling,
+    dropout or identity, shrinks its input by at most two (so a stage, not a whole backbone), and is not itself the classifier
+    (as many channels as classes and no parameters behind it). The last to finish wins: `layer4` of a ResNet, `features.35`
+    of VGG19, `features.12` of SqueezeNet 1.1. Where class or register tokens stand in front of the patches, the patches must
+    also influence the logits: in a ViT that is the first normalisation of the last block.
+
+    Args:
+        model: the bare network, already in eval mode (see `borrow.as_found`).
+        forward: images -> logits through `model`.
+        images: (N, C, H, W); only shape, dtype and device matter.
+
+    Raises:
+        ValueError: no layer qualifies.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    # A ramp, not the user's image: the choice must not depend on a black or damaged one.
+    probe = torch.linspace(-2, 2, images[:1].numel(), dtype=images.dtype, device=images.device).view(1, *images.shape[1:])
+    with _trace(model, size) as events:
+        logits = forward(probe)
+    picked = _candidates(events, logits)
+    if picked and picked[-1].grid is not None and picked[-1].grid.prefix:
+        with torch.enable_grad(), _trace(model, size) as events:
+            logits = forward(probe.requires_grad_())
+            picked = _candidates(events, logits)
+            top = logits.float().flatten(1).max()
+            outputs = [event.output for event in picked if event.output.requires_grad]
+            gradients = torch.autograd.grad(top, outputs, allow_unused=True) if outputs else []
+        alive = {
+            id(output): gradient is not None and bool((gradient[:, event.grid.prefix :] != 0).any())
+            for output, gradient, event in zip(outputs, gradients, (e for e in picked if e.output.requires_grad), strict=True)
+            if event.grid is not None
+        }
+        picked = [event for event in picked if alive.get(id(event.output))]
+    if not picked:
+        raise ValueError(
+            f"{type(model).__name__} has no layer with spatial activations before its classifier for images of {size[0]} x "
+            f"{size[1]}: a map needs an output (N, K, h, w), (N, h, w, K) or (N, tokens, K) with more than one position. "
+            "Name one with layer=, or use larger images"
+        )
+    return picked[-1].name
+
+
+def find_stage(model: nn.Module, layer: str) -> str:
+    """The layer whose output enters the last block of the last stage, for `mask_at="stage"` and target layer `layer`.
+
+    From the target backwards: the last module with convolution or linear weights is the last block (looked for inside a
+    Sequential), and the module in front of it is the answer: `layer4.1` for `layer4` of a ResNet-50, `features.11` for
+    `features.12` of SqueezeNet 1.1, `features.33` for `features.35` of VGG19, `blocks.9` for `blocks.11.norm1` of a ViT.
+
+    Raises:
+        ValueError: the block has nothing in front of it.
+    """
+    at, including = layer, True
+    while at:
+        ahead = _siblings_until(model, at, including=including)
+        while ahead and not _has_weights(model.get_submodule(ahead[-1])):
+            ahead.pop()
+        if not ahead:
+            at, including = at.rpartition(".")[0], False
+            continue
+        block = model.get_submodule(ahead[-1])
+        if isinstance(block, nn.Sequential):
+            inside = [name for name, child in block.named_children() if _has_weights(child)]
+            at, including = f"{ahead[-1]}.{inside[-1]}", True
+            continue
+        at = ahead[-1]
+        while at and len(ahead) < 2:  # its parent's first: what enters the parent enters the block
+            at = at.rpartition(".")[0]
+            ahead = [*_siblings_until(model, at, including=False), at]
+        if at:
+            return ahead[-2]
+    raise ValueError(f"layer {layer!r} has no block in front of it, so mask_at='stage' has no place; name a layer instead")
+
+
+class _Event(NamedTuple):
+    """One module's return during a traced forward pass."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    output: Tensor
+    grid: Grid | None
+
+
+@contextmanager
+def _trace(model: nn.Module, size: tuple[int, int]) -> Iterator[list[_Event]]:
+    """Every sub-module's tensor output, in the order in which the modules finish."""
+    events: list[_Event] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                events.append(_Event(name, module, inputs, output, _guess_grid(output, size, strict=True)))
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        yield events
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_NOT_A_LAYER = ("Pool", "Dropout", "DropPath", "DropBlock", "StochasticDepth")
+
+
+def _candidates(events: list[_Event], logits: Tensor) -> list[_Event]:
+    calls: dict[str, int] = {}
+    for event in events:
+        calls[event.name] = calls.get(event.name, 0) + 1
+    last_weights = max((i for i, event in enumerate(events) if event.module._parameters), default=-1)
+    pooled: list[Tensor] = []
+    found = []
+    for i, event in enumerate(events):
+        if any(word in type(event.module).__name__ for word in _NOT_A_LAYER):
+            pooled.append(event.output)
+            continue
+        grid = event.grid
+        if (
+            grid is None
+            or grid.height * grid.width < 2
+            or calls[event.name] > 1
+            or isinstance(event.module, nn.Identity)
+            or (grid.layout == "tokens" and isinstance(event.module, nn.Linear))
+            or any(event.output is tensor for tensor in pooled)
+            or _shrinks(event, grid)
+        ):
+            continue
+        if i >= last_weights and grid.read(event.output).shape[1] == logits.shape[-1]:
+            continue  # a convolution as the classifier, and what follows it
+        found.append(event)
+    return found
+
+
+def _shrinks(event: _Event, grid: Grid) -> bool:
+    """Whether a container shrinks its input by more than two: more than one stage."""
+    entering = next((value for value in event.inputs if isinstance(value, Tensor)), None)
+    if entering is None or entering.ndim != 4 or next(event.module.children(), None) is None:
+        return False
+    return entering.shape[2] > 2 * max(grid.height, grid.width) + 1  # a height, or in channels last a width
+
+
+def _guess_grid(output: Tensor, size: tuple[int, int], *, strict: bool) -> Grid | None:
+    if output.ndim == 4:
+        first, last = tuple(output.shape[2:]), tuple(output.shape[1:3])
+        if _same_aspect(first, size):
+            return Grid("channels first", *first)
+        if _same_aspect(last, size):
+            return Grid("channels last", *last)
+        if not strict and first[0] <= size[0] and first[1] <= size[1]:
+            return Grid("channels first", *first)
+    if output.ndim == 3:
+        tokens, (height, width) = output.shape[1], size
+        for prefix in range(min(tokens, 17)):
+            rows = round(((tokens - prefix) * height / width) ** 0.5)
+            if rows < 1 or (tokens - prefix) % rows:
+                continue
+            columns = (tokens - prefix) // rows
+            if height * columns == width * rows and rows * columns > 1:  # square patches
+                return Grid("tokens", rows, columns, prefix)
+    return None
+
+
+def _same_aspect(grid: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether one stride, padding aside, explains both sides of the grid."""
+    if grid[0] > size[0] or grid[1] > size[1]:
+        return False
+    low = [side / (cells + 1) for side, cells in zip(size, grid, strict=True)]
+    high = [side / max(cells - 1, 0.5) for side, cells in zip(size, grid, strict=True)]
+    return max(low) < min(high)
+
+
+def _siblings_until(model: nn.Module, name: str, *, including: bool) -> list[str]:
+    """Full names of the modules of `name`'s parent, in order, up to `name`."""
+    if not name:
+        return []
+    parent, _, child = name.rpartition(".")
+    names = [found for found, _ in model.get_submodule(parent).named_children()]
+    return [f"{parent}.{found}".lstrip(".") for found in names[: names.index(child) + including]]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in module.parameters())

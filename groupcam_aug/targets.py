@@ -1,0 +1,182 @@
+"""What a map explains: class indices, rows of class weights, a callable, or the network's own first choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Activation", "Target", "Targets", "read_target", "select_output"]
+
+Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+Activation = Literal["softmax", "sigmoid"]
+
+
+class Target:
+    """Targets of one batch, checked against its logits: `value` is y (before softmax), `score` is p (after it).
+
+    For class indices y_c and p_c are the logit and the probability of the class; for rows q of weights they are
+    sum_c q_c y_c / sum_c q_c and sum_c q_c p_c / sum_c q_c (a row of zeros scores 0). A callable on the logits stands for both.
+    With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z.
+
+    Args:
+        rows: (N,) int64 class indices, (N, classes) weights, or the callable `(N, classes) -> (N,)`.
+        activation: "softmax" or "sigmoid", what turns logits into probabilities.
+    """
+
+    def __init__(self, rows: Tensor | Callable[[Tensor], Tensor], activation: Activation) -> None:
+        self.rows, self.activation = rows, activation
+
+    def value(self, logits: Tensor) -> Tensor:
+        """y, shape (n,): (n, classes) logits of images whose targets these are."""
+        if not isinstance(self.rows, Tensor):
+            return self._call(logits)
+        return _weighted(_two_sided(logits), self.rows)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """p, shape (n,)."""
+        if not isinstance(self.rows, Tensor):
+            return self._call(logits)
+        logits = _two_sided(logits)
+        return _weighted(logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1), self.rows)
+
+    def part(self, images: slice, copies: int = 1) -> Target:
+        """The targets of a part of the batch, repeated whole `copies` times: what a chunk of masked images needs."""
+        if not isinstance(self.rows, Tensor):
+            return self
+        rows = self.rows[images]
+        return Target(rows.repeat(copies, *[1] * (rows.ndim - 1)) if copies > 1 else rows, self.activation)
+
+    def _call(self, logits: Tensor) -> Tensor:
+        assert not isinstance(self.rows, Tensor)  # for the type checker
+        value = self.rows(logits)
+        if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
+            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"a target callable must return one value per image, shape ({len(logits)},); got {seen}")
+        return value
+
+
+def read_target(targets: Targets, logits: Tensor, activation: Activation, *, check: bool = True) -> Target:
+    """Check `targets` against the (N, classes) logits of their batch.
+
+    Args:
+        targets: int (every image), (N,) int64 tensor or sequence of int, (N, classes) one-hot, soft or multi-hot weights
+            (integer or floating point, not negative), a callable `(n, classes) -> (n,)`, or None for each image's top-1 class.
+        logits: (N, classes).
+        activation: "softmax" or "sigmoid".
+        check: whether values are looked at (class range, negative weights); on an accelerator this waits for the device.
+
+    Raises:
+        TypeError: targets of another kind, or floating-point indices.
+        ValueError: wrong length or number of classes, a class outside the logits, negative weights, softmax of one logit.
+    """
+    if logits.ndim != 2:
+        raise ValueError(
+            f"the network must return logits of shape (N, classes), got {tuple(logits.shape)}; "
+            "if they are elsewhere in its output, choose them with output="
+        )
+    count, classes = logits.shape
+    if classes == 1 and activation == "softmax" and not callable(targets):
+        raise ValueError("the network returns a single logit, whose softmax is always 1; use activation='sigmoid'")
+    if targets is None:
+        picked = (logits[:, 0] > 0).long() if classes == 1 else logits.argmax(dim=1)
+        return Target(picked, activation)
+    if callable(targets) and not isinstance(targets, Tensor):
+        return Target(targets, activation)
+    if isinstance(targets, bool) or not isinstance(targets, int | Tensor | Sequence) or isinstance(targets, str):
+        raise TypeError(
+            f"targets must be an int, (N,) class indices, (N, classes) weights, a callable or None; got {type(targets).__name__}"
+        )
+    if isinstance(targets, int):
+        rows = torch.full((count,), targets, dtype=torch.long)  # on the CPU, where looking at it costs nothing
+    else:
+        rows = targets if isinstance(targets, Tensor) else torch.as_tensor(targets)
+    rows = rows.detach()
+    if classes == 1 and rows.ndim == 1 and rows.is_floating_point():
+        rows = rows[:, None]  # binary labels as they are written for BCEWithLogitsLoss
+    _check_target(rows, count, classes, look=check or rows.device.type == "cpu")
+    if rows.ndim == 2:
+        return Target(rows.to(device=logits.device, dtype=logits.dtype), activation)
+    return Target(rows.to(device=logits.device, dtype=torch.long), activation)
+
+
+def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | None) -> Tensor:
+    """The logits in what a network returned.
+
+    Args:
+        output: a tensor, or a tuple, list, mapping or object that holds it.
+        select: key, index, attribute name or callable. None: a bare tensor, or the field `logits` of a mapping or object.
+
+    Raises:
+        TypeError: no tensor there; the message lists what was found.
+    """
+    found = output
+    if callable(select):
+        found = select(output)
+    elif select is not None:
+        if isinstance(output, Mapping) or (isinstance(select, int) and isinstance(output, tuple | list)):
+            try:
+                found = output[select]  # type: ignore[index]
+            except (KeyError, IndexError):
+                raise TypeError(f"output={select!r} is not in the network's output, which holds {_describe(output)}") from None
+        else:
+            found = getattr(output, str(select), None)
+    elif isinstance(output, Mapping):
+        found = output.get("logits")
+    elif not isinstance(output, Tensor):
+        found = getattr(output, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    raise TypeError(
+        f"no logits found in the network's output, which holds {_describe(output)}; "
+        "name them with output= (a key, an index, an attribute, or a callable on the output)"
+    )
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"the keys {list(output)}"
+    if isinstance(output, tuple | list):
+        return f"{len(output)} items of types {[type(item).__name__ for item in output]}"
+    names = [name for name in getattr(output, "__dict__", {}) if not name.startswith("_")]
+    return f"{type(output).__name__}" + (f" with {names}" if names else "")
+
+
+def _check_target(rows: Tensor, count: int, classes: int, *, look: bool) -> None:
+    sides = max(classes, 2)
+    if rows.ndim not in (1, 2) or len(rows) != count:
+        raise ValueError(
+            f"targets of shape {tuple(rows.shape)} do not fit a batch of {count} images: "
+            f"give ({count},) class indices or ({count}, {classes}) weights"
+        )
+    if rows.ndim == 1:
+        if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+            raise TypeError(
+                f"class indices must be integers, got {rows.dtype}; weights over classes need the shape ({count}, {classes})"
+            )
+        if look and count and bool(((rows < 0) | (rows >= sides)).any()):
+            outside = rows[(rows < 0) | (rows >= sides)][0].item()
+            raise ValueError(f"target {outside} is outside the {sides} classes of the network (0 to {sides - 1})")
+    else:
+        if rows.shape[1] != sides and rows.shape[1] != classes:
+            raise ValueError(f"targets weigh {rows.shape[1]} classes, but the network has {classes}")
+        if rows.is_complex():
+            raise TypeError("weights over classes must be real")
+        if look and count and bool((~(rows >= 0)).any()):
+            raise ValueError("weights over classes must be non-negative numbers")
+
+
+def _two_sided(logits: Tensor) -> Tensor:
+    """A single logit z as the two classes it stands for, (-z, z)."""
+    return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def _weighted(values: Tensor, rows: Tensor) -> Tensor:
+    if rows.ndim == 1:
+        return values.gather(1, rows[:, None])[:, 0]
+    if rows.shape[1] == 1:  # weights of the positive class alone
+        rows = torch.cat([1 - rows, rows], dim=1)
+    total = rows.sum(dim=1)
+    return (values * rows).sum(dim=1) / torch.where(total > 0, total, torch.ones_like(total))
