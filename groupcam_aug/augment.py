@@ -138,7 +138,7 @@ class SaliencyBlur:
         """(n,) int64 on the CPU: which of `count` images to augment."""
         if self.p in (0, 1):
             return torch.arange(count if self.p else 0)
-        return (torch.rand(count, generator=generator or self.generator) < self.p).nonzero()[:, 0]
+        return (torch.rand(count, dtype=torch.float32, generator=generator or self.generator) < self.p).nonzero()[:, 0]
 
     def apply(self, images: Tensor, targets: Targets, index: Tensor, generator: torch.Generator | None = None) -> Augmented:
         """Augment the images at `index`, an (n,) int64 CPU tensor; arguments otherwise as for a call.
@@ -163,7 +163,7 @@ class SaliencyBlur:
     def _masks(self, images: Tensor, targets: Targets, index: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
         count, size = len(index), images.shape[2:]
-        nothing = torch.zeros(count, *size, device=images.device)
+        nothing = torch.zeros(count, *size, dtype=torch.float32, device=images.device)
         if self.mask_from == "whole":
             return nothing, nothing.bool(), nothing[:, 0, 0].bool()
         if self.mask_from == "other":
@@ -197,7 +197,9 @@ class SaliencyBlur:
             return drawn.float().mean(dim=(2, 3), keepdim=True).to(drawn.dtype).expand_as(drawn)
         if self.fill == "noise":
             # Drawn on the CPU, so that a run repeats whatever device it is on.
-            noise = torch.randn(drawn.shape, generator=generator or self.generator).to(drawn.device, non_blocking=True)
+            noise = torch.randn(drawn.shape, dtype=torch.float32, generator=generator or self.generator).to(
+                drawn.device, non_blocking=True
+            )
             spread, centre = torch.std_mean(images.float(), dim=(0, 2, 3), keepdim=True, correction=0)
             return (noise * spread + centre).to(drawn.dtype)
         if self.fill == "other":

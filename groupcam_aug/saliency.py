@@ -159,6 +159,8 @@ class GroupCAM(_CAM):
         if mask_at not in ("input", "stage", "target"):
             get_layer(self.network, mask_at)
         self.mask_at = mask_at
+        self.layer_shape: tuple[int, ...] = ()  # (K, u, v) of the target layer, after the first call
+        self.place = mask_at  # the layer that "stage" and "target" stand for, after the first call
         self._split_checked: set[str] = set()
 
     @classmethod
@@ -200,20 +202,24 @@ class GroupCAM(_CAM):
         if self.mask_at == "input":
             outputs, logits = self._observe(images, [self.layer], slopes=self.weights == "gradient")
         else:
-            place = {"target": self.layer, "stage": find_stage(self.network, self.layer)}.get(self.mask_at, self.mask_at)
-            tail = Tail(self.network, place, self.logits)
-            outputs, logits = self._observe(images, [self.layer, place], slopes=self.weights == "gradient", tail=tail)
+            if self.place in ("stage", "target"):
+                self.place = self.layer if self.place == "target" else find_stage(self.network, self.layer)
+            tail = Tail(self.network, self.place, self.logits)
+            outputs, logits = self._observe(images, [self.layer, self.place], slopes=self.weights == "gradient", tail=tail)
         target = self.target(targets, part, logits, _arithmetic(images), self.activation)
         masks = self._group_masks(images, outputs[self.layer], logits, target)
         if self.mask_at == "input":
             return self._combine(images, masks, target, *self._score_images(images))
-        return self._combine(images, masks, target, *self._score_features(images, outputs[place].detach(), logits.detach(), tail))
+        return self._combine(
+            images, masks, target, *self._score_features(images, outputs[self.place].detach(), logits.detach(), tail)
+        )
 
     def _group_masks(self, images: Tensor, output: Tensor, logits: Tensor, target: Target) -> Tensor:
         """M_l of every group on the layer's own grid, denoised: (n, G, u, v)."""
         assert self.layer is not None  # for the type checker
         grid = read_grid(output, (images.shape[-2], images.shape[-1]), self.layer)
         activations = grid.read(output.detach()).to(_arithmetic(images))
+        self.layer_shape = tuple(activations.shape[1:])
         if self.groups > activations.shape[1]:
             raise ValueError(f"groups={self.groups}, but layer {self.layer!r} has only {activations.shape[1]} channels")
         if self.weights == "gradient":

@@ -1,0 +1,398 @@
+"""The augmentation as a callback: one line in a Trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from groupcam_aug.augment import Augmented, SaliencyBlur
+from groupcam_aug.callbacks.batch import BatchKey, Dispatcher, describe, get_item, replace_item
+from groupcam_aug.callbacks.host import Callback, announce, misconfigured, warn
+from groupcam_aug.saliency import GroupCAM
+
+__all__ = ["PRESETS", "GroupCAMAugmentation"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"p": 1.0, "mask_at": "input"},
+    "balanced": {"p": 0.5, "mask_at": "stage"},
+    "fast": {"p": 0.5, "mask_at": "target"},
+}
+
+
+class GroupCAMAugmentation(Callback):
+    """Group-CAM augmentation of every training batch, on its device, with the network being trained.
+
+    Each batch is met after all transfer and precision hooks and rebuilt before `training_step` sees it: saliency of each drawn
+    image for its own label, mean threshold, everything else blurred. Validation, test, predict and sanity-check batches,
+    the user's dataset and the user's module are never touched; the extra forward passes run in evaluation mode, in the
+    Trainer's precision, outside any DDP wrapper, and leave parameters, buffers, modes and random numbers as they found them.
+
+    Logged per step: `groupcam/keep_fraction` (share of pixels kept in the drawn images), `groupcam/no_map` (share of drawn
+    images without a map, left as they are) and `groupcam/seconds` (time of the augmentation; on a GPU of the step before,
+    so that nothing waits for the device).
+
+    Args:
+        preset: "paper" = every image, masks on the input (METHOD.md sections 3 and 4 to the letter); "balanced" = half of the
+            images, masks inside the last stage; "fast" = half of the images, masks at the target layer.
+        network: dotted name of the network on the LightningModule ("net", "model.backbone"). None: the LightningModule itself,
+            whose `forward` must then map images to logits.
+        layer: target layer, as named in that network. None: found at the first batch and told.
+        groups: G. Default: 16.
+        weights: "none" (the paper's training form) or "gradient" (class-specific maps; differentiates only what follows
+            the layer).
+        mask_at: "input", "stage", "target" or a layer's name; see `GroupCAM`. None: the preset's.
+        p: probability of an image to be augmented. None: the preset's.
+        strength: how far non-salient pixels move toward the fill, 0 to 1.
+        threshold: "mean", a number in [0, 1], or a quantile such as "q0.6".
+        fill: "blur", "mean", "noise", "other", or a callable `images -> images`.
+        mask_from: "saliency", or the controls "other", "whole", "inverse", or a callable; see `SaliencyBlur`.
+        start_epoch: first epoch that is augmented.
+        stop_epoch: first epoch that is no longer augmented. None: never stops.
+        every_n_steps: augment every n-th training batch only.
+        image_key: where the images are in a batch: index, key or attribute name, a list of them for nested batches, or a
+            (getter, setter) pair. Default: the first item.
+        target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item.
+        output: where the logits are in what the network returns: key, index, attribute or callable.
+        preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
+        chunk: most images per forward pass. Default: 64.
+        seed: of the draws; they follow from (seed, rank, batch number), so a resumed run repeats them.
+
+    Raises:
+        ValueError: an argument out of range.
+        MisconfigurationException: the batch has no image under `image_key`, the module cannot be mapped, or the strategy
+            or `training_step(dataloader_iter)` keeps batches out of reach (use `SaliencyBlur` inside the step there).
+
+    Example::
+
+        trainer = Trainer(callbacks=[GroupCAMAugmentation(preset="paper", network="model")])
+    """
+
+    _trainer: Any
+    _dispatcher: Dispatcher | None
+    _cam: GroupCAM | None
+    _done: Augmented | None
+    _clock: _Clock
+    _met: bool  # whether a batch has come through the dispatcher since the last step began
+    _told: bool
+    _warned: bool
+
+    def __init__(
+        self,
+        *,
+        preset: Literal["paper", "balanced", "fast"] = "paper",
+        network: str | None = None,
+        layer: str | None = None,
+        groups: int = 16,
+        weights: Literal["none", "gradient"] = "none",
+        mask_at: str | None = None,
+        p: float | None = None,
+        strength: float = 1.0,
+        threshold: float | str = "mean",
+        fill: Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor] = "blur",
+        mask_from: Literal["saliency", "other", "whole", "inverse"] | Callable[[Tensor, Any], Tensor] = "saliency",
+        start_epoch: int = 0,
+        stop_epoch: int | None = None,
+        every_n_steps: int = 1,
+        image_key: BatchKey = 0,
+        target_key: BatchKey | None = 1,
+        output: int | str | Callable[[Any], Tensor] | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        chunk: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        self._arguments = arguments
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}")
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        if start_epoch < 0 or (stop_epoch is not None and stop_epoch <= start_epoch):
+            raise ValueError(f"epochs must satisfy 0 <= start_epoch < stop_epoch, got {start_epoch} and {stop_epoch}")
+        self.network, self.layer, self.groups, self.weights = network, layer, groups, weights
+        self.mask_at = PRESETS[preset]["mask_at"] if mask_at is None else mask_at
+        self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
+        self.image_key, self.target_key, self.output, self.preprocess = image_key, target_key, output, preprocess
+        self.chunk, self.seed = chunk, seed
+        self.augment = SaliencyBlur(
+            self._map,
+            p=PRESETS[preset]["p"] if p is None else p,
+            strength=strength,
+            threshold=threshold,
+            fill=fill,
+            mask_from=mask_from,
+        )
+        GroupCAM.for_training(nn.Identity(), groups=groups, weights=weights, chunk=chunk)  # checks the arguments now
+        self.in_extra_forward = False  # for users whose own hooks should ignore the saliency passes
+        self._reset()
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = {name: value for name, value in self._arguments.items() if value != defaults[name].default}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the arguments travel (to spawned processes, into copies): what a run has built stays behind."""
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what cannot work, then stand in line for the batches. Runs before any tuner's trial steps."""
+        if stage != "fit":
+            return
+        self._release()
+        self._reset()
+        kind = next((b.__name__ for b in type(trainer.strategy).__mro__ if b.__name__ in _SHARDED), None)
+        if kind is not None:
+            raise misconfigured(
+                trainer, f"GroupCAMAugmentation cannot run the network outside its own step under {kind}. {_INSTEAD}"
+            )
+        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+            raise misconfigured(trainer, f"training_step(dataloader_iter) fetches batches out of a callback's reach. {_INSTEAD}")
+        if self.network is None and not _overrides_forward(pl_module):
+            raise misconfigured(
+                trainer,
+                f"{type(pl_module).__name__} defines no forward(), so it is not known which network to map. Name the attribute "
+                f"that maps images to logits: GroupCAMAugmentation(network=...), one of {_children(pl_module)}",
+            )
+        self._trainer = trainer
+        self._dispatcher = Dispatcher.attach(trainer.strategy, self._on_batch)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let labels on an accelerator be checked once more."""
+        if self._cam is not None:
+            self._cam.recheck = True
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Make sure that the batch went through our hands, then log what was done to it."""
+        met, self._met = self._met, False
+        if self._dispatcher is not None and batch is not None and batch is not self._dispatcher.last:
+            if not met:
+                raise misconfigured(
+                    trainer,
+                    "this batch reached training_step without passing GroupCAMAugmentation: something replaced "
+                    f"strategy.batch_to_device after setup and does not call the original. {_INSTEAD}",
+                )
+            if not self._warned:
+                self._warned = True
+                warn(trainer, "another wrapper of strategy.batch_to_device exchanged the batch after GroupCAMAugmentation")
+        done, self._done = self._done, None
+        if done is None or trainer.barebones:
+            return
+        count = len(done.images)
+        pl_module.log("groupcam/keep_fraction", done.keep.float().mean(), batch_size=count)
+        pl_module.log("groupcam/no_map", done.no_map.float().mean(), batch_size=count)
+        if (seconds := self._clock.last()) is not None:
+            pl_module.log("groupcam/seconds", seconds, batch_size=count)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Hold on to no batch."""
+        if self._dispatcher is not None:
+            self._dispatcher.last = None
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Step out of the line, and forget the network."""
+        self._release()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The same after an error or Ctrl-C, when Lightning calls no teardown."""
+        self._release()
+
+    def _on_batch(self, batch: Any) -> Any:
+        trainer = self._trainer
+        if not (trainer.training and not trainer.sanity_checking and torch.is_grad_enabled()) or batch is None:
+            return batch
+        self._met = True
+        number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if not self._due(trainer.current_epoch, number):
+            return batch
+        images, targets = self._read(batch)
+        generator = torch.Generator().manual_seed(_seed(self.seed, trainer.global_rank, number))
+        index = self.augment.draw(len(images), generator)
+        if not len(index):
+            return batch
+        with (
+            trainer.profiler.profile(f"[Callback]{self.state_key}.augment"),
+            self._clock.measure(images.device),
+            self._borrowed(trainer),
+        ):
+            done = self.augment.apply(images, targets, index, generator)
+        self._done = done
+        if not self._told:
+            self._told = True
+            announce(trainer, self._plan())
+        return replace_item(batch, self.image_key, done.images)
+
+    def _due(self, epoch: int, number: int) -> bool:
+        inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
+        return inside and self.augment.p > 0 and number % self.every_n_steps == 0
+
+    def _read(self, batch: Any) -> tuple[Tensor, Any]:
+        """The images and targets of a batch, or what is wrong with it."""
+        try:
+            images = get_item(batch, self.image_key)
+            targets = None if self.target_key is None or isinstance(batch, Tensor) else get_item(batch, self.target_key)
+        except KeyError as error:
+            raise misconfigured(
+                self._trainer,
+                f"{error.args[0]}. Say where images and labels are: GroupCAMAugmentation(image_key=..., target_key=...), with "
+                "target_key=None to explain the network's own first choice",
+            ) from None
+        if not isinstance(images, Tensor) or images.ndim != 4 or not (images.is_floating_point() or self.preprocess):
+            raise misconfigured(
+                self._trainer,
+                f"image_key={self.image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
+                f"{describe(batch)}. Name the images with image_key=, or scale and normalise them before training_step",
+            )
+        return images, targets
+
+    def _map(self, images: Tensor, targets: Any) -> Tensor:
+        assert self._cam is not None  # for the type checker: built before the first map
+        return self._cam(images, targets)
+
+    @contextmanager
+    def _borrowed(self, trainer: Any) -> Iterator[None]:
+        """The network ready to be mapped: built once, logging muted, in the Trainer's precision."""
+        module = trainer.lightning_module
+        first = self._cam is None
+        if self._cam is None:
+            network = self._find_network(trainer, module)
+            self._cam = GroupCAM.for_training(
+                network,
+                self.layer,
+                groups=self.groups,
+                weights=self.weights,
+                mask_at=self.mask_at,
+                output=self.output,
+                preprocess=self.preprocess,
+                chunk=self.chunk,
+            )
+        metrics = [m for m in self._cam.network.modules() if isinstance(m, Metric)] if first else []
+        counts = [metric._update_count for metric in metrics]
+        muted = [m for m in (module, self._cam.network) if hasattr(m, "log_dict")]
+        for owner in muted:
+            owner.__dict__.update(log=_mute, log_dict=_mute)
+        self.in_extra_forward = True
+        try:
+            # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            self.in_extra_forward = False
+            for owner in muted:
+                owner.__dict__.pop("log", None)
+                owner.__dict__.pop("log_dict", None)
+        if counts != [metric._update_count for metric in metrics]:
+            raise misconfigured(
+                trainer,
+                f"forward() of {type(module).__name__} updates torchmetrics, which the saliency passes would disturb. Name the "
+                f"inner network that maps images to logits: GroupCAMAugmentation(network=...), one of {_children(module)}",
+            )
+
+    def _find_network(self, trainer: Any, module: Any) -> nn.Module:
+        if self.network is None:
+            return module
+        found: Any = module
+        for step in self.network.split("."):
+            found = getattr(found, step, None)
+        if not isinstance(found, nn.Module):
+            raise misconfigured(
+                trainer,
+                f"{type(module).__name__} has no network {self.network!r} (found {type(found).__name__}); "
+                f"its modules are {_children(module)}",
+            )
+        return found
+
+    def _plan(self) -> str:
+        cam, p = self._cam, self.augment.p
+        assert cam is not None  # for the type checker
+        share = "every image" if p == 1 else f"{p:.0%} of the images"
+        if cam.layer is None:
+            return f"Group-CAM augmentation: {self.augment.mask_from!r} masks, {share}: no extra forward pass"
+        shape = " x ".join(map(str, cam.layer_shape))
+        told = f"Group-CAM augmentation: {cam.layer}, {shape}, G={self.groups}, {share}: "
+        if self.mask_at == "input":
+            forwards = (self.groups + 2) * p
+            return told + f"+{forwards:g} forwards per image, about +{forwards / 3:.0%} of a step; preset fast: about +35 %"
+        return (
+            told
+            + f"+{2 * p:g} forwards per image and {self.groups} short ones behind {cam.place}, over +{2 * p / 3:.0%} of a step"
+        )
+
+    def _reset(self) -> None:
+        self._trainer = self._dispatcher = self._cam = self._done = None
+        self._met = self._told = self._warned = False
+        self._clock = _Clock()
+
+    def _release(self) -> None:
+        if self._dispatcher is not None:
+            Dispatcher.detach(self._trainer.strategy, self._on_batch)
+        self._dispatcher = self._cam = self._done = self._trainer = None
+
+
+class _Clock:
+    """Seconds of the augmentation, without waiting for a GPU: its events are read when they have passed."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.events: tuple[Any, Any] | None = None
+
+    @contextmanager
+    def measure(self, device: torch.device) -> Iterator[None]:
+        self.read_events()
+        if device.type == "cuda":
+            events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            events[0].record()
+            yield
+            events[1].record()
+            self.events = events
+        else:
+            start = time.perf_counter()
+            yield
+            self.seconds = time.perf_counter() - start
+
+    def read_events(self) -> None:
+        if self.events is not None and self.events[1].query():
+            self.seconds = self.events[0].elapsed_time(self.events[1]) / 1000
+            self.events = None
+
+    def last(self) -> float | None:
+        return self.seconds
+
+
+_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+_INSTEAD = (
+    "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), "
+    "see groupcam_aug.SaliencyBlur"
+)
+
+
+def _mute(*_args: Any, **_kwargs: Any) -> None:
+    """Stands in for `log` while the network is mapped: those passes are not the user's."""
+
+
+def _seed(seed: int, rank: int, number: int) -> int:
+    """One stream per (seed, rank, batch): resuming in the middle of an epoch repeats it, and no state is stored."""
+    digest = hashlib.blake2b(f"{seed} {rank} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _overrides_forward(module: Any) -> bool:
+    if "forward" in vars(module):
+        return True
+    owner = next(base for base in type(module).__mro__ if "forward" in vars(base))
+    return owner.__module__.split(".")[0] not in ("torch", "pytorch_lightning", "lightning")
+
+
+def _children(module: Any) -> list[str]:
+    return [name for name, child in module.named_children() if next(child.parameters(), None) is not None]

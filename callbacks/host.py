@@ -1,0 +1,48 @@
+"""The Lightning we run under: `pytorch_lightning` and `lightning.pytorch` are two packages with classes of their own."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import Any
+
+__all__ = ["Callback", "announce", "misconfigured", "warn"]
+
+_NAMES = [
+    name
+    for name, top in (("pytorch_lightning", "pytorch_lightning"), ("lightning.pytorch", "lightning"))
+    if find_spec(top) is not None
+]
+if not _NAMES:
+    raise ModuleNotFoundError("groupcam_aug.callbacks needs Lightning: pip install pytorch-lightning (or lightning)")
+
+# A Trainer accepts only callbacks of its own package, so ours inherit from every one that is installed.
+Callback: Any = type(
+    "Callback",
+    tuple(importlib.import_module(name).Callback for name in _NAMES),
+    {"__module__": __name__, "__doc__": "The `Callback` of every installed Lightning package."},
+)
+
+
+def misconfigured(trainer: Any, message: str) -> Exception:
+    """A `MisconfigurationException` of the trainer's own package, to be raised."""
+    return _of(trainer, "utilities.exceptions").MisconfigurationException(message)
+
+
+def announce(trainer: Any, message: str) -> None:
+    """Tell the user once, on rank zero, where Lightning tells its own facts."""
+    _of(trainer, "utilities.rank_zero").rank_zero_info(message)
+
+
+def warn(trainer: Any, message: str) -> None:
+    """Warn the user, on rank zero."""
+    _of(trainer, "utilities.rank_zero").rank_zero_warn(message)
+
+
+def _of(trainer: Any, module: str) -> Any:
+    """`module` of the Lightning package that the trainer (or a parent of its class) comes from."""
+    for base in type(trainer).__mro__:
+        for name in _NAMES:
+            if base.__module__ == name or base.__module__.startswith(f"{name}."):
+                return importlib.import_module(f"{name}.{module}")
+    return importlib.import_module(f"{_NAMES[0]}.{module}")

@@ -1,0 +1,198 @@
+"""The blend, the masks, the draws and the controls."""
+
+import math
+
+import oracle
+import pytest
+import torch
+from models import PooledNet
+from torchvision import tv_tensors
+
+from groupcam_aug import GroupCAM, SaliencyBlur
+from groupcam_aug.augment import blend, keep_mask
+from groupcam_aug.blur import blur, blur_size
+
+
+def test_blur_equals_the_literal_sum():
+    for size in [(224, 224), (32, 47), (5, 3)]:
+        x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(blur(x), torch.stack([oracle.blur(image) for image in x]))
+
+
+def test_blur_equals_torchvision():
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(blur(x), gaussian_blur(x, [51, 51], [50.0, 50.0]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size, kernel, sigma", [(224, 51, 50.0), (448, 103, 100.0), (32, 7, 50 / 7), (3, 3, 150 / 224), (4, 3, 200 / 224)])
+def test_blur_size(size, kernel, sigma):
+    assert blur_size(size, size + 9) == (kernel, pytest.approx(sigma))
+
+
+def test_blur_keeps_constants_format_and_dtype():
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        x = torch.full((2, 3, 40, 40), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
+        result = blur(x)
+        assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(result, x)
+
+
+def test_blur_commutes_with_normalisation():
+    x = torch.rand(2, 3, 40, 30, dtype=torch.float64)
+    torch.testing.assert_close(blur(2 * x - 1), 2 * blur(x) - 1)
+
+
+@pytest.mark.parametrize("arguments, message", [((4, 1.0), "odd"), ((3, 0.0), "sigma"), ((41, 1.0), "does not fit")])
+def test_blur_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        blur(torch.zeros(1, 1, 20, 30), *arguments)
+
+
+def test_keep_mask_thresholds():
+    maps = torch.tensor([[[0.0, 0.2], [0.4, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert keep_mask(maps).tolist() == [[[False, False], [True, True]], [[True, True], [True, True]]]  # mean 0.4 is kept
+    assert keep_mask(maps, 0.9)[0].tolist() == [[False, False], [False, True]]
+    assert keep_mask(maps, 0.9)[1].all(), "an image without a map keeps everything"
+    assert keep_mask(maps, "q0.5")[0].tolist() == [[False, False], [True, True]]
+    for bad in ("median", "q2", 1.5, "qx"):
+        with pytest.raises(ValueError, match="threshold"):
+            keep_mask(maps, bad)
+
+
+def test_blend_is_exact_at_both_ends():
+    x, b = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    keep = torch.rand(2, 8, 8) < 0.5
+    assert torch.equal(blend(x, torch.ones_like(keep), b), x) and torch.equal(blend(x, torch.zeros_like(keep), b), b)
+    half = blend(x, keep, b, 0.5)
+    mask = keep[:, None].expand_as(x)
+    assert torch.equal(half[mask], x[mask])
+    torch.testing.assert_close(half[~mask], (x[~mask] + b[~mask]) / 2)
+
+
+@pytest.fixture
+def setting():
+    torch.manual_seed(0)
+    net = PooledNet().double().eval()
+    images = torch.randn(5, 3, 24, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return net, GroupCAM.for_training(net, "relu2", groups=4), images, torch.tensor([0, 1, 2, 3, 4])
+
+
+def test_equals_the_oracle(setting):
+    net, cam, images, labels = setting
+    result = SaliencyBlur(cam)(images, labels)
+    for image, label, augmented in zip(images, labels, result):
+        S = oracle.group_cam(net, "relu2", image, int(label), 4, "none", None)
+        expected = oracle.augment(image, S) if S.max() > 0 else image
+        torch.testing.assert_close(augmented, expected)
+    assert not torch.equal(result, images)
+
+
+def test_images_without_a_map_are_left_and_counted(setting):
+    _, cam, images, labels = setting
+    images[1] = math.nan
+    done = SaliencyBlur(cam).apply(images, labels, torch.arange(5))
+    assert done.no_map[1] and torch.equal(done.images[1].nan_to_num(), images[1].nan_to_num())
+    assert done.maps.shape == done.keep.shape == (5, 24, 20)
+
+
+def test_only_drawn_images_are_mapped(setting):
+    net, cam, images, labels = setting
+    seen = []
+    augment = SaliencyBlur(lambda x, y: seen.append((len(x), y.tolist())) or cam(x, y), p=0.5)
+    generator = torch.Generator().manual_seed(4)
+    index = augment.draw(5, generator)
+    assert 0 < len(index) < 5
+    done = augment.apply(images, labels, index)
+    assert seen == [(len(index), labels[index].tolist())]
+    untouched = [i for i in range(5) if i not in index.tolist()]
+    assert torch.equal(done.images[untouched], images[untouched])
+    full = SaliencyBlur(cam)(images, labels)
+    torch.testing.assert_close(done.images[index], full[index])
+
+
+def test_nothing_drawn_returns_the_same_object(setting):
+    _, cam, images, labels = setting
+    before = torch.get_rng_state()
+    assert SaliencyBlur(cam, p=0)(images, labels) is images
+    assert torch.equal(torch.get_rng_state(), before), "p=0 draws nothing"
+    assert SaliencyBlur(cam, strength=0)(images, labels) is images
+
+
+def test_controls(setting):
+    _, cam, images, labels = setting
+    every = torch.arange(5)
+    own = SaliencyBlur(cam).apply(images, labels, every)
+    other = SaliencyBlur(cam, mask_from="other").apply(images, labels, every)
+    torch.testing.assert_close(other.maps, own.maps.roll(-1, dims=0))
+    inverse = SaliencyBlur(cam, mask_from="inverse").apply(images, labels, every)
+    assert torch.equal(inverse.keep[~own.no_map], ~own.keep[~own.no_map]) and inverse.keep[own.no_map].all()
+
+    def refuse(*_):
+        raise AssertionError("'whole' needs no network pass")
+
+    torch.testing.assert_close(SaliencyBlur(refuse, mask_from="whole")(images, labels), blur(images))
+    alone = SaliencyBlur(refuse, mask_from="other").apply(images[:1], labels[:1], torch.arange(1))
+    assert torch.equal(alone.images, images[:1]) and alone.no_map.all()
+    left = SaliencyBlur(cam, mask_from=lambda x, y: torch.arange(20).expand(len(x), 24, 20) < 10)(images, labels)
+    assert torch.equal(left[..., :10], images[..., :10]) and torch.equal(left[..., 10:], blur(images)[..., 10:])
+    with pytest.raises(ValueError, match="bool masks of shape"):
+        SaliencyBlur(cam, mask_from=lambda x, y: torch.ones(len(x), 24, 20))(images, labels)
+
+
+def test_other_mask_for_some_of_the_batch(setting):
+    _, cam, images, labels = setting
+    own = SaliencyBlur(cam).apply(images, labels, torch.arange(5))
+    some = SaliencyBlur(cam, mask_from="other").apply(images, labels, torch.tensor([1, 4]))
+    torch.testing.assert_close(some.maps, own.maps[[2, 0]])
+
+
+def test_fills(setting):
+    _, cam, images, labels = setting
+    none = lambda x, y: torch.zeros(len(x), 24, 20, dtype=torch.bool)  # noqa: E731
+    make = lambda fill, **k: SaliencyBlur(cam, fill=fill, mask_from=none, **k)(images, labels)  # noqa: E731
+    torch.testing.assert_close(make("mean"), images.mean(dim=(2, 3), keepdim=True).expand_as(images), rtol=0, atol=1e-6)
+    assert torch.equal(make("other"), images.roll(-1, dims=0))
+    assert torch.equal(make(lambda x: x * 0), images * 0)
+    noise = make("noise", generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noise, make("noise", generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(noise.std(dim=(0, 2, 3)), images.std(dim=(0, 2, 3)), rtol=0.1, atol=0)
+    with pytest.raises(ValueError, match="fill must return images"):
+        make(lambda x: x[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dtype_format_and_subclass_are_kept(dtype):
+    net = PooledNet().to(dtype)
+    cam = GroupCAM.for_training(net, "relu2", groups=4)
+    images = torch.randn(4, 3, 24, 20, dtype=dtype).to(memory_format=torch.channels_last)
+    for p in (1.0, 0.5):
+        result = SaliencyBlur(cam, p=p, generator=torch.Generator().manual_seed(1))(tv_tensors.Image(images), torch.arange(4))
+        assert type(result) is tv_tensors.Image and result.dtype == dtype
+        assert result.is_contiguous(memory_format=torch.channels_last) and not result.requires_grad
+
+
+def test_list_and_soft_targets_follow_the_draw(setting):
+    _, cam, images, labels = setting
+    index = torch.tensor([3, 1])
+    by_tensor = SaliencyBlur(cam).apply(images, labels, index).images
+    assert torch.equal(SaliencyBlur(cam).apply(images, labels.tolist(), index).images, by_tensor)
+    one_hot = torch.nn.functional.one_hot(labels, 5)
+    torch.testing.assert_close(SaliencyBlur(cam).apply(images, one_hot, index).images, by_tensor)
+
+
+@pytest.mark.parametrize(
+    "options", [{"p": 1.5}, {"strength": -1}, {"fill": "black"}, {"mask_from": "mine"}, {"threshold": "otsu"}]
+)
+def test_bad_options(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SaliencyBlur(lambda x, y: x[:, 0], **options)
+
+
+def test_bad_calls(setting):
+    _, cam, images, labels = setting
+    with pytest.raises(ValueError, match="4 targets for 5 images"):
+        SaliencyBlur(cam)(images, labels[:4])
+    with pytest.raises(TypeError, match="uint8"):
+        SaliencyBlur(cam)((images * 0).to(torch.uint8), labels)
