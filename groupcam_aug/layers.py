@@ -114,16 +114,13 @@ def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Te
     if picked and picked[-1].grid is not None and picked[-1].grid.prefix:
         with torch.enable_grad(), _trace(model, size) as events:
             logits = forward(probe.requires_grad_())
-            picked = _candidates(events, logits)
-            top = logits.float().flatten(1).max()
-            outputs = [event.output for event in picked if event.output.requires_grad]
-            gradients = torch.autograd.grad(top, outputs, allow_unused=True) if outputs else []
-        alive = {
-            id(output): gradient is not None and bool((gradient[:, event.grid.prefix :] != 0).any())
-            for output, gradient, event in zip(outputs, gradients, (e for e in picked if e.output.requires_grad), strict=True)
-            if event.grid is not None
-        }
-        picked = [event for event in picked if alive.get(id(event.output))]
+            picked = [event for event in _candidates(events, logits) if event.output.requires_grad]
+            # Not the logits themselves: a freshly made head of zeros would hide every influence on them. A ramp, since the
+            # plain sum of a normalised layer is constant.
+            read = _read_by_classifier(events, logits)
+            value = (read * torch.linspace(-1, 1, read.numel(), device=read.device).view_as(read)).sum()
+            slopes = torch.autograd.grad(value, [event.output for event in picked], allow_unused=True) if picked else ()
+        picked = [event for event, slope in zip(picked, slopes, strict=True) if _patches_matter(event, slope)]
     if not picked:
         raise ValueError(
             f"{type(model).__name__} has no layer with spatial activations before its classifier for images of {size[0]} x "
@@ -206,8 +203,10 @@ def _candidates(events: list[_Event], logits: Tensor) -> list[_Event]:
     pooled: list[Tensor] = []
     found = []
     for i, event in enumerate(events):
-        if any(word in type(event.module).__name__ for word in _NOT_A_LAYER):
-            pooled.append(event.output)
+        kind = type(event.module).__name__
+        if "Pool" in kind:
+            pooled.append(event.output)  # a container that ends in it returns the same tensor
+        if any(word in kind for word in _NOT_A_LAYER):
             continue
         grid = event.grid
         if (
@@ -226,6 +225,16 @@ def _candidates(events: list[_Event], logits: Tensor) -> list[_Event]:
     return found
 
 
+def _read_by_classifier(events: list[_Event], logits: Tensor) -> Tensor:
+    """What enters the last module with parameters, or the logits."""
+    inputs = next((event.inputs for event in reversed(events) if event.module._parameters), ())
+    return next((value for value in inputs if isinstance(value, Tensor) and value.requires_grad), logits).float()
+
+
+def _patches_matter(event: _Event, slope: Tensor | None) -> bool:
+    return slope is not None and event.grid is not None and bool((event.grid.read(slope) != 0).any())
+
+
 def _shrinks(event: _Event, grid: Grid) -> bool:
     """Whether a container shrinks its input by more than two: more than one stage."""
     entering = next((value for value in event.inputs if isinstance(value, Tensor)), None)
@@ -237,10 +246,11 @@ def _shrinks(event: _Event, grid: Grid) -> bool:
 def _guess_grid(output: Tensor, size: tuple[int, int], *, strict: bool) -> Grid | None:
     if output.ndim == 4:
         first, last = tuple(output.shape[2:]), tuple(output.shape[1:3])
-        if _same_aspect(first, size):
-            return Grid("channels first", *first)
-        if _same_aspect(last, size):
-            return Grid("channels last", *last)
+        for fits in (_same_stride, _same_aspect):  # an exact channels-last reading beats a vague channels-first one
+            if fits(first, size):
+                return Grid("channels first", *first)
+            if fits(last, size):
+                return Grid("channels last", *last)
         if not strict and first[0] <= size[0] and first[1] <= size[1]:
             return Grid("channels first", *first)
     if output.ndim == 3:
@@ -250,9 +260,14 @@ def _guess_grid(output: Tensor, size: tuple[int, int], *, strict: bool) -> Grid 
             if rows < 1 or (tokens - prefix) % rows:
                 continue
             columns = (tokens - prefix) // rows
-            if height * columns == width * rows and rows * columns > 1:  # square patches
+            square = height % rows == 0 and width % columns == 0 and height * columns == width * rows
+            if square and rows * columns > 1:
                 return Grid("tokens", rows, columns, prefix)
     return None
+
+
+def _same_stride(grid: tuple[int, ...], size: tuple[int, int]) -> bool:
+    return grid[0] <= size[0] and size[0] * grid[1] == size[1] * grid[0]
 
 
 def _same_aspect(grid: tuple[int, ...], size: tuple[int, int]) -> bool:

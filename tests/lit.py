@@ -67,8 +67,6 @@ class Lit(pl.LightningModule):
         super().__init__()
         torch.manual_seed(7)
         self.net = net or PooledNet()
-        if net is None:
-            torch.nn.init.normal_(self.net.fc.weight)  # of a network that has opinions
         self.seen, self.evaluated = [], []
 
     def forward(self, x):

@@ -17,6 +17,7 @@ class PooledNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout(0.5)
         self.fc = nn.Linear(channels, classes)
+        nn.init.normal_(self.fc.weight)  # of a network that has opinions
 
     def forward(self, x):
         x = self.relu1(self.bn1(self.conv1(x)))
@@ -47,12 +48,8 @@ def snapshot(model):
     return {
         "training": {name: module.training for name, module in model.named_modules()},
         "tensors": {name: (id(tensor), tensor.detach().clone(), tensor.requires_grad) for name, tensor in tensors.items()},
-        "grads": {
-            name: (id(p.grad), None if p.grad is None else p.grad.clone()) for name, p in model.named_parameters()
-        },
-        "hooks": {
-            name: [len(getattr(module, kind)) for kind in _HOOKS] for name, module in model.named_modules()
-        },
+        "grads": {name: (id(p.grad), None if p.grad is None else p.grad.clone()) for name, p in model.named_parameters()},
+        "hooks": {name: [len(getattr(module, kind)) for kind in _HOOKS] for name, module in model.named_modules()},
         "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
         "rng": torch.get_rng_state(),
         "grad mode": torch.is_grad_enabled(),

@@ -26,7 +26,9 @@ def test_blur_equals_torchvision():
     torch.testing.assert_close(blur(x), gaussian_blur(x, [51, 51], [50.0, 50.0]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size, kernel, sigma", [(224, 51, 50.0), (448, 103, 100.0), (32, 7, 50 / 7), (3, 3, 150 / 224), (4, 3, 200 / 224)])
+@pytest.mark.parametrize(
+    "size, kernel, sigma", [(224, 51, 50.0), (448, 103, 100.0), (32, 7, 50 / 7), (3, 3, 150 / 224), (4, 3, 200 / 224)]
+)
 def test_blur_size(size, kernel, sigma):
     assert blur_size(size, size + 9) == (kernel, pytest.approx(sigma))
 

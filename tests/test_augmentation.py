@@ -215,7 +215,9 @@ def test_draws_follow_seed_rank_and_batch():
     assert same(seen[0], seen[1]) and not same(seen[0], seen[2])
 
 
-@pytest.mark.parametrize("precision, dtype", [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+@pytest.mark.parametrize(
+    "precision, dtype", [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16), ("64-true", torch.float64)]
+)
 def test_precisions(precision, dtype):
     module = Lit()
     fit(module, [make()], precision=precision)
@@ -417,9 +419,7 @@ def centred(x):
 def test_repr_pickle_and_copies_rebuild_it():
     callback = make(p=0.25, threshold="q0.6", fill="mean")
     text = repr(callback)
-    assert text == (
-        "GroupCAMAugmentation(network='net', layer='relu2', groups=4, p=0.25, threshold='q0.6', fill='mean')"
-    )
+    assert text == ("GroupCAMAugmentation(network='net', layer='relu2', groups=4, p=0.25, threshold='q0.6', fill='mean')")
     for twin in (eval(text), pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)):
         assert repr(twin) == text and twin.augment.p == 0.25
 

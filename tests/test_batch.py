@@ -68,7 +68,9 @@ def test_setter_that_works_in_place():
     assert replace_item(batch, (lambda b: b.image, lambda b, v: setattr(b, "image", v)), NEW).image is NEW
 
 
-@pytest.mark.parametrize("batch, key", [([X], 1), ({"a": X}, "image"), (Sample(X, Y), "picture"), ({"a": X}, 0), (X, 1), ([X], "a")])
+@pytest.mark.parametrize(
+    "batch, key", [([X], 1), ({"a": X}, "image"), (Sample(X, Y), "picture"), ({"a": X}, 0), (X, 1), ([X], "a")]
+)
 def test_missing_key_tells_what_is_there(batch, key):
     with pytest.raises(KeyError, match="not in the batch, which holds"):
         get_item(batch, key)

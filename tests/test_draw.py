@@ -1,0 +1,71 @@
+"""Pictures: exact pixels where they can be said, sizes and errors otherwise."""
+
+import pytest
+import torch
+from PIL import Image
+
+from groupcam_aug.draw import film_strip, heat_map, mask_picture, overlay, panels, to_uint8
+
+
+def test_to_uint8_undoes_the_normalisation():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    normalised = (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    assert torch.equal(to_uint8(normalised, mean, std), pixels)
+    assert to_uint8(torch.tensor([[[-1.0, 0.5, 2.0, float("nan")]]])).tolist() == [[[0, 128, 255, 0]]] * 3
+    with pytest.raises(ValueError, match="both mean and std"):
+        to_uint8(normalised, mean)
+    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
+        to_uint8(torch.zeros(4, 5, 5))
+
+
+def test_heat_map_has_one_scale_for_all():
+    maps = torch.tensor([[[0.0, 0.5]], [[1.0, 0.5]]])
+    colours = heat_map(maps)
+    assert colours.shape == (2, 3, 1, 2) and colours.dtype == torch.uint8
+    assert colours[0, :, 0, 0].tolist() == [0, 0, 4] and colours[1, :, 0, 0].tolist() == [252, 255, 164]
+    assert torch.equal(colours[0, :, 0, 1], colours[1, :, 0, 1]), "equal values look equal in different frames"
+    assert torch.equal(heat_map(maps * 4, (0, 4)), colours)
+    brightness = heat_map(torch.linspace(0, 1, 256)[None]).float().mean(0)[0]
+    assert (brightness.diff() > -2).all(), "lightness rises"
+    with pytest.raises(ValueError, match="low < high"):
+        heat_map(maps, (1, 1))
+
+
+def test_overlay_shows_the_image_where_the_map_is_zero():
+    image = torch.rand(3, 6, 6)
+    saliency = torch.zeros(6, 6)
+    saliency[0, 0] = 1
+    result = overlay(image, saliency, opacity=1.0)
+    assert torch.equal(result[:, 1:], to_uint8(image)[:, 1:])
+    assert result[:, 0, 0].tolist() == [252, 255, 164]
+    assert overlay(image.expand(2, 3, 6, 6), torch.zeros(2, 3, 3)).shape == (2, 3, 6, 6), "maps are resized"
+    assert torch.equal(overlay(to_uint8(image), saliency), overlay(image, saliency))
+
+
+def test_mask_picture():
+    assert mask_picture(torch.tensor([[True, False]])).tolist() == [[[255, 0]]] * 3
+
+
+def test_panels_layout():
+    cell = torch.rand(3, 20, 10)
+    sheet = panels(
+        [[cell, None], [cell, Image.new("L", (8, 8))]], ["one", "two"], ["a", "b"], size=60, captions=[["x", None]] * 2
+    )
+    assert sheet.mode == "RGB" and sheet.width > 2 * 60 and sheet.height > 2 * 60
+    assert panels([[cell]], size=40).height == 4 + 40 + 4
+    long = panels([[cell]], ["a title far too long for its column"], size=40)
+    assert long.width == panels([[cell]], ["t"], size=40).width, "text is cut, not the layout stretched"
+    with pytest.raises(ValueError, match="at least one picture"):
+        panels([])
+
+
+def test_small_images_are_enlarged_pixel_by_pixel():
+    checks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).expand(3, 2, 2)
+    picture = panels([[checks]], size=20).crop((4, 4, 24, 24))
+    assert sorted(picture.getcolors()) == [(200, (0, 0, 0)), (200, (255, 255, 255))]
+
+
+def test_film_strip():
+    strip = film_strip(torch.rand(2, 3, 8, 8), torch.rand(3, 2, 4, 4), ["0", "1", "2"], size=32)
+    assert strip.width >= 4 * 32 and strip.height >= 2 * 32

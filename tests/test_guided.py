@@ -1,0 +1,49 @@
+"""Guided Grad-CAM: by hand, against hooks on modules, and refused where it is not defined."""
+
+import pytest
+import torch
+from models import PooledNet
+from torch import nn
+from torch.nn import functional as F
+
+from groupcam_aug import GradCAM, guided_grad_cam
+
+
+def test_equals_the_module_hook_form(net, images):
+    """The classic implementation: backward hooks that clamp the gradients at each ReLU module."""
+    net.relu2.inplace = False
+    found = guided_grad_cam(net, images, [0, 1, 2], "relu2")
+    net.eval()
+    handles = [m.register_full_backward_hook(lambda m, g_in, g_out: (g_in[0].clamp(min=0),)) for m in (net.relu1, net.relu2)]
+    pixels = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(pixels)[range(3), [0, 1, 2]].sum(), pixels)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(found, GradCAM(net, "relu2")(images, [0, 1, 2])[:, None] * gradient)
+    assert found.abs().max() > 0
+
+
+def test_functional_relus_count_as_well(images):
+    class Functional(PooledNet):
+        def forward(self, x):
+            x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+            return self.fc(self.pool(torch.relu_(self.conv2(x))).flatten(1))
+
+    torch.manual_seed(0)
+    functional = Functional().double()
+    torch.manual_seed(0)
+    modules = PooledNet().double()
+    a, b = guided_grad_cam(functional, images, 1, "conv2"), guided_grad_cam(modules, images, 1, "conv2")
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "activation, message", [(nn.GELU(), "uses gelu"), (nn.ReLU6(), "uses hardtanh"), (nn.Identity(), "no ReLU")]
+)
+def test_refused_without_relus(images, activation, message):
+    net = PooledNet().double()
+    net.relu1, net.relu2 = activation, activation if message == "no ReLU" else nn.ReLU()
+    if message == "no ReLU":
+        net.relu2 = nn.Identity()
+    with pytest.raises(ValueError, match=message):
+        guided_grad_cam(net, images, 1, "conv2")

@@ -1,0 +1,159 @@
+"""Every form in which people have their targets, and the ones that must be refused."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from models import PooledNet
+
+from groupcam_aug import GradCAM, GroupCAM
+from groupcam_aug.targets import read_target, select_output
+
+LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
+
+
+def test_indices():
+    for targets in (torch.tensor([1, 2]), [1, 2], (1, 2), torch.tensor([1, 2], dtype=torch.int32)):
+        target = read_target(targets, LOGITS, "softmax")
+        assert target.value(LOGITS).tolist() == [2.0, 3.0]
+        torch.testing.assert_close(target.score(LOGITS), LOGITS.softmax(1)[[0, 1], [1, 2]])
+    assert read_target(0, LOGITS, "softmax").value(LOGITS).tolist() == [1.0, 0.0]
+    assert read_target(None, LOGITS, "softmax").value(LOGITS).tolist() == [2.0, 3.0]
+
+
+def test_weights_are_averaged():
+    rows = torch.tensor([[1.0, 1, 0], [0.0, 0.2, 0.6]])
+    target = read_target(rows, LOGITS, "sigmoid")
+    torch.testing.assert_close(target.value(LOGITS), torch.tensor([1.5, (-0.2 + 1.8) / 0.8], dtype=torch.float64))
+    p = LOGITS.sigmoid()
+    torch.testing.assert_close(
+        target.score(LOGITS), torch.stack([(p[0, 0] + p[0, 1]) / 2, (0.2 * p[1, 1] + 0.6 * p[1, 2]) / 0.8])
+    )
+    nothing = read_target(torch.zeros(2, 3), LOGITS, "softmax")
+    assert nothing.score(LOGITS).tolist() == [0, 0] and nothing.value(LOGITS).tolist() == [0, 0]
+
+
+def test_single_logit():
+    z = torch.tensor([[2.0], [-1.0]], dtype=torch.float64)
+    target = read_target([1, 0], z, "sigmoid")
+    assert target.value(z).tolist() == [2.0, 1.0]
+    torch.testing.assert_close(target.score(z), torch.stack([z[0, 0].sigmoid(), 1 - z[1, 0].sigmoid()]))
+    for soft in (torch.tensor([1.0, 0.25]), torch.tensor([[1.0], [0.25]])):
+        torch.testing.assert_close(read_target(soft, z, "sigmoid").value(z), torch.tensor([2.0, 0.5], dtype=torch.float64))
+    assert read_target(None, z, "sigmoid").rows.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="activation='sigmoid'"):
+        read_target(1, z, "softmax")
+
+
+@pytest.mark.parametrize(
+    "targets, error, message",
+    [
+        ([0, 3], ValueError, r"target 3 is outside the 3 classes of the network \(0 to 2\)"),
+        (-1, ValueError, "target -1 is outside"),
+        ([0], ValueError, r"shape \(1,\) do not fit a batch of 2"),
+        (torch.zeros(2, 4), ValueError, "weigh 4 classes, but the network has 3"),
+        (torch.zeros(2, 3, 1), ValueError, "do not fit"),
+        (torch.tensor([0.0, 1.0]), TypeError, "class indices must be integers, got torch.float32"),
+        (torch.tensor([True, False]), TypeError, "class indices must be integers, got torch.bool"),
+        (torch.tensor([[0.5, -0.1, 0], [0, 0, 1]]), ValueError, "non-negative"),
+        (torch.tensor([[0.5, float("nan"), 0], [0, 0, 1]]), ValueError, "non-negative"),
+        ("cat", TypeError, "got str"),
+        (True, TypeError, "got bool"),
+        (1.5, TypeError, "got float"),
+    ],
+)
+def test_refused(targets, error, message):
+    with pytest.raises(error, match=message):
+        read_target(targets, LOGITS, "softmax")
+
+
+def test_callable_must_give_one_value_per_image():
+    assert read_target(lambda z: z[:, 0] - z[:, 1], LOGITS, "softmax").value(LOGITS).tolist() == [-1.0, 1.0]
+    with pytest.raises(ValueError, match=r"shape \(2,\); got \(2, 3\)"):
+        read_target(lambda z: z, LOGITS, "softmax").value(LOGITS)
+
+
+def test_logits_of_another_shape():
+    with pytest.raises(ValueError, match=r"got \(2, 3, 4\).*output="):
+        read_target(0, torch.zeros(2, 3, 4), "softmax")
+
+
+@pytest.mark.parametrize("make", [lambda n: GroupCAM(n, "relu2", groups=4), lambda n: GradCAM(n, "relu2")])
+def test_forms_agree(net, images, make):
+    """P13: int, list, tensor, one-hot and callable say the same thing; None is the top-1 class."""
+    cam = make(net)
+    expected = cam(images, 2)
+    one_hot = torch.eye(5)[[2, 2, 2]]
+    p = (lambda z: z.softmax(1)[:, 2]) if isinstance(cam, GroupCAM) else (lambda z: z[:, 2])
+    forms = [[2, 2, 2], torch.tensor([2, 2, 2]), one_hot, one_hot.double(), one_hot.long(), 3 * one_hot]
+    for form in forms:
+        torch.testing.assert_close(cam(images, form), expected)
+    if isinstance(cam, GradCAM):  # a callable stands for y and p at once, so Group-CAM's gradient weights scale with it
+        torch.testing.assert_close(cam(images, p), expected)
+    else:
+        plain = GroupCAM(net, "relu2", groups=4, weights="none")
+        torch.testing.assert_close(plain(images, p), plain(images, 2))
+    net.eval()
+    torch.testing.assert_close(cam(images), cam(images, net(images).argmax(1)))
+
+
+def test_soft_labels_are_linear_in_the_gradient(net, images):
+    """P13: the raw Grad-CAM map of a soft label is the weighted mean of the classes' raw maps."""
+    import oracle
+
+    net.eval()
+    image = images[0]
+    raw = 0.3 * oracle.grad_cam_raw(net, "relu2", image, 1) + 0.7 * oracle.grad_cam_raw(net, "relu2", image, 4)
+    expected = oracle.minmax(oracle.upsample(raw.relu(), image.shape[-2:]))
+    rows = torch.tensor([[0, 0.3, 0, 0, 0.7]], dtype=torch.float64)
+    torch.testing.assert_close(GradCAM(net, "relu2")(image[None], rows)[0], expected)
+
+
+Out = namedtuple("Out", ["features", "logits"])
+
+
+@pytest.mark.parametrize(
+    "output, select",
+    [
+        (LOGITS, None),
+        ({"logits": LOGITS}, None),
+        (SimpleNamespace(logits=LOGITS), None),
+        ({"scores": LOGITS}, "scores"),
+        ((0, LOGITS), 1),
+        (Out(0, LOGITS), "logits"),
+        (Out(0, LOGITS), None),
+        ([0, LOGITS], lambda out: out[1]),
+    ],
+)
+def test_select_output(output, select):
+    assert select_output(output, select) is LOGITS
+
+
+@pytest.mark.parametrize(
+    "output, select, message",
+    [
+        ({"a": LOGITS}, None, r"the keys \['a'\].*output="),
+        ({"a": LOGITS}, "b", "output='b' is not"),
+        ((LOGITS,), 2, "output=2 is not"),
+        ((LOGITS, 1), None, r"2 items of types \['Tensor', 'int'\]"),
+        (SimpleNamespace(a=1), "a", "SimpleNamespace with"),
+    ],
+)
+def test_select_output_that_is_not_there(output, select, message):
+    with pytest.raises(TypeError, match=message):
+        select_output(output, select)
+
+
+def test_output_selector_in_a_map(images):
+    class Rich(PooledNet):
+        def forward(self, x):
+            return {"extra": 0, "scores": super().forward(x)}
+
+    torch.manual_seed(0)
+    rich = Rich().double()
+    torch.manual_seed(0)
+    bare = PooledNet().double()
+    torch.testing.assert_close(GroupCAM(rich, groups=4, output="scores")(images, 1), GroupCAM(bare, groups=4)(images, 1))
+    with pytest.raises(TypeError, match="output="):
+        GroupCAM(rich, groups=4)(images, 1)
