@@ -1,0 +1,138 @@
+"""``groupcam-aug explain``: saliency maps of images, drawn or raw."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from groupcam_aug.draw import heat_map, overlay, panels, to_uint8
+from groupcam_aug.guided import guided_grad_cam
+from groupcam_aug.recipes.cli import refusing
+from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images
+from groupcam_aug.saliency import GradCAM, GroupCAM
+
+__all__ = ["explain", "run"]
+
+EPILOG = """examples:
+  groupcam-aug explain photo.jpg --ckpt_path last.ckpt
+  groupcam-aug explain photos/ --model torchvision/squeezenet1_1 --weights squeezenet.safetensors --top 3
+  groupcam-aug explain photo.jpg --model timm/resnet50 --pretrained --target "tabby" --method gradcam --style raw"""
+
+Maps = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), classes (n,) -> (n, H, W), or (n, 3, H, W) for guided Grad-CAM
+
+
+def run(command: str, words: list[str]) -> int:
+    """The command; exit status 1 if an image could not be read."""
+    parser = argparse.ArgumentParser(
+        prog=f"groupcam-aug {command}",
+        description="Draw what in an image speaks for a class, by Group-CAM or Grad-CAM.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    add_arguments(parser)
+    group = parser.add_argument_group("map")
+    group.add_argument("--method", choices=("groupcam", "gradcam", "guided-gradcam"), default="groupcam")
+    group.add_argument("--layer", help="name of the layer (default: found, and told)")
+    group.add_argument("--target", help="class name or number (default: each image's first choice)")
+    group.add_argument("--top", type=int, default=1, metavar="K", help="the K first choices, a column each (default: 1)")
+    group.add_argument("--groups", type=int, default=32, help="groups of Group-CAM (default: 32)")
+    group.add_argument("--mask-at", default="input", help="input, stage, target or a layer's name (default: input)")
+    group = parser.add_argument_group("output")
+    group.add_argument("--style", choices=("overlay", "heatmap", "raw"), default="overlay", help="raw: .npy, (classes, H, W)")
+    group.add_argument("--out", default="explained", help="folder to write to (default: explained)")
+    group.add_argument("--batch-size", type=int, default=16)
+    options = parser.parse_args(words)
+    if options.target is not None and options.top != 1:
+        parser.error("--target and --top exclude each other")
+    if options.top < 1 or options.batch_size < 1:
+        parser.error("--top and --batch-size must be at least 1")
+    console = Console(stderr=True)
+    with refusing():
+        subject, paths = load_subject(options), find_images(options.images)
+        fixed = None if options.target is None else subject.class_index(options.target)
+        if options.top > len(subject.class_names):
+            raise ValueError(f"--top {options.top}, but the network has {len(subject.class_names)} classes")
+    console.print(f"{subject.told}; {len(paths)} images, {options.method}")
+    with refusing():
+        failed = explain(subject, paths, options, fixed, console)
+    for path, reason in failed.items():
+        console.print(f"[red]not read:[/] {path}: {reason}")
+    return 1 if failed else 0
+
+
+def explain(
+    subject: Subject, paths: list[Path], options: argparse.Namespace, fixed: int | None, console: Console
+) -> dict[Path, str]:
+    """Write a picture (or .npy) per image into `options.out`, and a sheet of all if there are several.
+
+    Returns:
+        The files that could not be read, with the reason.
+    """
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    maps_of, failed = _method(subject, options), {}
+    rows, captions, missing, names = [], [], 0, _unique_names(paths)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("mapping", total=len(paths))
+        for batch, images in read_images(paths, subject, options.batch_size, failed):
+            images = images.to(next(subject.network.parameters()).device)
+            with torch.no_grad():
+                probability = subject.network(images).softmax(dim=1)
+            classes = (
+                probability.topk(options.top, dim=1).indices if fixed is None else images.new_full((len(images), 1), fixed).long()
+            )
+            maps = torch.stack([maps_of(images, chosen) for chosen in classes.unbind(dim=1)], dim=1)
+            missing += int((maps.flatten(2).abs().amax(dim=2) == 0).sum())
+            pixels = to_uint8(images, subject.mean, subject.std)
+            for i, path in enumerate(batch):
+                if options.style == "raw":
+                    import numpy as np
+
+                    np.save(out / f"{names[path]}.npy", maps[i].cpu().numpy())
+                    continue
+                told = [f"{subject.class_names[c]} {float(probability[i, c]):.0%}" for c in classes[i].tolist()]
+                rows.append([pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])])
+                captions.append([path.name, *told])
+                panels(rows[-1:], captions=captions[-1:], size=max(224, *pixels.shape[-2:])).save(out / f"{names[path]}.png")
+            progress.update(task, completed=min(len(paths), progress.tasks[0].completed + len(batch)))
+        progress.update(task, completed=len(paths))
+    if len(rows) > 1:
+        panels(rows, captions=captions, size=160).save(out / "sheet.png")
+    console.print(f"wrote {len(paths) - len(failed)} {'arrays' if options.style == 'raw' else 'pictures'} to {out}/")
+    if missing:
+        console.print(f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy")
+    return failed
+
+
+def _method(subject: Subject, options: argparse.Namespace) -> Maps:
+    if options.method == "guided-gradcam":
+        return lambda images, classes: guided_grad_cam(subject.network, images, classes, options.layer)
+    if options.method == "gradcam":
+        return GradCAM(subject.network, options.layer)  # type: ignore[return-value]
+    return GroupCAM(subject.network, options.layer, groups=options.groups, mask_at=options.mask_at)
+
+
+def _drawn(pixels: Tensor, saliency: Tensor, style: str) -> Tensor:
+    if saliency.ndim == 3:  # guided Grad-CAM: signed, grey where there is nothing, on its own scale
+        return to_uint8(saliency / (2 * saliency.abs().amax()).clamp(min=1e-12) + 0.5)
+    return heat_map(saliency) if style == "heatmap" else overlay(pixels, saliency)
+
+
+def _unique_names(paths: list[Path]) -> dict[Path, str]:
+    """A file name for each image: its stem, with the folder or a number where stems repeat."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        candidates = [path.stem, f"{path.parent.name}_{path.stem}", *(f"{path.stem}_{i}" for i in range(2, len(paths) + 2))]
+        name = next(candidate for candidate in candidates if candidate not in taken)
+        names[path] = name
+        taken.add(name)
+    return names

@@ -1,0 +1,112 @@
+"""The explain command as one types it, on files written for the test."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from groupcam_aug import GradCAM
+from groupcam_aug.recipes.cli import main
+from groupcam_aug.recipes.data import eval_transform
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
+    save_file(squeezenet1_1().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "in"
+    for name, seed in (("a/one.png", 0), ("b/one.png", 1), ("b/two.jpg", 2)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        Image.fromarray(pixels.numpy()).save(path)
+    return folder
+
+
+def explain(*words, weights):
+    return main(["explain", *map(str, words), "--model", "torchvision/squeezenet1_1", "--weights", str(weights), "--size", "64"])
+
+
+def test_folder_gives_a_picture_each_and_a_sheet(pictures, weights, tmp_path, capsys):
+    assert explain(pictures, "--top", 2, "--groups", 4, "--out", tmp_path / "out", weights=weights) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b_one.png", "one.png", "sheet.png", "two.png"]
+    single, sheet = Image.open(tmp_path / "out" / "one.png"), Image.open(tmp_path / "out" / "sheet.png")
+    assert single.width > 3 * 224 and sheet.height > 3 * 64
+    assert "wrote 3 pictures" in capsys.readouterr().err
+
+
+def test_raw_maps_are_those_of_the_library(pictures, weights, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--style", "raw", "--method", "gradcam", "--target", "tench", "--out", out]
+    assert explain(pictures / "a" / "one.png", *arguments, weights=weights) == 0
+    found = np.load(out / "one.npy")
+    torch.manual_seed(0)
+    net = squeezenet1_1()
+    from torchvision.transforms import v2
+
+    finish = v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+    )
+    image = finish(eval_transform(64)(Image.open(pictures / "a" / "one.png").convert("RGB")))
+    np.testing.assert_allclose(found, GradCAM(net)(image[None].as_subclass(torch.Tensor), 0).numpy(), atol=1e-6)
+    assert found.shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("style, method", [("heatmap", "groupcam"), ("overlay", "guided-gradcam")])
+def test_styles_and_methods(pictures, weights, tmp_path, style, method):
+    out = tmp_path / "out"
+    arguments = ["--style", style, "--method", method, "--groups", 4, "--mask-at", "target", "--out", out]
+    assert explain(pictures / "b", *arguments, weights=weights) == 0
+    assert len(list(out.glob("*.png"))) == 3
+
+
+def test_unreadable_files_are_reported_skipped_and_fail_the_command(pictures, weights, tmp_path, capsys):
+    (pictures / "broken.png").write_bytes(b"no image")
+    assert explain(pictures, "--groups", 4, "--out", tmp_path / "out", weights=weights) == 1
+    told = capsys.readouterr().err
+    assert "not read:" in told and "broken.png" in told and "wrote 3 pictures" in told
+
+
+def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
+    import pytorch_lightning as pl
+    from lit import SILENT
+
+    from groupcam_aug.recipes.classifier import Classifier
+
+    network = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8}}
+    module = Classifier(network, num_classes=3, class_names=["cat", "dog", "owl"], mean=[0.5] * 3, std=[0.5] * 3, size=32)
+    trainer = pl.Trainer(**SILENT, max_steps=0)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    out = tmp_path / "out"
+    arguments = ["explain", pictures, "--ckpt_path", tmp_path / "last.ckpt", "--target", "owl", "--groups", 8, "--out", out]
+    assert main([*map(str, arguments)]) == 0
+    assert len(list(out.glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["nowhere.png", "--model", "torchvision/squeezenet1_1"], "needs its weights"),
+        (["nowhere.png"], "say which network"),
+        (["nowhere.png", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS"], "'nowhere.png' is not there"),
+        (["IN", "--model", "torchvision/squeezenet1_2", "--weights", "WEIGHTS"], "squeezenet1_1"),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--target", "tenc"], "did you mean 'tench'"),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--target", "1000"], "outside the 1000 classes"),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--layer", "features.99"], "did you mean"),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--classes", "IN/few.txt"], "names 2 classes"),
+    ],
+)
+def test_wrong_calls(words, message, pictures, weights, tmp_path, capsys):
+    (pictures / "few.txt").write_text("cat\ndog\n")
+    words = [w.replace("IN", str(pictures)) if w.startswith("IN") else str(weights) if w == "WEIGHTS" else w for w in words]
+    assert main(["explain", *words, "--size", "64", "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
