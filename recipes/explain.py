@@ -77,7 +77,8 @@ def explain(
     """
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    maps_of, failed = _method(subject, options), {}
+    maps_of = _method(subject, options)
+    failed: dict[Path, str] = {}
     rows, captions, missing, names = [], [], 0, _unique_names(paths)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:

@@ -29,8 +29,15 @@ PROPERTIES = {
     9: ["test_augment::test_keep_mask_thresholds", "test_properties::test_p9_at_least_one_pixel_kept"],
     10: ["test_augment::test_blur_keeps_constants_format_and_dtype", "test_augment::test_blur_commutes_with_normalisation"],
     11: ["test_saliency::test_independent_of_batch_mates_order_size_and_chunk"],
-    12: ["test_saliency::test_independent_of_batch_mates_order_size_and_chunk", "test_properties::test_p12_memory_is_flat_in_groups"],
-    13: ["test_targets::test_forms_agree", "test_targets::test_soft_labels_are_linear_in_the_gradient", "test_targets::test_refused"],
+    12: [
+        "test_saliency::test_independent_of_batch_mates_order_size_and_chunk",
+        "test_properties::test_p12_memory_is_flat_in_groups",
+    ],
+    13: [
+        "test_targets::test_forms_agree",
+        "test_targets::test_soft_labels_are_linear_in_the_gradient",
+        "test_targets::test_refused",
+    ],
     14: ["test_properties::test_p14_flip_equivariance"],
     15: ["test_borrow::test_given_back_as_found"],
     16: ["test_borrow::test_a_layer_that_raises_leaves_nothing_behind", "test_properties::test_p16_two_engines_and_user_hooks"],

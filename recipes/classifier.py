@@ -1,0 +1,237 @@
+"""An image classifier for fine-tuning, whose checkpoints serve alone: network, weights, classes and normalisation in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from groupcam_aug.recipes.networks import build_network, head_name, load_weights
+
+__all__ = ["Classifier", "export_state_dict", "load_classifier", "read_checkpoint"]
+
+INFO = ("network", "num_classes", "class_names", "mean", "std", "size")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint that `Classifier` wrote, on the CPU, read with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a checkpoint of `Classifier`.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {str(path)!r}: no such file (looked in {path.absolute().parent})")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    known = isinstance(checkpoint, dict) and set(INFO) <= set(checkpoint.get("hyper_parameters", {}))
+    if not known:
+        raise ValueError(
+            f"{str(path)!r} is not a checkpoint of `groupcam-aug fit`: it lacks {', '.join(INFO)} in hyper_parameters"
+        )
+    return checkpoint
+
+
+def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple[Classifier, dict[str, Any]]:
+    """Rebuild a classifier from its checkpoint alone, in eval mode on the CPU.
+
+    Args:
+        path: a ``.ckpt`` that ``groupcam-aug fit`` or a Trainer with `Classifier` wrote.
+        network: needed only if the classifier was made around a live module, which a checkpoint cannot describe. Default: None.
+
+    Returns:
+        The module, and a dict with ``network`` (name or class_path mapping), ``num_classes``, ``class_names`` (list or None),
+        ``mean`` and ``std`` (lists or None; for images in [0, 1]) and ``size`` (pixels or None).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not such a checkpoint, or one without a description of its network and no ``network`` given.
+    """
+    checkpoint = read_checkpoint(path)
+    arguments = dict(checkpoint["hyper_parameters"])
+    if network is None and arguments["network"] is None:
+        raise ValueError(f"{str(path)!r} was trained around a live module, which it cannot describe; pass network=<that module>")
+    info = {key: arguments[key] for key in INFO}
+    classifier = Classifier(**(arguments | {"network": network if network is not None else arguments["network"]}))
+    classifier.load_state_dict(checkpoint["state_dict"])
+    return classifier.eval(), info
+
+
+def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
+    """Write the network's plain state dict, names as in the bare network.
+
+    Args:
+        checkpoint: as in `load_classifier`.
+        out: ``.safetensors``, ``.pt`` or ``.pth``; folders are made.
+
+    Raises:
+        ValueError: another suffix, or not such a checkpoint.
+    """
+    out = Path(out).expanduser()
+    if out.suffix not in (".safetensors", ".pt", ".pth"):
+        raise ValueError(f"out={str(out)!r} must end in .safetensors, .pt or .pth")
+    saved = read_checkpoint(checkpoint)["state_dict"]
+    state = {key.removeprefix("network."): value.contiguous() for key, value in saved.items() if key.startswith("network.")}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file({key: value.clone() for key, value in state.items()}, out)
+    else:
+        torch.save(state, out)
+    return out
+
+
+class Classifier(pl.LightningModule):
+    """Cross-entropy training of one network; SGD and a step schedule, by default those of the Group-CAM paper's fine-tuning.
+
+    Batches are (images (N, 3, H, W), labels (N,) int64 or (N, num_classes) weights). Logs ``train/loss``, ``train/acc``,
+    ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc`` (accuracies in [0, 1]). ``self.network`` is the bare network; name it
+    to callbacks as ``network="network"``.
+
+    Args:
+        network: "timm/resnet50", "torchvision/resnet50", "resnet50", or ``{class_path: package.module.Class, init_args: {...}}``;
+            in Python also a live module. Default: "timm/resnet50".
+        num_classes: at least 2. On the command line it comes from the data. Default: None, read from a live network.
+        pretrained: True, or the name of torchvision weights; a head of another size starts fresh. Default: False.
+        weights: a local state dict (.safetensors, .pt, .pth) to start from, in place of ``pretrained``. Default: None.
+        lr: learning rate of SGD. Default: 1e-3.
+        momentum: of SGD. Default: 0.9.
+        weight_decay: L2 penalty on every parameter. Default: 1e-4.
+        lr_step: epochs between two reductions of the learning rate. Default: 15.
+        lr_gamma: what each reduction multiplies it by. Default: 0.1.
+        head_lr_factor: the last layer learns this many times faster; 10 suits a fresh head. Default: 1.
+        freeze_epochs: for so many first epochs only the head learns, and the other layers' BatchNorm stays in eval. Default: 0.
+        label_smoothing: in [0, 1). Default: 0.
+        class_names: kept in the checkpoint; from the data on the command line. Default: None.
+        mean: the data's normalisation, kept in the checkpoint, never applied here. Default: None.
+        std: likewise. Default: None.
+        size: of the images in pixels, likewise. Default: None.
+
+    Raises:
+        ValueError: an unknown network, a missing or wrong number of classes, weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        network: str | dict[str, Any] | nn.Module = "timm/resnet50",
+        num_classes: int | None = None,
+        pretrained: bool | str = False,
+        weights: str | None = None,
+        lr: float = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        lr_step: int = 15,
+        lr_gamma: float = 0.1,
+        head_lr_factor: float = 1.0,
+        freeze_epochs: int = 0,
+        label_smoothing: float = 0.0,
+        class_names: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes is None and isinstance(network, nn.Module):
+            num_classes = network.get_parameter(head_name(network) + ".weight").shape[0]
+        if num_classes is None or num_classes < 2:
+            raise ValueError(
+                f"num_classes={num_classes}: give at least 2; on the command line the data module must have num_classes"
+            )
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}; they must agree")
+        if pretrained and (weights is not None or isinstance(network, nn.Module)):
+            raise ValueError(f"pretrained={pretrained!r} together with {'weights' if weights else 'a live network'}; choose one")
+        self.network = network if isinstance(network, nn.Module) else build_network(network, num_classes, pretrained)
+        if weights is not None:
+            load_weights(self.network, weights)
+        self.lr, self.momentum, self.weight_decay, self.lr_step, self.lr_gamma = lr, momentum, weight_decay, lr_step, lr_gamma
+        self.head_lr_factor, self.freeze_epochs, self.label_smoothing = head_lr_factor, freeze_epochs, label_smoothing
+        self.class_names = None if class_names is None else list(class_names)
+        self.mean = None if mean is None else [float(value) for value in mean]
+        self.std = None if std is None else [float(value) for value in std]
+        self.num_classes, self.size = num_classes, size
+        self.train_acc, self.val_acc, self.test_acc = (MulticlassAccuracy(num_classes, average="micro") for _ in range(3))
+        # What rebuilds this module without its starting weights: a checkpoint brings its own.
+        self.save_hyperparameters(
+            {
+                "network": _described(network),
+                "num_classes": num_classes,
+                **{name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "lr_step", "lr_gamma")},
+                **{name: getattr(self, name) for name in ("head_lr_factor", "freeze_epochs", "label_smoothing")},
+                **{name: getattr(self, name) for name in ("class_names", "mean", "std", "size")},
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
+        return self.network(x)
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch."""
+        return self._step(batch, "train", self.train_acc)
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Loss and accuracy of one batch."""
+        self._step(batch, "val", self.val_acc)
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Loss and accuracy of one batch."""
+        self._step(batch, "test", self.test_acc)
+
+    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Softmax probabilities (N, num_classes), float32."""
+        return self(batch if isinstance(batch, Tensor) else batch[0]).float().softmax(dim=1)
+
+    def configure_optimizers(self) -> Any:
+        """SGD in two groups, head and the rest, and StepLR over epochs."""
+        head, rest = self._head_and_rest()
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": head, "lr": self.lr * self.head_lr_factor}]
+        optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, self.lr_step, self.lr_gamma)}
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the frozen layers' BatchNorm in eval while they are frozen, and give it back after."""
+        if self.freeze_epochs and self.current_epoch <= self.freeze_epochs:
+            head = self.network.get_submodule(head_name(self.network))
+            inside_head = set(head.modules())
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in inside_head:
+                    module.train(self.current_epoch >= self.freeze_epochs)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the frozen layers' gradients."""
+        # Not requires_grad: DistributedDataParallel never synchronises a parameter that was frozen when it wrapped the module.
+        if self.current_epoch < self.freeze_epochs:
+            for parameter in self._head_and_rest()[1]:
+                parameter.grad = None
+
+    def _head_and_rest(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        head = list(self.network.get_submodule(head_name(self.network)).parameters())
+        ids = {id(parameter) for parameter in head}
+        return head, [parameter for parameter in self.network.parameters() if id(parameter) not in ids]
+
+    def _step(self, batch: Sequence[Tensor], stage: str, accuracy: MulticlassAccuracy) -> Tensor:
+        images, labels = batch[0], batch[1]
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
+        accuracy(logits.detach(), labels.argmax(dim=1) if labels.ndim == 2 else labels)
+        self.log(f"{stage}/loss", loss, prog_bar=stage != "test", batch_size=len(images), sync_dist=stage != "train")
+        self.log(f"{stage}/acc", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss
+
+
+def _described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, Any] | None:
+    """The network's description without a local weights file, as builtins that a checkpoint can hold; None for a live module."""
+    if isinstance(network, nn.Module):
+        return None
+    if isinstance(network, str):
+        return network
+    arguments = {key: value for key, value in (network.get("init_args") or {}).items() if key != "weights"}
+    return {"class_path": network["class_path"], "init_args": arguments}

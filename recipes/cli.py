@@ -1,0 +1,219 @@
+"""The command line, ``groupcam-aug``; what a command needs is imported when it runs. A new command is a row of `COMMANDS`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["COMMANDS", "Command", "Refused", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: its name, its line in the help, and the function, as ``package.module:function``.
+
+    The function takes the name of the command and its arguments (list of str) and returns the exit status.
+    """
+
+    name: str
+    help: str
+    run: str
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "train on drawn shapes with and without Group-CAM, compare, write panels.png",
+        "groupcam_aug.recipes.demo:run",
+    ),
+    Command("fit", "train or fine-tune a classifier", "groupcam_aug.recipes.lightning_cli:run"),
+    Command("validate", "loss and accuracy on the validation data", "groupcam_aug.recipes.lightning_cli:run"),
+    Command("test", "loss and accuracy on the test data", "groupcam_aug.recipes.lightning_cli:run"),
+    Command("predict", "class probabilities for the test data", "groupcam_aug.recipes.lightning_cli:run"),
+    Command("explain", "draw what in an image speaks for a class", "groupcam_aug.recipes.explain:run"),
+    Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
+    Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
+)
+
+EXAMPLES = """examples:
+  groupcam-aug demo --quick
+  groupcam-aug recipes list
+  groupcam-aug recipes copy resnet50_folder
+  groupcam-aug fit --config resnet50_folder.yaml --data.root my_photographs
+  groupcam-aug explain photo.jpg --ckpt_path last.ckpt
+  groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
+  groupcam-aug export last.ckpt network.safetensors
+
+`groupcam-aug COMMAND --help` tells more of one command."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 good, 1 failed, 2 wrongly called.
+
+    Args:
+        argv: the words after ``groupcam-aug``. Default: those of the process.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    commands = {command.name: command for command in COMMANDS}
+    if words and words[0] in commands:
+        module, _, function = commands[words[0]].run.partition(":")
+        run: Callable[[str, list[str]], int] = getattr(importlib.import_module(module), function)
+        try:
+            return run(words[0], words[1:])
+        except SystemExit as stop:  # argparse and jsonargparse have said what was wrong
+            return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _failed(str(stop.code))
+        except KeyboardInterrupt:
+            return _failed("stopped", 130)
+        except Refused as refusal:
+            return _failed(str(refusal))
+    parser = argparse.ArgumentParser(
+        prog="groupcam-aug",
+        description="Saliency-guided training augmentation.\n\ncommands:\n" + _table([(row.name, row.help) for row in COMMANDS]),
+        epilog=EXAMPLES,
+        usage="groupcam-aug COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    if not words:
+        parser.print_help()
+        return 2
+    if not words[0].startswith("-"):
+        return _failed(f"no command {words[0]!r}{nearest(words[0], commands)}; `groupcam-aug --help` lists the commands", 2)
+    try:
+        options = parser.parse_args(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if options.version:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(version("groupcam-aug"))
+        except PackageNotFoundError:
+            print("unknown: groupcam-aug is not installed but run from its folder")
+    return 0
+
+
+class Refused(Exception):
+    """A command refuses to go on. The message is shown without a traceback and the exit status is 1."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn the errors that wrong input raises (OSError, ValueError, TypeError) into `Refused`; for checks, not for training."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        raise Refused(str(error)) from error
+
+
+def nearest(name: str, known: object) -> str:
+    """A suggestion to append to a message, or nothing if no name is near.
+
+    Args:
+        name: what was given.
+        known: an iterable of names.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)  # type: ignore[call-overload]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def recipe_names() -> list[str]:
+    """Names of the configs in the package, without ``.yaml``, sorted; those in a subfolder as ``folder/name``."""
+    root = _configs()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Path of a config: a file if there is one, else the shipped recipe of that name, with or without ``.yaml``.
+
+    Raises:
+        FileNotFoundError: neither; near names are suggested.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    bare = name.removesuffix(".yaml")
+    if bare in recipe_names():
+        return _configs() / f"{bare}.yaml"
+    raise FileNotFoundError(
+        f"no file and no recipe {name!r}{nearest(bare, recipe_names())} (recipes: {', '.join(recipe_names())})"
+    )
+
+
+def run_recipes(command: str, words: list[str]) -> int:
+    """``recipes list | show NAME | copy NAME [DEST]``."""
+    parser = argparse.ArgumentParser(prog=f"groupcam-aug {command}", description="The configs that come with the package.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="names, one line each")
+    show = actions.add_parser("show", help="print a config")
+    copy = actions.add_parser("copy", help="copy a config here, to be edited")
+    for action in (show, copy):
+        action.add_argument("name", help="as in `groupcam-aug recipes list`")
+    copy.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
+    copy.add_argument("--force", action="store_true", help="overwrite")
+    options = parser.parse_args(words)
+    if options.action == "list":
+        print(_table([(name, _claim(_configs() / f"{name}.yaml")) for name in recipe_names()]))
+        return 0
+    with refusing():
+        source = find_recipe(options.name)
+    if options.action == "show":
+        print(source.read_text(encoding="utf-8"), end="")
+        return 0
+    target = Path(options.destination)
+    target = target / source.name if target.is_dir() or not target.suffix else target
+    if target.exists() and not options.force:
+        return _failed(f"{str(target)!r} exists; give another destination, or --force to overwrite it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    print(f"wrote {target}")
+    return 0
+
+
+def run_export(command: str, words: list[str]) -> int:
+    """``export CKPT OUT``."""
+    parser = argparse.ArgumentParser(
+        prog=f"groupcam-aug {command}", description="Write a checkpoint's network as a plain state dict."
+    )
+    parser.add_argument("checkpoint", help="a .ckpt that `groupcam-aug fit` wrote")
+    parser.add_argument("out", help="file to write: .safetensors, .pt or .pth")
+    options = parser.parse_args(words)
+    from groupcam_aug.recipes.classifier import export_state_dict
+
+    with refusing():
+        print(f"wrote {export_state_dict(options.checkpoint, options.out)}")
+    return 0
+
+
+def _configs() -> Path:
+    from importlib.resources import files
+
+    return Path(str(files("groupcam_aug.recipes").joinpath("configs")))
+
+
+def _claim(path: Path) -> str:
+    """The first comment line of a config: what it is."""
+    with path.open(encoding="utf-8") as lines:
+        return next(lines, "").lstrip("# ").rstrip()
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max((len(name) for name, _ in rows), default=0) + 2
+    return "\n".join(f"  {name:<{width}}{text}" for name, text in rows)
+
+
+def _failed(message: str, status: int = 1) -> int:
+    print(f"groupcam-aug: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    from groupcam_aug.recipes.cli import main  # so that `Refused` is one class, whichever way this module was started
+
+    raise SystemExit(main())

@@ -1,0 +1,206 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with our defaults, and checkpoints that need no config."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
+
+from groupcam_aug.recipes.classifier import read_checkpoint
+from groupcam_aug.recipes.cli import Refused, find_recipe, nearest, refusing
+
+__all__ = ["GroupCAMCLI", "run"]
+
+CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
+IMAGE_DATA = "groupcam_aug.recipes.data.ImageData"
+LINKED = ("num_classes", "class_names", "mean", "std", "size")  # the data knows them, the model keeps them
+
+
+class _Parser(LightningArgumentParser):
+    """Adds the nearest name to a message about an unknown one."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Exit with status 2 after the message."""
+        names = []
+        for action in self._actions:
+            parsers = action.choices.values() if isinstance(action.choices, dict) else ()
+            names += [action.dest, *(option.dest for parser in parsers for option in parser._actions)]
+        super().error(message + suggestion(message, names), *args, **kwargs)
+        raise SystemExit(2)
+
+
+class GroupCAMCLI(LightningCLI):
+    """LightningCLI for any model and data class by ``class_path``; by default `Classifier` on `ImageData`.
+
+    Number and names of the classes, normalisation and image size go from the data to the model if it takes them.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_class=_Parser,
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Defaults and links."""
+        parser.set_defaults({"model": {"class_path": CLASSIFIER}, "data": {"class_path": IMAGE_DATA}})
+        for name in LINKED:
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=_Attribute(name), apply_on="instantiate")
+
+    def instantiate_classes(self) -> None:
+        """Make data, model and Trainer; what they refuse is told without a traceback."""
+        try:
+            super().instantiate_classes()
+        except (OSError, ValueError, TypeError) as error:
+            # jsonargparse wraps what a class raised in a message about types; the cause is what helps.
+            raise Refused(str(error.__cause__ or error)) from error
+        path, here = self._get(self.config, "ckpt_path"), getattr(self.datamodule, "class_names", None)
+        if path and Path(path).is_file():
+            kept = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {}).get("class_names")
+            if kept and here and list(kept) != list(here):
+                raise Refused(
+                    f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
+                )
+
+    def predict(self, **arguments: Any) -> None:
+        """Predict, and write ``predictions.csv`` (file or index, class, probability) to the log folder."""
+        batches: Any = self.trainer.predict(**arguments)
+        if batches and self.trainer.is_global_zero and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
+            print(f"wrote {write_predictions(Path(self.trainer.log_dir or '.'), batches, self.datamodule, self.model)}")
+
+    def _parse_ckpt_path(self) -> None:
+        """Newer Lightning merges a checkpoint's hyper-parameters into the config; here `from_checkpoint` does, or nothing."""
+
+
+def run(command: str, words: list[str]) -> int:
+    """Run one of the four commands.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: the rest of the command line.
+
+    Returns:
+        The exit status, 0. A wrong command line raises SystemExit(2) after its message.
+    """
+    with refusing():
+        words = with_recipes(words)
+        if command != "fit":
+            words = from_checkpoint(words)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours are the process's, with recipes found
+        if command != "fit":  # advice for going on with a training: its callbacks and folders do not matter any more
+            warnings.filterwarnings("ignore", message="The dirpath has changed from")
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+        GroupCAMCLI([command, *words])
+    return 0
+
+
+class _Attribute:
+    """Reads one attribute of the data module, None if it has none (picklable and named, unlike a lambda)."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.__name__ = name, f"data.{name}"
+
+    def __call__(self, data: pl.LightningDataModule) -> Any:
+        return getattr(data, self.name, None)
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"
+
+
+def with_recipes(words: list[str]) -> list[str]:
+    """Replace the value of ``--config`` by the shipped recipe of that name where there is no such file."""
+    words = list(words)
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        if equals:
+            words[i] = f"{flag}={find_recipe(value)}"
+        elif i + 1 < len(words):
+            words[i + 1] = str(find_recipe(words[i + 1]))
+    return words
+
+
+def from_checkpoint(words: list[str]) -> list[str]:
+    """Add the model, and the size and normalisation of the data, from ``--ckpt_path`` where neither model nor config is given."""
+    given = {
+        word.partition("=")[0]: word.partition("=")[2] or following
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+    }
+    path = given.get("--ckpt_path")
+    if not path or path in ("best", "last") or any(flag in ("--config", "-c") or flag.startswith("--model") for flag in given):
+        return words
+    arguments = dict(read_checkpoint(path)["hyper_parameters"])
+    if arguments["network"] is None:
+        raise ValueError(f"{path!r} was trained around a live module, which it cannot describe; give --model or --config")
+    linked = {name: arguments.pop(name) for name in LINKED}
+    model = ["--model", json.dumps({"class_path": CLASSIFIER, "init_args": arguments})]
+    data = []
+    if given.get("--data", IMAGE_DATA).rpartition(".")[2] in ("ImageData", "ShapesDataModule"):
+        for name in ("size", "mean", "std"):
+            if linked[name] is not None and not given.keys() & {f"--data.{name}", f"--data.init_args.{name}"}:
+                data += [f"--data.{name}", json.dumps(linked[name])]
+    return [*words, *data, *model]
+
+
+def suggestion(message: str, names: list[str]) -> str:
+    """What to add to a parser's message about an unknown name: the nearest known one, and what the class takes; else nothing.
+
+    Args:
+        message: of jsonargparse.
+        names: dotted options of the parser. The arguments of classes that the message mentions are known, too.
+    """
+    unknown = re.search(r"[Oo]ption '([^']+)'|[Kk]ey '([^']+)'|unrecognized arguments: -*([^\s=]+)", message)
+    if not unknown:
+        return ""
+    name = next(filter(None, unknown.groups()))
+    known, told = list(names), ""
+    for path in re.findall(r"class_path '([^']+)'", message):
+        module, _, attribute = path.rpartition(".")
+        found = getattr(sys.modules.get(module), attribute, None)
+        if found is not None:
+            known += inspect.signature(found).parameters
+            told = f"; {attribute} takes {', '.join(inspect.signature(found).parameters)}"
+    # Options are dotted, the message may name the last part alone.
+    return (nearest(name, known) or nearest(name, {option.rpartition(".")[2] for option in known})) + told
+
+
+def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model: Any) -> Path:
+    """One line per sample: file (or index), predicted class, its probability.
+
+    Args:
+        folder: where ``predictions.csv`` goes; made if missing.
+        batches: probabilities (N, num_classes) in the order of the data's ``test_set``.
+        data: its ``test_set.samples``, where it has them, give the files.
+        model: its ``class_names``, where it has them, name the classes.
+    """
+    probability, label = torch.cat(list(batches)).max(dim=1)
+    samples = getattr(getattr(data, "test_set", None), "samples", None)
+    names = getattr(model, "class_names", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file" if samples else "index", "class", "probability"])
+        for i, (which, share) in enumerate(zip(label.tolist(), probability.tolist(), strict=True)):
+            writer.writerow([samples[i][0] if samples else i, names[which] if names else which, f"{share:.4f}"])
+    return folder / "predictions.csv"

@@ -1,0 +1,252 @@
+"""Networks a config can name by ``class_path``, and weights read from a local file.
+
+``CIFARResNet`` is the small residual network of He et al. 2016 (arXiv 1512.03385, section 4.2) for images of 32 pixels or so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_weights", "read_state_dict"]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU.
+
+    Args:
+        path: a ``.safetensors`` file, or a ``.pt`` / ``.pth`` / ``.ckpt`` file with a plain state dict or one under the key
+            ``state_dict`` or ``model``. A prefix left on all keys by a wrapper (``module.``, ``network.``, ``model.``) goes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no state dict.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights={str(path)!r}: no such file (looked in {path.absolute().parent}); give the path of a state dict"
+        )
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state: Any = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+                state = state[key]
+                break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"weights={str(path)!r} holds {_describe(state)}, not names and tensors; save model.state_dict()")
+    for prefix in ("module.", "network.", "model."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def load_weights(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -> list[str]:
+    """Load a state dict into ``network`` strictly, except for a head of another number of classes, which stays fresh.
+
+    Args:
+        network: changed in place.
+        weights: a file as in `read_state_dict`, or the state dict itself.
+
+    Returns:
+        The parameters left as they are: the head's, when its shape differs (the names are then printed), else none.
+
+    Raises:
+        ValueError: names are missing or unexpected, or a tensor that is not the last layer's has another shape.
+    """
+    state = dict(weights) if isinstance(weights, Mapping) else read_state_dict(weights)
+    told = "the state dict" if isinstance(weights, Mapping) else f"weights={str(weights)!r}"
+    own = network.state_dict()
+    # Converted files lack BatchNorm's step counters, which nothing here reads.
+    state |= {name: own[name] for name in own.keys() - state.keys() if name.endswith("num_batches_tracked")}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        raise ValueError(
+            f"{told} does not fit {type(network).__name__}: {len(missing)} names missing {_first(missing)}, "
+            f"{len(unexpected)} unexpected {_first(unexpected)}; choose the network these weights were saved from"
+        )
+    head = head_name(network) + "."
+    fresh = [name for name in own if own[name].shape != state[name].shape]
+    wrong = [name for name in fresh if not name.startswith(head)]
+    if wrong:
+        shapes = f"{tuple(state[wrong[0]].shape)} in the file, {tuple(own[wrong[0]].shape)} in the network"
+        raise ValueError(f"{told}: {wrong[0]!r} has shape {shapes}; only the last layer ({head[:-1]}) may differ")
+    if fresh:
+        classes = f"{state[fresh[0]].shape[0]} classes there, {own[fresh[0]].shape[0]} here"
+        print(f"{told}: {classes}, so the head ({', '.join(fresh)}) starts fresh")
+        state |= {name: own[name] for name in own if name.startswith(head)}
+    network.load_state_dict(state)
+    return fresh
+
+
+def head_name(network: nn.Module) -> str:
+    """Name of the layer that gives the logits: the one that owns the last parameter (``fc``, ``linear``, ``classifier.6``)."""
+    return [name for name, _ in network.named_parameters()][-1].rpartition(".")[0]
+
+
+def build_network(spec: str | Mapping[str, Any], num_classes: int, pretrained: bool | str = False) -> nn.Module:
+    """A network for images (N, 3, H, W) with ``num_classes`` logits.
+
+    Args:
+        spec: "timm/<name>", "torchvision/<name>", a bare name (timm's first, then torchvision's), or a mapping
+            ``{"class_path": "package.module.Class", "init_args": {...}}``, which is given ``num_classes`` if it takes it.
+        num_classes: outputs; a pretrained head of another size is replaced by a fresh one.
+        pretrained: True for the library's default weights, or the name of torchvision weights ("IMAGENET1K_V1"). Default: False.
+
+    Raises:
+        ValueError: no such network (near names are suggested), an unknown argument, or ``pretrained`` with a ``class_path``.
+        TypeError: ``class_path`` names no `torch.nn.Module`.
+    """
+    if not isinstance(spec, str):
+        if pretrained:
+            raise ValueError(
+                f"pretrained={pretrained!r} has no meaning for class_path={spec.get('class_path')!r}; use weights=<file>"
+            )
+        return _from_class_path(spec, num_classes)
+    library, _, name = spec.rpartition("/")
+    if library not in ("", "timm", "torchvision"):
+        raise ValueError(f"network={spec!r}: the library must be timm or torchvision, as in timm/resnet50")
+    import timm
+    from torchvision import models
+
+    if library in ("", "timm") and timm.is_model(name):
+        if isinstance(pretrained, str):
+            raise ValueError(
+                f"pretrained={pretrained!r} names torchvision weights; write timm/{name}.<tag>, or torchvision/{name}"
+            )
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    if library in ("", "torchvision") and name in models.list_models():
+        network = models.get_model(name, num_classes=num_classes)
+        if pretrained:
+            choices = models.get_model_weights(name)
+            entry = "DEFAULT" if pretrained is True else pretrained
+            if entry not in choices.__members__:
+                raise ValueError(f"pretrained={pretrained!r} is none of {', '.join(choices.__members__)} for torchvision/{name}")
+            load_weights(network, choices[entry].get_state_dict(progress=True))
+        return network
+    known = (timm.list_models() if library != "torchvision" else []) + (models.list_models() if library != "timm" else [])
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    raise ValueError(
+        f"network={spec!r} is unknown to {library or 'timm and torchvision'}; near names: {', '.join(near) or 'none'}"
+    )
+
+
+class CIFARResNet(nn.Module):
+    """Residual network for small images: 3x3 stem, three stages of basic blocks, parameter-free (option A) shortcuts.
+
+    Takes images (N, 3, H, W), any size from 8 pixels (published for 32), gives logits (N, num_classes). A 32-pixel image leaves
+    the last stage, ``layer3``, as (N, 4 width, 8, 8). Parameter names are those of the common PyTorch port (conv1, bn1,
+    layer1.0.conv1, ..., linear), so its published weights load as they are.
+
+    Args:
+        depth: number of weighted layers, 6 n + 2 for n blocks a stage: 8, 14, 20, 32, 44, 56, 110. Default: 20.
+        num_classes: outputs of the last layer. Default: 10.
+        width: channels of the first stage; the others have 2 and 4 times as many. Default: 16, as published.
+        weights: a local ``.safetensors`` / ``.pt`` / ``.pth`` state dict to start from; when its number of classes differs
+            the head stays fresh, and this is said. Default: None, He initialisation.
+
+    Raises:
+        ValueError: ``depth`` is not 6 n + 2, or a number is not positive.
+    """
+
+    def __init__(self, depth: int = 20, num_classes: int = 10, width: int = 16, weights: str | None = None) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth={depth} is not 6 n + 2; the nearest possible is {max(8, round((depth - 2) / 6) * 6 + 2)}")
+        if num_classes < 1 or width < 1:
+            raise ValueError(f"num_classes={num_classes} and width={width} must be at least 1")
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.linear = nn.Linear(4 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
+        if weights is not None:
+            load_weights(self, weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, H, W)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; where the shape changes: every second pixel, new channels zero (option A)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.new_channels = stride, channels - channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels_in, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.new_channels:
+            half = self.new_channels // 2  # as published weights expect: zeros on both sides
+            x = F.pad(x, (0, 0, 0, 0, half, self.new_channels - half))
+        return F.relu(out + x)
+
+
+def _from_class_path(spec: Mapping[str, Any], num_classes: int) -> nn.Module:
+    unknown = set(spec) - {"class_path", "init_args"}
+    if unknown or not isinstance(spec.get("class_path"), str):
+        raise ValueError(f"network={dict(spec)!r}: expected the keys class_path and init_args, nothing else")
+    path, arguments = spec["class_path"], dict(spec.get("init_args") or {})
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"network.class_path={path!r} cannot be imported ({error}); give package.module.Class") from error
+    # A checkpoint may hold this mapping: nothing but a network is ever called.
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise TypeError(f"network.class_path={path!r} is {_describe(found)}, not a torch.nn.Module class")
+    parameters = inspect.signature(found).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in arguments:
+        if key not in parameters and not open_ended:
+            near = difflib.get_close_matches(key, parameters, n=1, cutoff=0.0)
+            raise ValueError(
+                f"network.init_args: {path} takes no {key!r}{f'; did you mean {near[0]!r}?' if near else ''} "
+                f"(it takes {', '.join(parameters) or 'nothing'})"
+            )
+    if "num_classes" in parameters:
+        arguments.setdefault("num_classes", num_classes)
+    return found(**arguments)
+
+
+def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(channels_in, channels, stride)
+    return nn.Sequential(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
+
+
+def _first(names: list[str]) -> str:
+    return f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "(none)"
+
+
+def _describe(found: object) -> str:
+    if isinstance(found, Mapping):
+        return f"a mapping with the keys {list(found)[:5]}"
+    return f"a {type(found).__name__}"

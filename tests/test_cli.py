@@ -1,0 +1,217 @@
+import csv
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from groupcam_aug.recipes.cli import COMMANDS, find_recipe, main, recipe_names
+
+NETWORK = '{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}'
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with images/train and images/val, two classes of three images."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        for c, name in enumerate(("ant", "bee")):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (40, 33), (200 * c, 20 * i, 0)).save(tmp_path / "images" / part / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(folder):
+    words = ["--data.root", "images", "--data.size", "32", "--data.num_workers", "0", "--data.mean", "[0.1, 0.2, 0.3]"]
+    limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
+    return next((folder / "run").rglob("*.ckpt"))
+
+
+def test_help_lists_every_command_with_one_line(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"  {command.name} " in text and command.help in text
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_no_command_shows_the_help(capsys):
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys):
+    assert main(["vaildate"]) == 2
+    assert "did you mean 'validate'?" in capsys.readouterr().err
+
+
+def test_every_command_resolves_and_has_help(capsys):
+    for command in COMMANDS:
+        assert main([command.name, "--help"]) == 0
+        assert command.name in capsys.readouterr().out
+
+
+def test_listing_recipes_needs_no_lightning():
+    code = "import sys; from groupcam_aug.recipes.cli import main; main(['recipes', 'list']); "
+    code += "sys.exit('pytorch_lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resnet50_imagenet" in done.stdout
+
+
+def test_recipes_are_shown_and_copied_but_not_overwritten(folder, capsys):
+    assert main(["recipes", "show", "shapes_demo"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("#")
+    assert main(["recipes", "copy", "shapes_demo"]) == 0
+    assert (folder / "shapes_demo.yaml").read_text() == text
+    (folder / "shapes_demo.yaml").write_text("mine")
+    assert main(["recipes", "copy", "shapes_demo"]) == 1
+    assert "--force" in capsys.readouterr().err and (folder / "shapes_demo.yaml").read_text() == "mine"
+    assert main(["recipes", "copy", "shapes_demo", "--force"]) == 0
+    assert main(["recipes", "copy", "shapes_demo", "deep/own.yaml"]) == 0
+    assert (folder / "deep" / "own.yaml").read_text() == (folder / "shapes_demo.yaml").read_text() == text
+
+
+def test_an_unknown_recipe_suggests_the_nearest(capsys):
+    assert main(["recipes", "show", "resnet50_foldr"]) == 1
+    assert "did you mean 'resnet50_folder'?" in capsys.readouterr().err
+
+
+def test_a_config_in_the_working_directory_wins_over_a_recipe(folder):
+    assert find_recipe("shapes_demo.yaml") == find_recipe("shapes_demo")
+    (folder / "shapes_demo.yaml").write_text("trainer: {}")
+    assert find_recipe("shapes_demo.yaml").resolve() == folder / "shapes_demo.yaml"
+    assert "shapes_demo" in recipe_names()
+
+
+@pytest.mark.parametrize("name", ["shapes_demo", "shapes_demo.yaml"])
+def test_fit_finds_a_shipped_recipe_by_name(folder, capsys, name):
+    assert main(["fit", "--config", name, "--print_config"]) == 0
+    assert "CIFARResNet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data.rot", "images"], "did you mean 'root'?"),
+        (["--model.netwrk", "resnet18"], "did you mean 'network'?"),
+        (["--trainer.max_epox", "3"], "did you mean 'trainer.max_epochs'?"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(folder, capsys, words, told):
+    assert main(["fit", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("trainer: {max_epoks: 3}", "did you mean 'trainer.max_epochs'?"),
+        ("model: {class_path: groupcam_aug.recipes.classifier.Classifier, init_args: {weight_decy: 1}}", "'weight_decay'"),
+        (
+            "trainer: {callbacks: [{class_path: groupcam_aug.callbacks.GroupCAMAugmentation, init_args: {prest: fast}}]}",
+            "'preset'",
+        ),
+        ("modle: {lr: 1}", "did you mean 'model'?"),
+    ],
+)
+def test_an_unknown_config_key_suggests_the_nearest(folder, capsys, text, told):
+    (folder / "own.yaml").write_text(text)
+    assert main(["fit", "--config", "own.yaml"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_refusal_is_one_line_without_a_traceback(folder, capsys):
+    assert main(["fit", "--data.root", "nowhere", "--model.network", NETWORK]) == 1
+    told = capsys.readouterr().err
+    assert "'nowhere' is no folder" in told and "images" in told and "Traceback" not in told
+    assert main(["fit", "--data.root", "images", "--data.size", "32", "--model.network", "resnet5O"]) == 1
+    assert "resnet50" in capsys.readouterr().err
+
+
+def test_the_data_tell_the_model_its_classes(checkpoint):
+    kept = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
+    assert kept["class_names"] == ["ant", "bee"] and kept["num_classes"] == 2 and kept["size"] == 32
+    assert kept["mean"] == [0.1, 0.2, 0.3] and kept["network"]["init_args"] == {"depth": 8, "width": 4}
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
+    shutil.rmtree(folder / "images" / "train" / "ant")  # the training data may be gone: class folders are all that is needed
+    shutil.copytree(folder / "images" / "val" / "ant", folder / "images" / "train" / "ant")
+    words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.logger", "false"]
+    assert main([command, *words, *QUIET, "--trainer.default_root_dir", str(folder)]) == 0
+    told = capsys.readouterr().out
+    if command == "predict":
+        lines = list(csv.reader((folder / "predictions.csv").open()))
+        assert lines[0] == ["file", "class", "probability"] and len(lines) == 7
+        assert {line[1] for line in lines[1:]} <= {"ant", "bee"} and "predictions.csv" in told
+    else:
+        assert ("val/acc" if command == "validate" else "test/acc") in told
+
+
+def test_a_checkpoint_brings_its_size_and_normalisation(checkpoint):
+    from groupcam_aug.recipes.lightning_cli import from_checkpoint
+
+    words = from_checkpoint(["--ckpt_path", str(checkpoint), "--data.std", "[1, 1, 1]"])
+    assert words[words.index("--data.size") + 1] == "32" and words[words.index("--data.mean") + 1] == "[0.1, 0.2, 0.3]"
+    assert words.count("--data.std") == 1
+    assert from_checkpoint(["--ckpt_path", str(checkpoint), "--config", "x.yaml"]) == [
+        "--ckpt_path",
+        str(checkpoint),
+        "--config",
+        "x.yaml",
+    ]
+
+
+def test_a_wrong_checkpoint_is_refused(folder, capsys):
+    assert main(["test", "--ckpt_path", "nowhere.ckpt", "--data.root", "images"]) == 1
+    assert "nowhere.ckpt" in capsys.readouterr().err
+
+
+def test_data_of_other_classes_are_refused(checkpoint, folder, capsys):
+    for part in ("train", "val"):
+        (folder / "images" / part / "bee").rename(folder / "images" / part / "wasp")
+    assert main(["test", "--ckpt_path", str(checkpoint), "--data.root", "images", *QUIET]) == 1
+    assert "trained on the classes ant, bee (2); the data have ant, wasp (2)" in capsys.readouterr().err
+
+
+def test_any_model_and_data_run_by_class_path(folder):
+    boring = "pytorch_lightning.demos.boring_classes.Boring"
+    words = ["--model", f"{boring}Model", "--data", f"{boring}DataModule", "--trainer.fast_dev_run", "true"]
+    assert main(["fit", *words, *QUIET]) == 0
+
+
+def test_a_model_that_takes_some_links_gets_those(folder, monkeypatch):
+    (folder / "own_model.py").write_text(
+        "from pytorch_lightning.demos.boring_classes import BoringModel\n"
+        "class Own(BoringModel):\n"
+        "    def __init__(self, num_classes: int, lr: float = 1.0):\n"
+        "        super().__init__()\n"
+        "        assert num_classes == 2\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer.weight.sum()\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        pass\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    words = ["--model", "own_model.Own", "--data.root", "images", "--data.size", "32", "--data.num_workers", "0"]
+    assert main(["fit", *words, "--trainer.fast_dev_run", "true", *QUIET]) == 0
+
+
+def test_export_writes_a_state_dict(checkpoint, folder, capsys):
+    assert main(["export", str(checkpoint), "out.safetensors"]) == 0
+    assert (folder / "out.safetensors").is_file()
+    assert main(["export", str(checkpoint), "out.onnx"]) == 1
+    assert ".safetensors" in capsys.readouterr().err
