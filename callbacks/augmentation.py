@@ -11,11 +11,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from groupcam_aug.augment import Augmented, SaliencyBlur
+from groupcam_aug.borrow import as_found
 from groupcam_aug.callbacks.batch import BatchKey, Dispatcher, describe, get_item, replace_item
 from groupcam_aug.callbacks.host import Callback, announce, misconfigured, warn
+from groupcam_aug.callbacks.source import Source
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["PRESETS", "GroupCAMAugmentation"]
@@ -54,6 +57,10 @@ class GroupCAMAugmentation(Callback):
         threshold: "mean", a number in [0, 1], or a quantile such as "q0.6".
         fill: "blur", "mean", "noise", "other", or a callable `images -> images`.
         mask_from: "saliency", or the controls "other", "whole", "inverse", or a callable; see `SaliencyBlur`.
+        source: the network that the maps come from. "self": the one being trained (the paper). "ema": its moving average
+            (decay 0.999 per optimiser step, kept in the checkpoint); steadier maps early on and at high learning rates. A
+            network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
+            network in training cannot be trusted to know the object (a shortcut in the data, training from scratch).
         start_epoch: first epoch that is augmented.
         stop_epoch: first epoch that is no longer augmented. None: never stops.
         every_n_steps: augment every n-th training batch only.
@@ -78,11 +85,13 @@ class GroupCAMAugmentation(Callback):
     _trainer: Any
     _dispatcher: Dispatcher | None
     _cam: GroupCAM | None
+    _source: Source | None
     _done: Augmented | None
     _clock: _Clock
     _met: bool  # whether a batch has come through the dispatcher since the last step began
     _told: bool
     _warned: bool
+    _step: int  # optimiser steps that the average has followed
 
     def __init__(
         self,
@@ -98,6 +107,7 @@ class GroupCAMAugmentation(Callback):
         threshold: float | str = "mean",
         fill: Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor] = "blur",
         mask_from: Literal["saliency", "other", "whole", "inverse"] | Callable[[Tensor, Any], Tensor] = "saliency",
+        source: str | nn.Module = "self",
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         every_n_steps: int = 1,
@@ -121,7 +131,7 @@ class GroupCAMAugmentation(Callback):
         self.mask_at = PRESETS[preset]["mask_at"] if mask_at is None else mask_at
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.output, self.preprocess = image_key, target_key, output, preprocess
-        self.chunk, self.seed = chunk, seed
+        self.source, self.chunk, self.seed = source, chunk, seed
         self.augment = SaliencyBlur(
             self._map,
             p=PRESETS[preset]["p"] if p is None else p,
@@ -175,6 +185,8 @@ class GroupCAMAugmentation(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make sure that the batch went through our hands, then log what was done to it."""
+        if self._source is None and self.source != "self":
+            self._source = self._make_source(trainer)  # before the first step, so that an average starts at the start
         met, self._met = self._met, False
         if self._dispatcher is not None and batch is not None and batch is not self._dispatcher.last:
             if not met:
@@ -196,9 +208,21 @@ class GroupCAMAugmentation(Callback):
             pl_module.log("groupcam/seconds", seconds, batch_size=count)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Hold on to no batch."""
+        """Hold on to no batch; let an average follow the optimiser's steps."""
         if self._dispatcher is not None:
             self._dispatcher.last = None
+        if self._source is not None and trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._source.update()
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the average."""
+        if self._source is not None and self._source.average is not None:
+            checkpoint[_AVERAGE] = self._source.average.state_dict()
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take the average up again."""
+        self._average = checkpoint.get(_AVERAGE)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Step out of the line, and forget the network."""
@@ -221,17 +245,28 @@ class GroupCAMAugmentation(Callback):
         index = self.augment.draw(len(images), generator)
         if not len(index):
             return batch
+        if self._cam is None and any(is_lazy(p) for p in self._find_network(trainer, trainer.lightning_module).parameters()):
+            warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
+            return batch
         with (
             trainer.profiler.profile(f"[Callback]{self.state_key}.augment"),
             self._clock.measure(images.device),
-            self._borrowed(trainer),
+            self._borrowed(trainer, images),
         ):
-            done = self.augment.apply(images, targets, index, generator)
+            done = self._apply(images, targets, index, generator)
         self._done = done
         if not self._told:
             self._told = True
             announce(trainer, self._plan())
         return replace_item(batch, self.image_key, done.images)
+
+    def _apply(self, images: Tensor, targets: Any, index: Tensor, generator: torch.Generator) -> Augmented:
+        try:
+            return self.augment.apply(images, targets, index, generator)
+        except (ValueError, TypeError) as error:
+            if self._told:
+                raise
+            raise misconfigured(self._trainer, str(error)) from error  # before the first step: a matter of set-up
 
     def _due(self, epoch: int, number: int) -> bool:
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
@@ -261,24 +296,17 @@ class GroupCAMAugmentation(Callback):
         return self._cam(images, targets)
 
     @contextmanager
-    def _borrowed(self, trainer: Any) -> Iterator[None]:
+    def _borrowed(self, trainer: Any, images: Tensor) -> Iterator[None]:
         """The network ready to be mapped: built once, logging muted, in the Trainer's precision."""
         module = trainer.lightning_module
         first = self._cam is None
         if self._cam is None:
-            network = self._find_network(trainer, module)
-            self._cam = GroupCAM.for_training(
-                network,
-                self.layer,
-                groups=self.groups,
-                weights=self.weights,
-                mask_at=self.mask_at,
-                output=self.output,
-                preprocess=self.preprocess,
-                chunk=self.chunk,
-            )
+            self._cam = self._make_cam(trainer)
+        assert self._source is not None  # for the type checker
+        self._source.follow(images)
         metrics = [m for m in self._cam.network.modules() if isinstance(m, Metric)] if first else []
         counts = [metric._update_count for metric in metrics]
+        teacher = first and self._source.mapped is not self._source.training
         muted = [m for m in (module, self._cam.network) if hasattr(m, "log_dict")]
         for owner in muted:
             owner.__dict__.update(log=_mute, log_dict=_mute)
@@ -286,6 +314,8 @@ class GroupCAMAugmentation(Callback):
         try:
             # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
             with torch.no_grad(), trainer.precision_plugin.forward_context():
+                if teacher:
+                    self._check_teacher(trainer, images[:1])
                 yield
         finally:
             self.in_extra_forward = False
@@ -298,6 +328,44 @@ class GroupCAMAugmentation(Callback):
                 f"forward() of {type(module).__name__} updates torchmetrics, which the saliency passes would disturb. Name the "
                 f"inner network that maps images to logits: GroupCAMAugmentation(network=...), one of {_children(module)}",
             )
+
+    def _check_teacher(self, trainer: Any, image: Tensor) -> None:
+        assert self._cam is not None and self._source is not None  # for the type checker
+        student = GroupCAM.for_training(self._source.training, output=self.output, preprocess=self.preprocess)
+        with as_found(student.network, image.device), as_found(self._cam.network, image.device):
+            own, its = (cam.logits(image).shape[-1] for cam in (student, self._cam))
+        if own != its:
+            raise misconfigured(
+                trainer, f"the source network has {its} classes, the one in training {own}: give one with the same"
+            )
+
+    def _make_cam(self, trainer: Any) -> GroupCAM:
+        if self._source is None:
+            self._source = self._make_source(trainer)
+        try:
+            return GroupCAM.for_training(
+                self._source.mapped,
+                self.layer,
+                groups=self.groups,
+                weights=self.weights,
+                mask_at=self.mask_at,
+                output=self.output,
+                preprocess=self.preprocess,
+                chunk=self.chunk,
+            )
+        except (ValueError, TypeError) as error:
+            raise misconfigured(trainer, str(error)) from error
+
+    def _make_source(self, trainer: Any) -> Source:
+        network = self._find_network(trainer, trainer.lightning_module)
+        try:
+            source = Source(self.source, network)
+        except (ValueError, TypeError, OSError) as error:
+            raise misconfigured(trainer, str(error)) from error
+        if source.average is not None and self._average is not None:
+            source.average.load_state_dict(self._average)
+        self._average, self._step = None, trainer.global_step
+        return source
 
     def _find_network(self, trainer: Any, module: Any) -> nn.Module:
         if self.network is None:
@@ -330,14 +398,15 @@ class GroupCAMAugmentation(Callback):
         )
 
     def _reset(self) -> None:
-        self._trainer = self._dispatcher = self._cam = self._done = None
+        self._trainer = self._dispatcher = self._cam = self._source = self._done = self._average = None
+        self._step = 0
         self._met = self._told = self._warned = False
         self._clock = _Clock()
 
     def _release(self) -> None:
         if self._dispatcher is not None:
             Dispatcher.detach(self._trainer.strategy, self._on_batch)
-        self._dispatcher = self._cam = self._done = self._trainer = None
+        self._dispatcher = self._cam = self._source = self._done = self._trainer = None
 
 
 class _Clock:
@@ -370,6 +439,7 @@ class _Clock:
         return self.seconds
 
 
+_AVERAGE = "groupcam_aug.average"
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), "

@@ -346,7 +346,7 @@ def test_refuses_batches_without_an_image(collate, options, message):
 
 
 def test_refuses_labels_outside_the_classes():
-    with pytest.raises(ValueError, match="target 9 is outside the 5 classes"):
+    with pytest.raises(MisconfigurationException, match="target 9 is outside the 5 classes"):
         fit(Lit(), [make()], train=loader(collate_fn=lambda items: [default_collate(items)[0], torch.full((len(items),), 9)]))
 
 
