@@ -68,12 +68,17 @@ def batch(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.stack([NORMALISE(picture).as_subclass(Tensor) for picture in pictures])
 
 
+def shown(cell: Any) -> str:
+    """A figure as it stands in a table."""
+    return "-" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
 def report(name: str, told: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print conditions and table, and keep both as JSON."""
     print("\n" + ", ".join(f"{key} {value}" for key, value in told.items()) + "\n")
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for row in rows:
-        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+        print("| " + " | ".join(shown(cell) for cell in row) + " |")
     RESULTS.mkdir(exist_ok=True)
     content = {"conditions": told, "rows": [dict(zip(header, row, strict=True)) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

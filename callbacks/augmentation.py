@@ -43,7 +43,7 @@ class GroupCAMAugmentation(Callback):
     so that nothing waits for the device).
 
     Args:
-        preset: "paper" = every image, masks on the input (METHOD.md sections 3 and 4 to the letter); "balanced" = half of the
+        preset: "paper" = every image, masks on the input (docs/method.md to the letter); "balanced" = half of the
             images, masks inside the last stage; "fast" = half of the images, masks at the target layer.
         network: dotted name of the network on the LightningModule ("net", "model.backbone"). None: the LightningModule itself,
             whose `forward` must then map images to logits.
@@ -283,7 +283,7 @@ class GroupCAMAugmentation(Callback):
                 f"{error.args[0]}. Say where images and labels are: GroupCAMAugmentation(image_key=..., target_key=...), with "
                 "target_key=None to explain the network's own first choice",
             ) from None
-        if not isinstance(images, Tensor) or images.ndim != 4 or not (images.is_floating_point() or self.preprocess):
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             raise misconfigured(
                 self._trainer,
                 f"image_key={self.image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
@@ -301,27 +301,27 @@ class GroupCAMAugmentation(Callback):
         module = trainer.lightning_module
         first = self._cam is None
         if self._cam is None:
-            self._cam = self._make_cam(trainer)
-        assert self._source is not None  # for the type checker
-        self._source.follow(images)
+            self._cam = self._make_cam(trainer, images)
         metrics = [m for m in self._cam.network.modules() if isinstance(m, Metric)] if first else []
         counts = [metric._update_count for metric in metrics]
-        teacher = first and self._source.mapped is not self._source.training
-        muted = [m for m in (module, self._cam.network) if hasattr(m, "log_dict")]
-        for owner in muted:
-            owner.__dict__.update(log=_mute, log_dict=_mute)
+        owners = [m for m in {id(m): m for m in (module, self._cam.network)}.values() if hasattr(m, "log_dict")]
+        logs: list[dict[str, Any]] = [
+            {name: vars(owner)[name] for name in ("log", "log_dict") if name in vars(owner)} for owner in owners
+        ]
+        for owner in owners:
+            vars(owner).update(log=_mute, log_dict=_mute)
         self.in_extra_forward = True
         try:
             # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                if teacher:
+                if first:
                     self._check_teacher(trainer, images[:1])
                 yield
         finally:
             self.in_extra_forward = False
-            for owner in muted:
-                owner.__dict__.pop("log", None)
-                owner.__dict__.pop("log_dict", None)
+            for owner, own in zip(owners, logs, strict=True):
+                del vars(owner)["log"], vars(owner)["log_dict"]
+                vars(owner).update(own)
         if counts != [metric._update_count for metric in metrics]:
             raise misconfigured(
                 trainer,
@@ -331,6 +331,8 @@ class GroupCAMAugmentation(Callback):
 
     def _check_teacher(self, trainer: Any, image: Tensor) -> None:
         assert self._cam is not None and self._source is not None  # for the type checker
+        if self._source.mapped is self._source.training:
+            return
         student = GroupCAM.for_training(self._source.training, output=self.output, preprocess=self.preprocess)
         with as_found(student.network, image.device), as_found(self._cam.network, image.device):
             own, its = (cam.logits(image).shape[-1] for cam in (student, self._cam))
@@ -339,9 +341,10 @@ class GroupCAMAugmentation(Callback):
                 trainer, f"the source network has {its} classes, the one in training {own}: give one with the same"
             )
 
-    def _make_cam(self, trainer: Any) -> GroupCAM:
+    def _make_cam(self, trainer: Any, images: Tensor) -> GroupCAM:
         if self._source is None:
             self._source = self._make_source(trainer)
+        self._source.follow(images)
         try:
             return GroupCAM.for_training(
                 self._source.mapped,

@@ -20,7 +20,7 @@ def blur(images: Tensor, kernel_size: int | None = None, sigma: float | None = N
 
     Args:
         images: (N, C, H, W), floating point, any range.
-        kernel_size: odd, in pixels. Default: 51 at a shorter side of 224, in proportion elsewhere (METHOD: `blur_size`).
+        kernel_size: odd, in pixels. Default: 51 at a shorter side of 224, in proportion elsewhere (see `blur_size`).
         sigma: in pixels. Default: 50 at 224, in proportion elsewhere.
 
     Returns:

@@ -90,10 +90,7 @@ class Capture:
             RuntimeError: the layer did not run, ran several times, or returned something else.
         """
         if self.calls == 0:
-            raise RuntimeError(
-                f"layer {self.name!r} never fired during the forward pass: it is unused in eval mode, or its parent calls "
-                "something else in its place. Choose a layer that the forward pass goes through"
-            )
+            raise RuntimeError(f"layer {self.name!r} never fired during the forward pass: nothing calls it in eval mode")
         if self.calls > 1:
             raise RuntimeError(
                 f"layer {self.name!r} fired {self.calls} times in one forward pass (a shared module): its map would be "

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Grid", "find_layer", "find_stage", "get_layer", "read_grid"]
+__all__ = ["Grid", "find_layer", "find_stage", "get_layer", "read_grid", "spatial_layers"]
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Te
         ValueError: no layer qualifies.
     """
     size = (images.shape[-2], images.shape[-1])
-    # A ramp, not the user's image: the choice must not depend on a black or damaged one.
-    probe = torch.linspace(-2, 2, images[:1].numel(), dtype=images.dtype, device=images.device).view(1, *images.shape[1:])
+    probe = _probe(images)
     with _trace(model, size) as events:
         logits = forward(probe)
     picked = _candidates(events, logits)
@@ -128,6 +127,13 @@ def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Te
             "Name one with layer=, or use larger images"
         )
     return picked[-1].name
+
+
+def spatial_layers(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> list[str]:
+    """Names of all layers that `find_layer` would consider, in the order in which they finish; for error messages."""
+    with _trace(model, (images.shape[-2], images.shape[-1])) as events:
+        logits = forward(_probe(images))
+    return [event.name for event in _candidates(events, logits)]
 
 
 def find_stage(model: nn.Module, layer: str) -> str:
@@ -193,6 +199,11 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> Iterator[list[_Event]]:
 
 
 _NOT_A_LAYER = ("Pool", "Dropout", "DropPath", "DropBlock", "StochasticDepth")
+
+
+def _probe(images: Tensor) -> Tensor:
+    """A ramp in the shape of one image: what is found must not depend on a black or damaged one."""
+    return torch.linspace(-2, 2, images[:1].numel(), dtype=images.dtype, device=images.device).view(1, *images.shape[1:])
 
 
 def _candidates(events: list[_Event], logits: Tensor) -> list[_Event]:

@@ -15,16 +15,15 @@ from torch.nn import functional as F
 
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, capture, unwrap
-from groupcam_aug.layers import find_layer, find_stage, get_layer, read_grid
+from groupcam_aug.layers import find_layer, find_stage, get_layer, read_grid, spatial_layers
 from groupcam_aug.tail import Tail
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
 
 __all__ = ["GradCAM", "GroupCAM", "check_images", "grad_cam", "group_cam", "minmax", "percentile"]
 
 Output = str | int | Callable[[Any], Tensor] | None
-_Scorer = Callable[
-    [Tensor, Tensor], Tensor
-]  # masks (n, c, u, v) and the same (n, c, H, W) -> logits (c n, classes), group by group
+# Masks (n, c, u, v), and the same upsampled and scaled (n, c, H, W) -> logits (c n, classes), group by group.
+_Scorer = Callable[[Tensor, Tensor], Tensor]
 _CHUNK = 64  # images per forward pass: enough to fill a GPU, far below what training the same network needs
 
 
@@ -65,6 +64,7 @@ class _CAM:
         return select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
 
     def parts(self, images: Tensor) -> Iterator[slice]:
+        """The batch in parts of at most `chunk` images."""
         chunk = self.chunk or _CHUNK
         return (slice(start, start + chunk) for start in range(0, len(images), chunk))
 
@@ -82,9 +82,17 @@ class _CAM:
                 for name in dict.fromkeys(layers)
             }
             logits = self.logits(images)
+        silent = [name for name, layer in seen.items() if not layer.calls]
+        if silent:
+            fired = spatial_layers(self.network, self.logits, images)
+            raise RuntimeError(
+                f"layer {silent[0]!r} never fired during the forward pass: nothing calls it in eval mode. "
+                f"Layers that did, the last ones: {fired[-6:]}"
+            )
         return {name: layer.one() for name, layer in seen.items()}, logits
 
     def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
+        """The targets of one part, checked against its logits."""
         own = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
         return read_target(own, logits.detach().to(dtype), activation, check=self.recheck)
 
@@ -369,7 +377,7 @@ def check_images(images: Tensor, targets: Targets = None) -> Tensor:
     if not images.is_floating_point():
         raise TypeError(
             f"images must be floating point as the network takes them, got {images.dtype}. Scale and normalise them first "
-            "(torchvision.transforms.v2.ToDtype(torch.float32, scale=True), then Normalize), or in the callback give preprocess="
+            "(torchvision.transforms.v2.ToDtype(torch.float32, scale=True), then Normalize)"
         )
     if images.ndim != 4:
         raise ValueError(f"images must be a batch (N, C, H, W), got the shape {tuple(images.shape)}")

@@ -233,5 +233,6 @@ def _described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, 
         return None
     if isinstance(network, str):
         return network
-    arguments = {key: value for key, value in (network.get("init_args") or {}).items() if key != "weights"}
+    beside = {key: value for key, value in network.items() if key not in ("class_path", "init_args")}
+    arguments = {key: value for key, value in {**(network.get("init_args") or {}), **beside}.items() if key != "weights"}
     return {"class_path": network["class_path"], "init_args": arguments}

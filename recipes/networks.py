@@ -211,10 +211,11 @@ class BasicBlock(nn.Module):
 
 
 def _from_class_path(spec: Mapping[str, Any], num_classes: int) -> nn.Module:
-    unknown = set(spec) - {"class_path", "init_args"}
-    if unknown or not isinstance(spec.get("class_path"), str):
-        raise ValueError(f"network={dict(spec)!r}: expected the keys class_path and init_args, nothing else")
-    path, arguments = spec["class_path"], dict(spec.get("init_args") or {})
+    if not isinstance(spec.get("class_path"), str):
+        raise ValueError(f"network={dict(spec)!r}: expected class_path: package.module.Class, and init_args: its arguments")
+    # Arguments beside class_path are meant as init_args: so a command line that sets them one by one arrives here.
+    beside = {key: value for key, value in spec.items() if key not in ("class_path", "init_args")}
+    path, arguments = spec["class_path"], {**(spec.get("init_args") or {}), **beside}
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

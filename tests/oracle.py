@@ -1,6 +1,6 @@
 """The method written out literally, one image at a time, loops and all: slow, and the judge of the real thing.
 
-Only METHOD's formulas; nothing from the package is imported.
+Only the formulas of docs/method.md; nothing from the package is imported.
 """
 
 import math

@@ -110,7 +110,7 @@ def test_hand_computed_map():
 
 
 def test_one_group_without_denoising_is_grad_cam(net, images):
-    """P1: METHOD section 2, first identity."""
+    """P1: docs/method.md section 2, first identity."""
     net.eval()
     group, grad = GroupCAM(net, "relu2", groups=1, denoise=None)(images, 2), GradCAM(net, "relu2")(images, 2)
     assert grad.amax() == 1
@@ -264,7 +264,7 @@ def test_bad_images(net, batch, error, message):
 
 def test_layer_that_never_fires(net, images):
     net.spare = nn.Conv2d(3, 3, 1).double()
-    with pytest.raises(RuntimeError, match="never fired"):
+    with pytest.raises(RuntimeError, match="'spare' never fired.*'conv2', 'relu2'"):
         GroupCAM(net, "spare", groups=2)(images, 1)
 
 

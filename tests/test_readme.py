@@ -1,0 +1,114 @@
+"""The README runs: every Python block in order, every groupcam-aug line in its short form; its links and figures exist."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from groupcam_aug.recipes.cli import main
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_python_blocks_run():
+    assert len(PYTHON) >= 4
+    names = {}
+    for block in PYTHON:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["loss"].isfinite() and names["maps"].shape == (4, 64, 64)
+    import pytorch_lightning as pl
+    from lit import SILENT, Fixed
+
+    module = names["Mine"]()
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), 0.01)
+    pl.Trainer(**SILENT, max_steps=1, callbacks=[names["callback"]]).fit(
+        module, Fixed([[torch.randn(2, 3, 64, 64), torch.tensor([1, 2])]])
+    )
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        for c, name in enumerate(("ant", "bee")):
+            (tmp_path / "photographs" / part / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (80, 70), (200 * c, 60 * i, 99)).save(tmp_path / "photographs" / part / name / f"{i}.png")
+    small = [
+        "--data.size=64",
+        "--data.batch_size=2",
+        "--data.num_workers=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=1",
+    ]
+    small += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"]
+    words = [
+        "fit",
+        "--data.root=photographs",
+        "--model.network=torchvision/resnet18",
+        *small,
+        "--trainer.enable_checkpointing=true",
+    ]
+    assert main([*words, "--trainer.default_root_dir=run"]) == 0
+    (checkpoint,) = (tmp_path / "run").rglob("*.ckpt")
+    checkpoint.rename(tmp_path / "last.ckpt")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_command_lines_run(workplace, monkeypatch):
+    from groupcam_aug.recipes import demo
+
+    monkeypatch.setattr(demo, "QUICK", demo.Budget(train=64, test=24, epochs=1, steps=2, maps=6, batch=16, width=4, seeds=1))
+    commands = [shlex.split(line, comments=True) for line in LINES]
+    ours = [words[1:] for words in commands if words and words[0] == "groupcam-aug"]
+    assert {words[0] for words in ours} >= {"fit", "test", "explain", "recipes", "demo"}
+    for words in ours:
+        if words[0] == "fit":
+            words = [
+                *words,
+                "--trainer.fast_dev_run=true",
+                "--model.pretrained=false",
+                "--data.num_workers=0",
+                "--data.batch_size=2",
+            ]
+        if words[0] == "test":
+            words = [*words, "--trainer.accelerator=cpu", "--data.num_workers=0", "--trainer.logger=false"]
+        assert main(words) == 0, words
+    targets = {words[1] for words in commands if words and words[0] == "make"}
+    assert targets == {"demo", "test"} and all(f"{t}:" in (ROOT / "Makefile").read_text() for t in targets)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/evidence.md"])
+def test_links_and_named_files_exist(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (ROOT / page).parent.joinpath(target).exists(), target
+    for path in re.findall(r"`((?:benchmarks|callbacks|groupcam_aug|recipes|tests|docs)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
+    for script in re.findall(r"python (benchmarks/\w+\.py)", text):
+        assert (ROOT / script).exists(), script
+
+
+def test_figures_of_the_evidence_are_those_of_the_result_files():
+    """Each table of evidence.md stands in a committed result file, cell by cell."""
+    text = (ROOT / "docs" / "evidence.md").read_text()
+    names = re.findall(r"<!-- results/(\w+)\.json -->", text)
+    assert names
+    for name in names:
+        content = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        table = text.split(f"<!-- results/{name}.json -->")[1].lstrip().split("\n\n")[0].splitlines()
+        header, rows = table[0], table[2:]
+        assert [cell.strip() for cell in header.strip("|").split("|")] == list(content["rows"][0]), name
+        for line, row in zip(rows, content["rows"], strict=True):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            shown = ["-" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()]
+            assert cells == shown, (name, line)
