@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torchvision
 from PIL import Image
+from tables import shown
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -66,11 +67,6 @@ def photographs(size: int | tuple[int, int] | None = None) -> tuple[list[Image.I
 def batch(pictures: Sequence[Image.Image]) -> Tensor:
     """Pictures of one size as normalised images (n, 3, H, W)."""
     return torch.stack([NORMALISE(picture).as_subclass(Tensor) for picture in pictures])
-
-
-def shown(cell: Any) -> str:
-    """A figure as it stands in a table."""
-    return "-" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def report(name: str, told: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -54,10 +54,15 @@ class GroupCAMCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_class=_Parser,
             save_config_kwargs={"overwrite": True},
             args=args,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's parser with our message for unknown names."""
+        parser = super().init_parser(**kwargs)
+        parser.__class__ = _Parser  # older Lightning has no argument for it
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Defaults and links."""
@@ -170,7 +175,7 @@ def suggestion(message: str, names: list[str]) -> str:
         message: of jsonargparse.
         names: dotted options of the parser. The arguments of classes that the message mentions are known, too.
     """
-    unknown = re.search(r"[Oo]ption '([^']+)'|[Kk]ey '([^']+)'|unrecognized arguments: -*([^\s=]+)", message)
+    unknown = re.search(r"[Oo]ption '([^']+)'|[Kk]ey '([^']+)'|[Uu]nrecognized arguments: -*([^\s=]+)", message)
     if not unknown:
         return ""
     name = next(filter(None, unknown.groups()))
