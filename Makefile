@@ -24,11 +24,11 @@ demo: $(STAMP)        ## train, fine-tune with and without Group-CAM, print the 
 demo-quick: $(STAMP)  ## the same in under a minute
 	$(BIN)/groupcam-aug demo --quick
 
-test: $(STAMP)        ## the tests that run on every change (offline, CPU, minutes)
-	$(PYTEST) $(ARGS)
+test: $(STAMP)        ## the tests that run on every change (offline, CPU, minutes), on all cores
+	$(PYTEST) -n auto $(ARGS)
 
-test-all: $(STAMP)    ## the above and the long ones: matrices, fuzzing, many seeds
-	$(PYTEST) -m "slow or not slow" $(ARGS)
+test-all: test        ## the above, then the long ones one by one: matrices with their table, fuzzing, kills, soak
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(STAMP)        ## ruff and mypy
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -67,6 +67,7 @@ class GroupCAMAugmentation(Callback):
         image_key: where the images are in a batch: index, key or attribute name, a list of them for nested batches, or a
             (getter, setter) pair. Default: the first item.
         target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item.
+        activation: what turns logits into scores: "softmax", or "sigmoid" for multi-label and single-logit heads.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
         chunk: most images per forward pass. Default: 64.
@@ -86,6 +87,7 @@ class GroupCAMAugmentation(Callback):
     _dispatcher: Dispatcher | None
     _cam: GroupCAM | None
     _source: Source | None
+    _average: dict[str, Any] | None  # of a checkpoint to go on from, or of the last fit
     _done: Augmented | None
     _clock: _Clock
     _met: bool  # whether a batch has come through the dispatcher since the last step began
@@ -113,6 +115,7 @@ class GroupCAMAugmentation(Callback):
         every_n_steps: int = 1,
         image_key: BatchKey = 0,
         target_key: BatchKey | None = 1,
+        activation: Literal["softmax", "sigmoid"] = "softmax",
         output: int | str | Callable[[Any], Tensor] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
@@ -131,7 +134,7 @@ class GroupCAMAugmentation(Callback):
         self.mask_at = PRESETS[preset]["mask_at"] if mask_at is None else mask_at
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.output, self.preprocess = image_key, target_key, output, preprocess
-        self.source, self.chunk, self.seed = source, chunk, seed
+        self.activation, self.source, self.chunk, self.seed = activation, source, chunk, seed
         self.augment = SaliencyBlur(
             self._map,
             p=PRESETS[preset]["p"] if p is None else p,
@@ -140,12 +143,13 @@ class GroupCAMAugmentation(Callback):
             fill=fill,
             mask_from=mask_from,
         )
-        GroupCAM.for_training(nn.Identity(), groups=groups, weights=weights, chunk=chunk)  # checks the arguments now
+        # Checks the arguments now, not at the first batch.
+        GroupCAM.for_training(nn.Identity(), groups=groups, weights=weights, activation=activation, chunk=chunk)
         self.in_extra_forward = False  # for users whose own hooks should ignore the saliency passes
         self._reset()
 
     def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
+        defaults = inspect.signature(GroupCAMAugmentation).parameters
         changed = {name: value for name, value in self._arguments.items() if value != defaults[name].default}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
@@ -154,7 +158,7 @@ class GroupCAMAugmentation(Callback):
         return self._arguments
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        GroupCAMAugmentation.__init__(self, **state)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work, then stand in line for the batches. Runs before any tuner's trial steps."""
@@ -218,7 +222,9 @@ class GroupCAMAugmentation(Callback):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the average."""
         if self._source is not None and self._source.average is not None:
-            checkpoint[_AVERAGE] = self._source.average.state_dict()
+            self._average = self._source.average.state_dict()
+        if self._average is not None:
+            checkpoint[_AVERAGE] = self._average
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take the average up again."""
@@ -283,6 +289,12 @@ class GroupCAMAugmentation(Callback):
                 f"{error.args[0]}. Say where images and labels are: GroupCAMAugmentation(image_key=..., target_key=...), with "
                 "target_key=None to explain the network's own first choice",
             ) from None
+        if isinstance(targets, Mapping):
+            raise misconfigured(
+                self._trainer,
+                f"target_key={self.target_key!r} gives {describe(targets)}, not labels: name them with "
+                f"target_key=[{self.target_key!r}, ...]",
+            )
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             raise misconfigured(
                 self._trainer,
@@ -352,6 +364,7 @@ class GroupCAMAugmentation(Callback):
                 groups=self.groups,
                 weights=self.weights,
                 mask_at=self.mask_at,
+                activation=self.activation,
                 output=self.output,
                 preprocess=self.preprocess,
                 chunk=self.chunk,
@@ -407,6 +420,8 @@ class GroupCAMAugmentation(Callback):
         self._clock = _Clock()
 
     def _release(self) -> None:
+        if self._source is not None and self._source.average is not None:
+            self._average = self._source.average.state_dict()  # for a checkpoint written after the fit, or after an error
         if self._dispatcher is not None:
             Dispatcher.detach(self._trainer.strategy, self._on_batch)
         self._dispatcher = self._cam = self._source = self._done = self._trainer = None

@@ -44,8 +44,8 @@ class Dispatcher:
     def attach(cls, strategy: Any, owner: Callable[[Any], Any]) -> Dispatcher:
         """Let `owner` (batch -> batch) see every batch of `strategy`, once however often it asks."""
         dispatcher = vars(strategy).get("_groupcam_dispatcher")
-        if dispatcher is None:
-            dispatcher = cls(strategy)
+        if dispatcher is None or (not dispatcher.owners and vars(strategy).get("batch_to_device") is not dispatcher):
+            dispatcher = cls(strategy)  # an old one without owners may have been cut off by whoever put back what he had found
             strategy._groupcam_dispatcher = strategy.batch_to_device = dispatcher
         if owner not in dispatcher.owners:
             dispatcher.owners.append(owner)

@@ -8,11 +8,15 @@ from typing import Any
 
 __all__ = ["Callback", "announce", "misconfigured", "warn"]
 
-_NAMES = [
-    name
-    for name, top in (("pytorch_lightning", "pytorch_lightning"), ("lightning.pytorch", "lightning"))
-    if find_spec(top) is not None
-]
+
+def _is_here(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is missing, or a mere folder of that name
+        return False
+
+
+_NAMES = [name for name in ("pytorch_lightning", "lightning.pytorch") if _is_here(name)]
 if not _NAMES:
     raise ModuleNotFoundError("groupcam_aug.callbacks needs Lightning: pip install pytorch-lightning (or lightning)")
 

@@ -32,6 +32,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
+        elif type(model).__name__ == "_FabricModule":
+            model = model.module  # type: ignore[assignment]
         elif "_orig_mod" in model._modules:
             model = model._modules["_orig_mod"]  # type: ignore[assignment]
         else:

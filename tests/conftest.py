@@ -7,6 +7,8 @@ import pytest
 import torch
 from models import PooledNet
 
+torch.set_num_threads(1)  # tiny networks: a second thread costs more than it brings, and the tests share the cores
+
 
 @pytest.fixture
 def net():

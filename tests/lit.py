@@ -48,10 +48,9 @@ class Fixed:
         return len(self.batches)
 
     def __iter__(self):
-        while self.at < len(self.batches):
-            self.at += 1
+        # Lightning stops at `len` without exhausting an iterator, so an epoch that ended leaves `at` at the end.
+        for self.at in range(self.at % len(self.batches) + 1, len(self.batches) + 1):
             yield self.batches[self.at - 1]
-        self.at = 0
 
     def state_dict(self):
         return {"at": self.at}
