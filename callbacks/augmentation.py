@@ -70,7 +70,7 @@ class GroupCAMAugmentation(Callback):
         activation: what turns logits into scores: "softmax", or "sigmoid" for multi-label and single-logit heads.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
-        chunk: most images per forward pass. Default: 64.
+        chunk: most images per forward pass. Default: 64; on a CPU at most 400,000 pixels.
         seed: of the draws; they follow from (seed, rank, batch number), so a resumed run repeats them.
 
     Raises:
