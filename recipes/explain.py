@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -59,11 +60,11 @@ def run(command: str, words: list[str]) -> int:
         fixed = None if options.target is None else subject.class_index(options.target)
         if options.top > len(subject.class_names):
             raise ValueError(f"--top {options.top}, but the network has {len(subject.class_names)} classes")
-    console.print(f"{subject.told}; {len(paths)} images, {options.method}")
+    console.print(escape(f"{subject.told}; {len(paths)} images, {options.method}"), soft_wrap=True)
     with refusing():
         failed = explain(subject, paths, options, fixed, console)
     for path, reason in failed.items():
-        console.print(f"[red]not read:[/] {path}: {reason}")
+        console.print(f"[red]not read:[/] {escape(str(path))}: {escape(reason)}", soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -107,9 +108,9 @@ def explain(
         progress.update(task, completed=len(paths))
     if len(rows) > 1:
         panels(rows, captions=captions, size=160).save(out / "sheet.png")
-    console.print(f"wrote {len(paths) - len(failed)} {'arrays' if options.style == 'raw' else 'pictures'} to {out}/")
+    console.print(f"wrote {len(paths) - len(failed)} {'arrays' if options.style == 'raw' else 'pictures'} to {escape(str(out))}/", soft_wrap=True)
     if missing:
-        console.print(f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy")
+        console.print(f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy", soft_wrap=True)
     return failed
 
 

@@ -69,10 +69,10 @@ def test_hugging_face_classifier_of_the_training_page():
 def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part in ("train", "val"):
-        for c, name in enumerate(("ant", "bee")):
+        for c, name in enumerate(("ant", "bee", "cat")):
             (tmp_path / "photographs" / part / name).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (80, 70), (200 * c, 60 * i, 99)).save(tmp_path / "photographs" / part / name / f"{i}.png")
+                Image.new("RGB", (80, 70), (100 * c, 60 * i, 99)).save(tmp_path / "photographs" / part / name / f"{i}.png")
     small = [
         "--data.size=64",
         "--data.batch_size=2",
