@@ -108,9 +108,11 @@ def explain(
         progress.update(task, completed=len(paths))
     if len(rows) > 1:
         panels(rows, captions=captions, size=160).save(out / "sheet.png")
-    console.print(f"wrote {len(paths) - len(failed)} {'arrays' if options.style == 'raw' else 'pictures'} to {escape(str(out))}/", soft_wrap=True)
+    kind = "arrays" if options.style == "raw" else "pictures"
+    console.print(f"wrote {len(paths) - len(failed)} {kind} to {escape(str(out))}/", soft_wrap=True)
     if missing:
-        console.print(f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy", soft_wrap=True)
+        told = f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does"
+        console.print(told, soft_wrap=True)
     return failed
 
 
