@@ -111,8 +111,8 @@ def explain(
     kind = "arrays" if options.style == "raw" else "pictures"
     console.print(f"wrote {len(paths) - len(failed)} {kind} to {escape(str(out))}/", soft_wrap=True)
     if missing:
-        told = f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does"
-        console.print(told, soft_wrap=True)
+        empty = f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does"
+        console.print(empty, soft_wrap=True)
     return failed
 
 
