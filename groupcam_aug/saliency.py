@@ -205,6 +205,10 @@ class GroupCAM(_CAM):
         Returns:
             (N, H, W) in [0, 1], float32 (float64 for float64 images), on the images' device.
         """
+        return minmax(self.raw(images, targets))
+
+    def raw(self, images: Tensor, targets: Targets = None) -> Tensor:
+        """The maps before they are scaled to [0, 1]: ReLU(sum of alpha_l M'_l), (N, H, W); arguments as for a call."""
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = _usable(images)
@@ -291,7 +295,7 @@ class GroupCAM(_CAM):
                 gain = gain.relu()
             gain = torch.where(scaled.amax(dim=(2, 3)) > 0, gain, torch.zeros_like(gain))  # a dead group has weight 0
             total += (gain[..., None, None] * (upsampled if self.variant == "head" else scaled)).sum(dim=1)
-        return minmax(total.relu())
+        return total.relu()
 
 
 class GradCAM(_CAM):
@@ -338,6 +342,13 @@ class GradCAM(_CAM):
             (N, H, W) in [0, 1], float32 (float64 for float64 images), on the images' device; a list of them, in order, if
             `layer` is a list.
         """
+        raw, size = self.raw(images, targets), images.shape[-2:]
+        if isinstance(raw, Tensor):
+            return _enlarged(raw, size)
+        return [_enlarged(maps, size) for maps in raw]
+
+    def raw(self, images: Tensor, targets: Targets = None) -> Tensor | list[Tensor]:
+        """ReLU(sum_k w_k A_k) on the layer's own grid, (N, u, v), not scaled; arguments and lists as for a call."""
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = _usable(images)
@@ -360,9 +371,13 @@ class GradCAM(_CAM):
         maps = []
         for name in names:
             weights = self.sign * grids[name].read(slopes[name]).to(_arithmetic(images)).mean(dim=(2, 3), keepdim=True)
-            raw = (weights * grids[name].read(outputs[name].detach())).sum(dim=1, keepdim=True).relu()
-            maps.append(minmax(F.interpolate(raw, size, mode="bilinear", align_corners=False))[:, 0])
+            maps.append((weights * grids[name].read(outputs[name].detach())).sum(dim=1).relu())
         return maps
+
+
+def _enlarged(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Raw maps (N, u, v) as maps (N, H, W) in [0, 1]."""
+    return minmax(F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False))[:, 0]
 
 
 def minmax(maps: Tensor) -> Tensor:
