@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from groupcam_aug.blur import blur
-from groupcam_aug.saliency import check_images, percentile
+from groupcam_aug.cam import check_images
+from groupcam_aug.masks import percentile
 from groupcam_aug.targets import Targets
 
 __all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask"]

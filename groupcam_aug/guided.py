@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.saliency import GradCAM, Output, check_images
+from groupcam_aug.cam import Output, check_images
+from groupcam_aug.saliency import GradCAM
 from groupcam_aug.targets import Targets
 
 __all__ = ["guided_grad_cam"]
@@ -40,7 +41,7 @@ def guided_grad_cam(
         layer: the Grad-CAM layer. None: see `layers.find_layer`.
         output: where the logits are in what the network returns.
         preprocess: applied to images before the network sees them.
-        chunk: most images per pass. Default: 64; on a CPU at most 400,000 pixels.
+        chunk: most images per pass; see `GroupCAM`.
 
     Returns:
         (N, C, H, W) signed, float32 (float64 for float64 images): the map times the guided gradient, not rescaled.
@@ -52,16 +53,18 @@ def guided_grad_cam(
     maps = cam(images, targets)
     assert isinstance(maps, Tensor)  # for the type checker
     plain = check_images(images, targets)
-    gradients = []
+
+    def gradient(part: slice, _chunk: int) -> Tensor:
+        pixels = plain[part].clone().requires_grad_()
+        with torch.enable_grad(), _GuidedReLUs(type(cam.network).__name__) as guided:
+            logits = cam.logits(pixels)
+            value = cam.target(targets, part, logits, maps.dtype, "sigmoid").value(logits.to(maps.dtype)).sum()
+        if not guided.met:
+            raise ValueError(f"{guided.name} calls no ReLU, so guided backpropagation is not defined for it; use grad_cam")
+        return torch.autograd.grad(value, pixels)[0].to(maps.dtype)
+
     with as_found(cam.network, plain.device):
-        for part in cam.parts(plain):
-            pixels = plain[part].clone().requires_grad_()
-            with torch.enable_grad(), _GuidedReLUs(type(cam.network).__name__) as guided:
-                logits = cam.logits(pixels)
-                value = cam.target(targets, part, logits, maps.dtype, "sigmoid").value(logits.to(maps.dtype)).sum()
-            if not guided.met:
-                raise ValueError(f"{guided.name} calls no ReLU, so guided backpropagation is not defined for it; use grad_cam")
-            gradients.append(torch.autograd.grad(value, pixels)[0].to(maps.dtype))
+        gradients = cam.in_parts(plain, gradient)
     return maps[:, None] * torch.cat(gradients) if gradients else maps[:, None].expand(-1, plain.shape[1], -1, -1)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import capture
 
-__all__ = ["Tail"]
+__all__ = ["Tail", "TailKind"]
+
+TailKind = Literal["recorded", "alone", "pooled"]
 
 
 class Tail:
@@ -20,23 +22,31 @@ class Tail:
     One full forward pass is recorded: the outputs of the modules beside the path from the root to the layer that finish
     before it. A replay calls the model with those modules, and the layer itself, answering from the record, so that real
     work begins behind the layer. No graph is traced and no module is rebuilt; functional operations in front of the layer
-    run again (correct, at their cost). What skips around the layer carries the recorded images.
+    run again (correct, at their cost).
+
+    How a replay is made depends on what `check` finds, its `kind`:
+
+    - "recorded": something leads around the layer, so replays carry the record of the same images.
+    - "alone": nothing does. The record is replaced by blanks, which take no memory and fit any number of images.
+    - "pooled": moreover, the tail sees only the mean over positions (global average pooling, then anything), so that
+      averages (N, K, 1, 1) may be given instead of grids.
 
     Args:
         model: the bare network, in eval mode.
         name: the layer, as in `model.named_modules()`.
         forward: images -> logits through `model`.
+        kind: as `check` found it in an earlier call, or None.
     """
 
-    def __init__(self, model: nn.Module, name: str, forward: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, name: str, forward: Callable[[Tensor], Tensor], kind: TailKind | None = None) -> None:
         self.name, self.forward = name, forward
+        self.kind: TailKind = kind or "recorded"
         self.layer = model.get_submodule(name)
         path = name.split(".")
         parents = [model.get_submodule(".".join(path[:depth])) for depth in range(len(path))]
         on_path = {id(module) for module in [*parents, self.layer]}
         self.beside = {id(child): child for parent in parents for child in parent.children() if id(child) not in on_path}
         self.record: dict[int, list[Any]] = {}
-        self.images: Tensor | None = None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -46,7 +56,8 @@ class Tail:
 
         def remember(module: nn.Module, args: Any, output: Any) -> None:
             if not done:
-                self.record.setdefault(id(module), []).append(output)
+                kept = output if self.kind == "recorded" else _blank(output, len(output), 0.0)
+                self.record.setdefault(id(module), []).append(kept)
 
         with ExitStack() as stack:
             for module in self.beside.values():
@@ -57,31 +68,83 @@ class Tail:
     def run(self, images: Tensor, output: Tensor) -> Tensor:
         """Logits of the network if the layer had returned `output`, for the images of the recorded pass.
 
+        Args:
+            images: those of the recorded pass, (N, C, H, W).
+            output: like the layer's; of any multiple of N rows unless the kind is "recorded", averages too if "pooled".
+
         Raises:
             RuntimeError: the layer did not answer exactly once, so the result would not depend on `output` as asked.
         """
-        with ExitStack() as stack, capture(self.layer, self.name) as seen:
-            stack.enter_context(_answering(self.layer, [output]))
-            for key, outputs in self.record.items():
-                stack.enter_context(_answering(self.beside[key], outputs))
-            logits = self.forward(images)
-            seen.one()
-        return logits
+        if self.kind == "recorded":
+            return self._replay(images, output, self.record)
+        return self._blanked(images, output, 0.0)
 
-    def check(self, images: Tensor, output: Tensor, logits: Tensor) -> None:
-        """Replay the recorded pass itself: it must give the logits it gave.
+    def check(self, images: Tensor, output: Tensor, logits: Tensor, other: Tensor, *, grid: bool) -> TailKind:
+        """Replay the recorded pass itself, which must give the logits it gave, and find the kind of this tail.
+
+        Args:
+            images: (N, C, H, W), of the recorded pass.
+            output: what the layer returned.
+            logits: what the network returned.
+            other: another output of the layer, such as that of blurred images.
+            grid: whether the outputs are (N, K, h, w).
 
         Raises:
-            RuntimeError: it does not, so the network cannot be split here.
+            RuntimeError: the logits differ, so the network cannot be split here.
         """
+        self.kind = "recorded"
         again = self.run(images, output)
         tolerance = 1e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-3
         scale = logits.float().abs().amax() + 1e-6
         if bool((again.float() - logits.float()).abs().amax() > tolerance * scale):
             raise RuntimeError(
                 f"the network cannot be run from layer {self.name!r} on: replaying its own output changes the logits by up to "
-                f"{float((again.float() - logits.float()).abs().amax()):.3g}. Mask at another layer, or at the input"
+                f"{float((again.float() - logits.float()).abs().amax()):.3g}"
             )
+        both = torch.cat([output, other])
+        expected = torch.cat([again, self.run(images, other)]).float()
+        if not self._agrees(expected, lambda: self._blanked(images, both, float("nan"))):
+            return self.kind
+        self.kind = "alone"
+        if grid and self._agrees(expected, lambda: self.run(images, both.float().mean((2, 3), keepdim=True).to(both.dtype))):
+            self.kind = "pooled"
+        return self.kind
+
+    def _agrees(self, expected: Tensor, replay: Callable[[], Tensor]) -> bool:
+        """Whether a shorter way gives the expected logits, measured by what tells the images and the others apart."""
+        half = len(expected) // 2
+        spread = (expected[:half] - expected[half:]).abs().amax()
+        try:
+            logits = replay()
+        except Exception:  # networks fail in every way on shapes they did not expect: the longer way is taken
+            return False
+        tolerance = 5e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-3
+        logits = logits.float()
+        return logits.shape == expected.shape and bool((logits - expected).abs().amax() <= tolerance * spread)
+
+    def _blanked(self, images: Tensor, output: Tensor, value: float) -> Tensor:
+        rows, count = len(output), len(images)
+        record = {
+            key: [_blank(one, len(one) * rows // count, value) if isinstance(one, Tensor) else one for one in outputs]
+            for key, outputs in self.record.items()
+        }
+        return self._replay(_blank(images, rows, value), output, record)
+
+    def _replay(self, images: Tensor, output: Tensor, record: dict[int, list[Any]]) -> Tensor:
+        with ExitStack() as stack, capture(self.layer, self.name) as seen:
+            stack.enter_context(_answering(self.layer, [output]))
+            for key, outputs in record.items():
+                stack.enter_context(_answering(self.beside[key], outputs))
+            logits = self.forward(images)
+            seen.one()
+        return logits
+
+
+def _blank(like: Any, rows: int, value: float) -> Any:
+    """One number that looks like `rows` rows of a tensor."""
+    if not isinstance(like, Tensor) or not like.ndim:
+        return like
+    return like.new_full((), value if like.is_floating_point() else 0).expand(rows, *like.shape[1:])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 
 from groupcam_aug import GradCAM, GroupCAM, grad_cam, group_cam
 from groupcam_aug.blur import blur
-from groupcam_aug.saliency import minmax, percentile
+from groupcam_aug.masks import minmax, percentile
 
 FORMS = {
     "paper": {"weights": "gradient", "denoise": 70.0},

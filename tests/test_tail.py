@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from groupcam_aug import GroupCAM
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, capture
-from groupcam_aug.saliency import minmax
+from groupcam_aug.masks import minmax
 from groupcam_aug.tail import Tail
 
 
@@ -88,8 +88,8 @@ class Residual(nn.Module):
         return self.fc(y.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("name", ["stem", "inner.a", "inner.b", "norm"])
-def test_replay_equals_a_pass_with_the_output_swapped(name):
+@pytest.mark.parametrize("name, kind", [("stem", "alone"), ("inner.a", "recorded"), ("inner.b", "recorded"), ("norm", "alone")])
+def test_replay_equals_a_pass_with_the_output_swapped(name, kind):
     torch.manual_seed(0)
     net = Residual().double().eval()
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -98,8 +98,8 @@ def test_replay_equals_a_pass_with_the_output_swapped(name):
         with tail.recording(), capture(net.get_submodule(name), name) as seen:
             logits = net(images)
         torch.testing.assert_close(tail.run(images, seen.one()), logits, rtol=0, atol=0)
-        tail.check(images, seen.one(), logits)
         other = torch.randn_like(seen.one())
+        assert tail.check(images, seen.one(), logits, other, grid=True) == kind
         handle = net.get_submodule(name).register_forward_hook(lambda *_: other.clone())
         expected = net(images)
         handle.remove()
@@ -130,8 +130,52 @@ def test_a_network_that_cannot_be_split_says_so():
             self.passes += 1
             return super().forward(x) * self.passes
 
-    with pytest.raises(RuntimeError, match="cannot be run from layer 'relu1' on.*Mask at another layer"):
+    with pytest.raises(RuntimeError, match="cannot be run from layer 'relu1' on.*Mask at the input: no late layer"):
         GroupCAM(Forgetful().eval(), "relu2", groups=4, mask_at="relu1")(torch.randn(2, 3, 16, 16), 1)
+
+
+def test_the_layers_that_work_are_named():
+    class Drifting(nn.Module):
+        """Different at each pass, up to its end."""
+
+        passes = 0
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            self.passes += 1
+            return self.conv(x) * self.passes
+
+    net = nn.Sequential()
+    net.front, net.rest = (
+        Drifting(),
+        nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    )
+    with pytest.raises(RuntimeError, match=r"from layer 'front.conv' on.*one of \['front', 'rest.0', 'rest.1'\]"):
+        GroupCAM(net.eval(), "rest.1", groups=4, mask_at="front.conv")(torch.randn(2, 3, 16, 16), 1)
+
+
+@pytest.mark.parametrize("place", ["input", "relu1", "relu2"])
+def test_zero_baseline_by_hand(net, images, place):
+    """Masked pixels or features become zero, and the gain is over the network's answer to nothing at all."""
+    net.eval()
+    with torch.no_grad():
+        first, rest = nn.Sequential(net.conv1, net.bn1, net.relu1), nn.Sequential(net.conv2, net.relu2)
+        parts = {"input": [], "relu1": [first], "relu2": [first, rest]}[place]
+        front = nn.Sequential(*parts)
+        behind = nn.Sequential(*[part for part in (first, rest) if part not in parts])
+        p = lambda a: net.fc(behind(a).mean(dim=(2, 3))).softmax(1)[:, 1]  # noqa: E731
+        M = rest(first(images)).sum(1, keepdim=True)
+        large, kept = minmax(F.interpolate(M, (24, 20), mode="bilinear")), front(images)
+        small = {"input": large, "relu2": minmax(M)}.get(
+            place, F.interpolate(large, kept.shape[-2:], mode="bilinear", antialias=True)
+        )
+        alpha = p(kept * small) - p(torch.zeros_like(kept))
+        expected = minmax((alpha[:, None, None] * large[:, 0]).relu())
+    cam = GroupCAM(net, "relu2", groups=1, weights="none", denoise=None, baseline="zero", mask_at=place)
+    torch.testing.assert_close(cam(images, 1), expected)
 
 
 def test_shared_target_is_refused():

@@ -1,0 +1,169 @@
+"""What the map methods share: a borrowed network, its output, batches in parts, one observed forward pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from groupcam_aug.borrow import capture, unwrap
+from groupcam_aug.layers import spatial_layers
+from groupcam_aug.tail import Tail
+from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
+
+__all__ = ["CAM", "Output", "arithmetic", "check_images", "slopes_of", "usable"]
+
+Output = str | int | Callable[[Any], Tensor] | None
+_T = TypeVar("_T")
+_CHUNK = 64  # images per forward pass at least: enough to fill a GPU, far below what training the same network needs
+_MOST = 256  # and at most, for batches that are larger
+_HELD = 50  # a forward pass without gradients holds about as many times the image: ResNet-50's widest layers 16 times
+_CPU_PIXELS = 400_000  # on a CPU larger batches leave the caches: ResNet-50 at 224 pixels took .15 s an image in 8, .25 in 64
+
+
+class CAM:
+    """What both methods share: the borrowed network, its output, the parts of a batch, one observed forward pass."""
+
+    def __init__(
+        self, model: nn.Module, output: Output, preprocess: Callable[[Tensor], Tensor] | None, chunk: int | None
+    ) -> None:
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1 image per forward pass, got {chunk}")
+        self.network = unwrap(model)
+        self.output, self.preprocess, self.chunk = output, preprocess, chunk
+        self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
+        self._limits: dict[torch.Size, int] = {}  # passes that fit into memory, by shape of the batch
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of the network in the caller's precision, whatever they are wrapped in."""
+        return select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
+
+    def passes(self, images: Tensor) -> int:
+        """Most images per forward pass."""
+        if images.shape not in self._limits:
+            self._limits[images.shape] = self._most(images)
+        return self._limits[images.shape]
+
+    def in_parts(self, images: Tensor, work: Callable[[slice, int], _T]) -> list[_T]:
+        """`work(part of the batch, most images per pass)` on parts of the batch that fit into one pass.
+
+        Out of memory, everything is done once more in passes half as large, which are kept to; a second time it is raised.
+        """
+        chunk = self.passes(images)
+        try:
+            return [work(part, chunk) for part in _slices(len(images), chunk)]
+        except torch.OutOfMemoryError:
+            if chunk == 1:
+                raise
+        chunk = self._limits[images.shape] = chunk // 2
+        warnings.warn(
+            f"out of memory while mapping {len(images)} images; going on with at most {chunk} per forward pass", stacklevel=2
+        )
+        return [work(part, chunk) for part in _slices(len(images), chunk)]
+
+    def _most(self, images: Tensor) -> int:
+        if self.chunk is not None:
+            return self.chunk
+        if images.device.type == "cpu":
+            return max(1, min(_CHUNK, _CPU_PIXELS // (images.shape[-2] * images.shape[-1])))
+        chunk = min(max(_CHUNK, len(images)), _MOST)
+        if images.device.type == "cuda":
+            device = images.device
+            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            while chunk > 1 and chunk * images[0].numel() * 4 * _HELD > free / 2:
+                chunk //= 2  # by halves, so that a few bytes more or less do not change a run
+        return chunk
+
+    def _observe(
+        self, images: Tensor, layers: Sequence[str], *, leaves: Sequence[str] = (), tail: Tail | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One pass: the outputs of `layers`, and the logits. The graph, if any, begins at the first of `leaves`."""
+        # The hook behind `_leaf` switches gradients on in the middle of the pass; leaving this block switches them off again.
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if tail is not None:
+                stack.enter_context(tail.recording())
+            seen = {
+                name: stack.enter_context(
+                    capture(self.network.get_submodule(name), name, replace=_leaf if name in leaves else None)
+                )
+                for name in dict.fromkeys(layers)
+            }
+            logits = self.logits(images)
+        silent = [name for name, layer in seen.items() if not layer.calls]
+        if silent:
+            fired = spatial_layers(self.network, self.logits, images)
+            raise RuntimeError(
+                f"layer {silent[0]!r} never fired during the forward pass: nothing calls it in eval mode. "
+                f"Layers that did, the last ones: {fired[-6:]}"
+            )
+        return {name: layer.one() for name, layer in seen.items()}, logits
+
+    def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
+        """The targets of one part, checked against its logits."""
+        own = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
+        return read_target(own, logits.detach().to(dtype), activation, check=self.recheck)
+
+
+def check_images(images: Tensor, targets: Targets = None) -> Tensor:
+    """`images` as a plain detached tensor, if they are a floating-point batch (N, C, H, W) and `targets` are as many.
+
+    Raises:
+        TypeError: no tensor, or integers (uint8 pixels not yet scaled and normalised).
+        ValueError: another number of dimensions, or a list or tensor of targets of another length.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images must be floating point as the network takes them, got {images.dtype}. Scale and normalise them first "
+            "(torchvision.transforms.v2.ToDtype(torch.float32, scale=True), then Normalize)"
+        )
+    if images.ndim != 4:
+        raise ValueError(f"images must be a batch (N, C, H, W), got the shape {tuple(images.shape)}")
+    count = targets.shape[0] if isinstance(targets, Tensor) and targets.ndim else None
+    count = len(targets) if isinstance(targets, list | tuple) else count
+    if count is not None and count != len(images):
+        raise ValueError(f"{count} targets for {len(images)} images: give one target per image, or a single int for all")
+    return images.as_subclass(Tensor).detach()
+
+
+def usable(images: Tensor) -> Tensor:
+    """Outside inference mode, so that autograd may start from what the network makes of them."""
+    return images.clone() if images.is_inference() else images
+
+
+def arithmetic(images: Tensor) -> torch.dtype:
+    """The dtype that saliency is computed in: float64 for float64 images, else float32."""
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def _slices(count: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, start + chunk) for start in range(0, count, chunk))
+
+
+def _leaf(output: Tensor) -> Tensor:
+    """A capture's replacement that starts a graph at its layer, unless one has already started at an earlier layer."""
+    torch.set_grad_enabled(True)
+    return output if output.requires_grad else output.detach().requires_grad_()
+
+
+def slopes_of(value: Callable[[Tensor], Tensor], logits: Tensor, outputs: list[Tensor], names: list[str]) -> list[Tensor]:
+    """dy/dA for each captured output; rows do not mix in eval mode, so one backward pass over the sum serves the batch."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    slopes: tuple[Tensor | None, ...] = (None,) * len(outputs)
+    if logits.requires_grad:
+        with torch.enable_grad():
+            total = value(logits.to(dtype)).sum()
+        slopes = torch.autograd.grad(total, outputs, allow_unused=True)
+    for name, slope in zip(names, slopes, strict=True):
+        if slope is None:
+            raise ValueError(
+                f"the logits do not depend on layer {name!r}, or the network detaches what follows it: no gradient there. "
+                "Choose another layer, or weights='none'"
+            )
+    return [slope for slope in slopes if slope is not None]

@@ -1,0 +1,144 @@
+"""What a call costs, in forward passes of the bare network (F), counted in multiplications, and what it does short of memory."""
+
+import pytest
+import torch
+import torchvision
+from models import PooledNet
+from torch.utils.flop_counter import FlopCounterMode
+
+from groupcam_aug import GroupCAM
+from groupcam_aug.recipes.networks import CIFARResNet
+
+
+def flops(work):
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+NETWORKS = {
+    "resnet18": (lambda: torchvision.models.resnet18(), 64),
+    "resnet50": (lambda: torchvision.models.resnet50(), 96),
+    "cifar_resnet20": (lambda: CIFARResNet(20, 10), 32),
+}
+
+
+def costs(name, **options):
+    torch.manual_seed(0)
+    make, size = NETWORKS[name]
+    network, images = make().eval(), torch.randn(2, 3, size, size)
+    targets = torch.tensor([3, 1])
+    cam = GroupCAM.for_training(network, **options)
+    cam(images, targets)  # finds the layer, and looks how the network may be split
+    with torch.no_grad():
+        return flops(lambda: cam(images, targets)) / flops(lambda: network(images)), cam
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("groups", [4, 16])
+def test_exact_maps_cost_two_passes_and_one_per_group(name, groups):
+    cost, _ = costs(name, groups=groups)
+    assert groups + 2 <= cost <= 1.03 * (groups + 2)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "options, most",
+    [
+        ({"mask_at": "target"}, 2.15),
+        ({"mask_at": "target", "baseline": "zero"}, 1.15),
+        ({"baseline": "zero"}, 17.6),  # the blank image is one of two
+    ],
+    ids=str,
+)
+def test_features_cost_no_pass_per_group(name, options, most):
+    cost, _ = costs(name, **options)
+    assert most - 0.16 <= cost <= most
+
+
+@pytest.mark.parametrize("mask_at", ["input", "stage", "target"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_importance_weights_cost_next_to_nothing(name, mask_at):
+    plain, _ = costs(name, mask_at=mask_at)
+    weighted, _ = costs(name, mask_at=mask_at, weights="gradient")
+    assert weighted <= plain + 0.05
+
+
+def test_only_what_follows_the_target_is_differentiated_with_masks_inside_the_stage():
+    network = torchvision.models.resnet18().eval()
+    kept = []
+
+    def watch(module, args, output):
+        kept.append(output.requires_grad)
+
+    handle = network.layer4[1].conv1.register_forward_hook(watch)
+    GroupCAM.for_training(network, "layer4", weights="gradient", mask_at="layer4.0")(torch.randn(2, 3, 64, 64), 1)
+    handle.remove()
+    assert kept and not any(kept)
+
+
+@pytest.mark.parametrize(
+    "name, place, kind",
+    [
+        ("resnet18", "layer4", "pooled"),
+        ("resnet18", "layer3", "alone"),
+        ("resnet18", "layer4.1.bn1", "recorded"),
+        ("cifar_resnet20", "layer3", "pooled"),
+    ],
+)
+def test_how_a_network_may_be_split(name, place, kind):
+    _, cam = costs(name, mask_at=place)
+    assert cam._tails == {place: kind}
+
+
+@pytest.mark.parametrize("weights", ["none", "gradient"])
+@pytest.mark.parametrize("place", ["layer4", "layer3"])
+def test_all_kinds_of_splits_give_one_map(place, weights):
+    """The averages and the blanks are shortcuts: replaying the record group by group gives the same."""
+    torch.manual_seed(1)
+    network, images = torchvision.models.resnet18(num_classes=7).double().eval(), torch.randn(3, 3, 64, 64).double()
+    cam = GroupCAM.for_training(network, mask_at=place, weights=weights)
+    short = cam(images)
+    assert cam._tails[place] != "recorded"
+    cam._tails[place] = "recorded"
+    torch.testing.assert_close(cam(images), short, rtol=0, atol=1e-9)
+    assert short.amax(dim=(1, 2)).sum() >= 2
+
+
+class Cramped(PooledNet):
+    """Has memory for so many images."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.seen = room, []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+def test_out_of_memory_halves_the_passes_once_and_stays_there(images):
+    torch.manual_seed(1)
+    images = torch.cat([images.float()] * 4)  # 12
+    whole = GroupCAM.for_training(PooledNet().eval(), groups=4, chunk=5)
+    torch.manual_seed(1)
+    network = Cramped(7).eval()
+    torch.nn.Module.load_state_dict(network, whole.network.state_dict())
+    cam = GroupCAM.for_training(network, groups=4, chunk=10)
+    with pytest.warns(UserWarning, match="out of memory while mapping 12 images; going on with at most 5 per forward pass"):
+        maps = cam(images, 1)
+    torch.testing.assert_close(maps, whole(images, 1), rtol=0, atol=1e-6)
+    network.seen.clear()
+    cam(images, 1)
+    assert max(network.seen) == 5
+
+
+def test_out_of_memory_twice_is_raised_as_it_is(images):
+    cam = GroupCAM.for_training(Cramped(3).eval(), groups=4, chunk=16)
+    images = torch.cat([images.float()] * 4)
+    with pytest.warns(UserWarning, match="at most 8"), pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
+        cam(images, 1)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
+        GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=1)(images, 1)
