@@ -36,6 +36,7 @@ COMMANDS = (
     Command("test", "loss and accuracy on the test data", "groupcam_aug.recipes.lightning_cli:run"),
     Command("predict", "class probabilities for the test data", "groupcam_aug.recipes.lightning_cli:run"),
     Command("explain", "draw what in an image speaks for a class", "groupcam_aug.recipes.explain:run"),
+    Command("fidelity", "which cheap mode keeps the masks, on your network and images", "groupcam_aug.recipes.fidelity:run"),
     Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
     Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
 )
@@ -46,6 +47,7 @@ EXAMPLES = """examples:
   groupcam-aug recipes copy resnet50_folder
   groupcam-aug fit --config resnet50_folder.yaml --data.root my_photographs
   groupcam-aug explain photo.jpg --ckpt_path last.ckpt
+  groupcam-aug fidelity my_photographs --ckpt_path last.ckpt
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug export last.ckpt network.safetensors
 

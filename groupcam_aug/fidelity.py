@@ -1,0 +1,234 @@
+"""Fidelity: how far the masks of a cheap mode are from the exact ones, on the user's own network and images."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from groupcam_aug.augment import has_map, keep_mask
+from groupcam_aug.borrow import as_found
+from groupcam_aug.cam import check_images
+from groupcam_aug.change import map_change
+from groupcam_aug.saliency import GroupCAM
+from groupcam_aug.targets import Targets
+
+__all__ = ["Fidelity", "FidelityRow", "measure_fidelity"]
+
+Maps = Callable[[Tensor, Any], Tensor]
+EXACT = "input"
+SLACK = 0.02  # below the floor: within it a mode is no further from the exact masks than the method is from itself
+
+
+class FidelityRow(NamedTuple):
+    """One mode against the exact masks. Means are over images that have both maps; NaN where none has."""
+
+    mode: str
+    iou: float  # of the binary masks, 0 to 1
+    iou_error: float  # standard error of that mean
+    spearman: float  # of the maps on at most 14 x 14 cells, -1 to 1
+    no_map: float  # share of images that the mode finds no map for
+    cost: float  # of a call, in forward passes of the bare network (F), counted in multiply-adds
+    time: float  # of a call, in F: median of interleaved calls
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What `measure_fidelity` found; `print` it for a Markdown table."""
+
+    rows: tuple[FidelityRow, ...]  # the exact mode first, then the others as they were asked for
+    floor: float  # IoU of the exact masks with themselves under random regrouping of the channels
+    floor_error: float
+    recommended: str  # the cheapest mode whose IoU is at least the floor - 0.02
+    images: int
+    layer: str
+    groups: int
+    weights: str
+
+    def __getitem__(self, mode: str) -> FidelityRow:
+        for row in self.rows:
+            if row.mode == mode:
+                return row
+        raise KeyError(f"no mode {mode!r}; measured were {[row.mode for row in self.rows]}")
+
+    def __str__(self) -> str:
+        lines = ["| mode | IoU with exact | Spearman | no map | cost in F | time in F |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {row.mode} | {row.iou:.3f} ± {row.iou_error:.3f} | {row.spearman:.3f} | {row.no_map:.1%} | {row.cost:.2f} "
+            f"| {row.time:.2f} |"
+            for row in self.rows
+        ]
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"{self.images} images, layer {self.layer}, G={self.groups}, weights={self.weights!r}; F = one forward pass",
+                f"noise floor: {self.floor:.3f} ± {self.floor_error:.3f} (exact masks against themselves, channels regrouped)",
+                f"cheapest mode within {SLACK} of the floor: {self.recommended}",
+            ]
+        )
+
+
+def measure_fidelity(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    groups: int = 16,
+    modes: Sequence[str] | Mapping[str, str | Maps] = ("stage", "target", "target, zero"),
+    weights: Literal["none", "gradient"] = "none",
+    threshold: float | str = "mean",
+    regroupings: int = 3,
+    repeats: int = 5,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Callable[[Sequence[slice]], Iterable[slice]] = iter,
+    **options: Any,
+) -> Fidelity:
+    """How far the masks of cheap modes are from the exact ones, beside the method's own noise and the cost of each.
+
+    Which channels fall into one group is arbitrary. How far the exact mask moves when they are regrouped at random is the
+    noise floor: a mode that stays within it loses nothing that the method has.
+
+    Args:
+        model: a classifier, trained (maps of an untrained network are noise).
+        images: (N, C, H, W), as the network takes them; some hundreds.
+        targets: (N,) labels or (N, classes) weights; None explains each image's top-1 class.
+        layer: target layer. None: found.
+        groups: G. Default: 16.
+        modes: what to compare with the exact maps. Each is a `mask_at` of `GroupCAM` ("stage", "target", a layer's name), with
+            ", zero" behind it for `baseline="zero"`. A mapping gives modes names of your own, and may hold other map
+            methods, `maps(images, targets) -> (n, H, W)` in [0, 1].
+        weights: importance weights of every mode, "none" or "gradient".
+        threshold: of the masks; see `keep_mask`.
+        regroupings: random regroupings behind the noise floor, each as costly as the exact maps. Default: 3.
+        repeats: timed calls of each mode, on the first batch, one mode after the other. Default: 5; 0 leaves times NaN.
+        batch_size: images per call. Default: 32.
+        seed: of the regroupings.
+        progress: wraps the list of batches, `rich.progress.track` for instance.
+        **options: of `GroupCAM.for_training`: `activation`, `output`, `preprocess`, `chunk`.
+
+    Returns:
+        `Fidelity`: a row for each mode, the floor, the recommendation.
+
+    Raises:
+        ValueError: no image; regroupings < 1.
+    """
+    images = check_images(images, targets)
+    if not len(images) or regroupings < 1 or repeats < 0 or batch_size < 1:
+        raise ValueError(
+            "give at least one image, one regrouping and a batch of one; got "
+            f"{len(images)} images, regroupings={regroupings}, repeats={repeats}, batch_size={batch_size}"
+        )
+
+    def cam(mode: str) -> GroupCAM:
+        place, _, base = mode.partition(", ")
+        extra = {"baseline": base} if base else {}
+        return GroupCAM.for_training(model, layer, groups=groups, weights=weights, mask_at=place, **extra, **options)
+
+    named = modes if isinstance(modes, Mapping) else {mode: mode for mode in modes}
+    exact = cam(EXACT)
+    methods: dict[str, Maps] = {EXACT: exact}
+    methods.update({name: cam(mode) if isinstance(mode, str) else mode for name, mode in named.items()})
+    device = next((p.device for p in exact.network.parameters()), images.device)
+    generator = torch.Generator().manual_seed(seed)
+    tallies: dict[str | None, _Tally] = {name: _Tally() for name in (None, *methods)}
+    parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+    orders: list[Tensor] = []
+    for part in progress(parts):
+        batch = images[part].to(device)
+        labels = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
+        reference = exact(batch, labels)
+        tallies[EXACT].add(reference, reference, threshold)
+        orders = orders or [torch.randperm(exact.layer_shape[0], generator=generator) for _ in range(regroupings)]
+        for order in orders:
+            exact.channels = order
+            tallies[None].add(exact(batch, labels), reference, threshold)
+        exact.channels = None
+        for name, method in methods.items():
+            if name != EXACT:
+                tallies[name].add(method(batch, labels), reference, threshold)
+    first = images[parts[0]].to(device)
+    own = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
+    calls = {name: (lambda method=method: method(first, own)) for name, method in methods.items()}
+    flops, seconds = _prices(exact, first, calls, repeats)
+    rows = tuple(
+        FidelityRow(name, *tallies[name].iou(), tallies[name].spearman(), tallies[name].no_map(), flops[name], seconds[name])
+        for name in methods
+    )
+    floor, floor_error = tallies[None].iou()
+    within = [row for row in rows if row.mode == EXACT or row.iou >= floor - SLACK]
+    recommended = min(within, key=lambda row: row.cost).mode
+    assert exact.layer is not None  # for the type checker
+    return Fidelity(rows, floor, floor_error, recommended, len(images), exact.layer, groups, weights)
+
+
+class _Tally:
+    """Sums over the images of one mode."""
+
+    def __init__(self) -> None:
+        self.ious: list[Tensor] = []
+        self.rhos: list[Tensor] = []
+        self.missing: list[Tensor] = []
+
+    def add(self, maps: Tensor, reference: Tensor, threshold: float | str) -> None:
+        both = has_map(maps) & has_map(reference)
+        mine, its = keep_mask(maps, threshold), keep_mask(reference, threshold)
+        union = (mine | its).sum(dim=(1, 2)).clamp(min=1)
+        change = map_change(reference, maps)
+        self.ious.append(((mine & its).sum(dim=(1, 2)) / union)[both].cpu())
+        self.rhos.append(change.spearman[change.both].cpu())
+        self.missing.append((~has_map(maps)).float().cpu())
+
+    def iou(self) -> tuple[float, float]:
+        values = torch.cat(self.ious)
+        error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
+        return float(values.mean()), error
+
+    def spearman(self) -> float:
+        return float(torch.cat(self.rhos).mean())
+
+    def no_map(self) -> float:
+        return float(torch.cat(self.missing).mean())
+
+
+def _prices(
+    exact: GroupCAM, images: Tensor, calls: Mapping[str, Callable[[], Tensor]], repeats: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Cost and time of each call, in forward passes of the bare network on the same images."""
+
+    def bare() -> Tensor:
+        with as_found(exact.network, images.device):
+            return torch.cat(exact.in_parts(images, lambda part, _: exact.logits(images[part])))
+
+    timed: dict[str, Callable[[], Tensor]] = {"": bare, **calls}
+    flops: dict[str, float] = {}
+    for name, call in timed.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        flops[name] = counter.get_total_flops()
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(repeats):
+        for name, call in timed.items():
+            _wait(images.device)
+            start = time.perf_counter()
+            call()
+            _wait(images.device)
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(own) if own else float("nan") for name, own in seconds.items()}
+    return (
+        {name: flops[name] / flops[""] if flops[""] else float("nan") for name in calls},
+        {name: medians[name] / medians[""] for name in calls},
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)

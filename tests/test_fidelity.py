@@ -1,0 +1,128 @@
+"""Fidelity of cheap modes: by hand where it can be, and through the command line on a real checkpoint."""
+
+import json
+import math
+
+import pytest
+import torch
+from models import PooledNet, assert_same, snapshot
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from groupcam_aug import GroupCAM, measure_fidelity
+from groupcam_aug.augment import keep_mask
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(1)
+    return PooledNet(channels=16).eval()
+
+
+@pytest.fixture
+def pictures():
+    return torch.randn(10, 3, 24, 20, generator=torch.Generator().manual_seed(3))
+
+
+def test_rows_by_hand(net, pictures):
+    def halves(images, targets):
+        maps = torch.zeros(len(images), 24, 20)
+        maps[:, :12] = 1.0
+        return maps
+
+    def none(images, targets):
+        return torch.zeros(len(images), 24, 20)
+
+    before = snapshot(net)
+    labels = torch.arange(10) % 5
+    found = measure_fidelity(
+        net, pictures, labels, groups=4, modes={"again": "input", "half": halves, "none": none, "cheap": "target"}, batch_size=4
+    )
+    assert_same(before, snapshot(net))
+    exact = GroupCAM.for_training(net, groups=4)(pictures, labels)
+    alive = exact.amax(dim=(1, 2)) > 0
+    keep, upper = keep_mask(exact)[alive], torch.zeros(24, 20, dtype=torch.bool)
+    upper[:12] = True
+    iou = (keep & upper).sum(dim=(1, 2)) / (keep | upper).sum(dim=(1, 2))
+    assert 2 <= alive.sum() < 10, "some without a map"
+    assert [row.mode for row in found.rows] == ["input", "again", "half", "none", "cheap"]
+    assert found["input"].iou == found["again"].iou == 1 and found["again"].spearman == pytest.approx(1)
+    assert found["half"].iou == pytest.approx(float(iou.mean()))
+    assert found["half"].iou_error == pytest.approx(float(iou.std() / len(iou) ** 0.5))
+    assert found["none"].no_map == 1 and math.isnan(found["none"].iou) and found["half"].no_map == 0
+    assert found["input"].no_map == pytest.approx(1 - float(alive.float().mean()))
+    assert found["input"].cost == pytest.approx(6, abs=0.2) and found["half"].cost == 0
+    assert 2 <= found["cheap"].cost < 2.5 and found["cheap"].time > 0
+    assert found.images == 10 and found.layer == "relu2"
+    assert "| half |" in str(found) and "noise floor" in str(found)
+    with pytest.raises(KeyError, match="no mode 'best'"):
+        found["best"]
+
+
+def test_the_floor_is_the_exact_mask_with_its_channels_in_another_order(net, pictures):
+    found = measure_fidelity(net, pictures, groups=4, modes=(), regroupings=2, seed=7, repeats=0)
+    generator = torch.Generator().manual_seed(7)
+    exact = GroupCAM.for_training(net, groups=4)
+    reference = exact(pictures)
+    ious = []
+    for _ in range(2):
+        exact.channels = torch.randperm(16, generator=generator)
+        maps = exact(pictures)
+        both = (maps.amax(dim=(1, 2)) > 0) & (reference.amax(dim=(1, 2)) > 0)
+        a, b = keep_mask(maps)[both], keep_mask(reference)[both]
+        ious.append((a & b).sum(dim=(1, 2)) / (a | b).sum(dim=(1, 2)))
+    assert found.floor == pytest.approx(float(torch.cat(ious).mean())) and 0 < found.floor < 1
+    assert math.isnan(found["input"].time)
+
+
+def test_one_group_has_no_grouping_to_be_noisy(net, pictures):
+    assert measure_fidelity(net, pictures, groups=1, modes=(), repeats=0).floor == 1
+
+
+def test_recommends_the_cheapest_within_the_floor(net, pictures):
+    exact = GroupCAM.for_training(net, groups=4)
+    found = measure_fidelity(
+        net, pictures, groups=4, modes={"same, twice": lambda x, y: (exact(x, y), exact(x, y))[1]}, repeats=0
+    )
+    assert found.recommended == "input", "as good, but dearer"
+    close = GroupCAM.for_training(net, groups=4)
+
+    def free(images, targets):
+        return table[images.sum().item()]
+
+    table = {part.sum().item(): close(part) for part in pictures.split(5)}
+    found = measure_fidelity(
+        net, pictures, groups=4, modes={"free": free, "off": lambda x, y: 1 - free(x, y)}, batch_size=5, repeats=0
+    )
+    assert found.recommended == "free" and found["off"].iou < found.floor
+
+
+@pytest.mark.parametrize("options", [{"regroupings": 0}, {"batch_size": 0}, {"repeats": -1}])
+def test_refuses(net, pictures, options):
+    with pytest.raises(ValueError, match="at least one"):
+        measure_fidelity(net, pictures, **options)
+    with pytest.raises(ValueError, match="0 images"):
+        measure_fidelity(net, pictures[:0])
+
+
+def test_command(tmp_path, capsys):
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    from groupcam_aug.recipes.cli import main
+
+    torch.manual_seed(0)
+    save_file(squeezenet1_1(num_classes=10).state_dict(), tmp_path / "w.safetensors")
+    for i in range(5):
+        folder = tmp_path / "images" / f"class {i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil_image(torch.rand(3, 32, 32)).save(folder / f"{i}.png")
+    (tmp_path / "images" / "class 1" / "broken.png").write_bytes(b"nothing")
+    words = ["fidelity", str(tmp_path / "images"), "--model", "torchvision/squeezenet1_1", "--weights"]
+    words.append(str(tmp_path / "w.safetensors"))
+    status = main([*words, "--size", "64", "--groups", "4", "--modes", "target, zero", "--json", str(tmp_path / "f.json")])
+    told = capsys.readouterr().out
+    assert status == 1 and "broken.png" in told
+    assert "| target, zero |" in told and "GroupCAMAugmentation(mask_at=" in told and "5 images" in told
+    record = json.loads((tmp_path / "f.json").read_text())
+    assert [row["mode"] for row in record["rows"]] == ["input", "target, zero"] and 0 < record["floor"] <= 1
+    assert main([*words, "--limit", "0"]) == 2
