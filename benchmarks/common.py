@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import os
 import platform
+import re
+import statistics
 import sys
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,76 @@ RESULTS = Path(__file__).parent / "results"
 NORMALISE = v2.Compose(
     [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
 )
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Where and in which precision networks run."""
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast (default: %(default)s)")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: its own choice)")
+
+
+class Setting:
+    """The options of `add_device_options`, applied to networks, images and passes."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.device = torch.device(options.device)
+        self.half = options.precision == "bf16"
+        self.format = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.told = {"precision": options.precision, "memory format": str(self.format).removeprefix("torch.")}
+
+    def put(self, thing: Any) -> Any:
+        """A network or images, on the device and in the memory format."""
+        return thing.to(device=self.device, memory_format=self.format)
+
+    def passes(self) -> AbstractContextManager[Any]:
+        """The context of a training step or forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def peak(self, call: Callable[[], Any]) -> int | None:
+        """MiB at the peak of `call`, on a GPU."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+
+    def seconds(self, calls: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
+        """Seconds of each call, one after the other in every round, so that a drifting clock meets them all alike."""
+        taken: dict[str, list[float]] = {name: [] for name in calls}
+        for turn in range(warmup + repeats):
+            for name, call in calls.items():
+                self.wait()
+                start = time.perf_counter()
+                call()
+                self.wait()
+                if turn >= warmup:
+                    taken[name].append(time.perf_counter() - start)
+            print(f"round {turn + 1} of {warmup + repeats}", end="\r", file=sys.stderr, flush=True)
+        return taken
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Median and interquartile range."""
+    if len(values) < 2:
+        return values[0], 0.0
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, high - low
+
+
+def filed(name: str, device: torch.device) -> str:
+    """`name` with the device and torch's version, so that results of several machines stand beside each other."""
+    kind = "cpu" if device.type == "cpu" else re.sub(r"\W+", "_", torch.cuda.get_device_name(device).lower())
+    return f"{name}_{kind}_torch{'_'.join(torch.__version__.split('+')[0].split('.')[:2])}"
 
 
 def conditions(**more: Any) -> dict[str, Any]:

@@ -42,8 +42,13 @@ def main() -> None:
         "gradient-free (G=16)": GroupCAM.for_training(network),
         "gradient-free, mask_at=stage": GroupCAM.for_training(network, mask_at="stage"),
         "gradient-free, mask_at=target": GroupCAM.for_training(network, mask_at="target"),
+        "gradient-free, mask_at=target, baseline=zero (fast)": GroupCAM.for_training(network, mask_at="target", baseline="zero"),
         "training form with importance weights": GroupCAM.for_training(network, weights="gradient"),
+        "the same, mask_at=stage": GroupCAM.for_training(network, weights="gradient", mask_at="stage"),
         "the same, mask_at=target": GroupCAM.for_training(network, weights="gradient", mask_at="target"),
+        "the same, mask_at=target, baseline=zero": GroupCAM.for_training(
+            network, weights="gradient", mask_at="target", baseline="zero"
+        ),
     }
     shares: dict[str, list[float]] = {name: [] for name in methods}
     ordered: dict[str, int] = dict.fromkeys(methods, 0)

@@ -1,0 +1,159 @@
+"""Masks of every mode against the exact ones, on published weights: SqueezeNet on photographs, ResNet-56 on CIFAR-10.
+
+With insertion and deletion areas of the maps (`--curves` images), and controls that need no network: a centred blob and random
+cells. Needs GROUPCAM_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from typing import Any
+
+import torch
+from common import NORMALISE, Setting, add_device_options, batch, conditions, data_folder, filed, photographs, report, squeezenet
+from PIL import Image
+from rich.progress import track
+from torch import Tensor, nn
+
+from groupcam_aug import GradCAM, GroupCAM, measure_fidelity
+from groupcam_aug.borrow import as_found, capture
+from groupcam_aug.masks import enlarge, minmax
+from groupcam_aug.metrics import insertion_deletion
+
+PLACES = {
+    "squeezenet": ["features.7", "features.10"],
+    "resnet56": ["layer1", "layer2", "layer3.4"],
+}
+
+
+def cifar(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The published ResNet-56 and test images of CIFAR-10, evenly taken."""
+    from safetensors.torch import load_file
+
+    from groupcam_aug.recipes.networks import CIFARResNet, load_weights
+
+    network = CIFARResNet(56, 10)
+    load_weights(network, load_file(data_folder() / "weights" / "resnet56_cifar10.safetensors"))
+    with zipfile.ZipFile(data_folder() / "cifar10.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith("cifar10/test/") and name.endswith(".jpg"))
+        classes = sorted({name.split("/")[2] for name in names})
+        chosen = names[:: max(1, len(names) // count)][:count]
+        pictures = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in chosen]
+    images = torch.stack([NORMALISE(picture).as_subclass(Tensor) for picture in pictures])
+    return network.eval(), images, torch.tensor([classes.index(name.split("/")[2]) for name in chosen])
+
+
+def sum_of_activations(network: nn.Module, layer: str) -> Any:
+    """The map without scoring: the sum of the layer's channels, one forward pass, the same for every class."""
+
+    def maps(images: Tensor, targets: Any) -> Tensor:
+        with as_found(network, images.device), capture(network.get_submodule(layer), layer) as seen:
+            network(images)
+        return minmax(enlarge(seen.one().float().sum(dim=1, keepdim=True).relu(), images.shape[-2:])[:, 0])
+
+    return maps
+
+
+def centred_blob(images: Tensor, targets: Any) -> Tensor:
+    """A Gaussian in the middle, a quarter of the side wide."""
+    rows, columns = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[-2:])
+    return minmax(torch.exp(-2 * (rows[:, None] ** 2 + columns**2))).expand(len(images), -1, -1)
+
+
+def random_cells(images: Tensor, targets: Any) -> Tensor:
+    """Noise on 7 x 7 cells."""
+    cells = torch.rand(len(images), 1, 7, 7, generator=torch.Generator().manual_seed(0)).to(images.device)
+    return minmax(enlarge(cells, images.shape[-2:])[:, 0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device_options(parser)
+    parser.add_argument("--networks", nargs="+", choices=tuple(PLACES), default=list(PLACES))
+    parser.add_argument("--photographs", type=int, default=300)
+    parser.add_argument("--cifar", type=int, default=1000)
+    parser.add_argument("--curves", type=int, default=100, help="images for insertion and deletion (default: 100)")
+    parser.add_argument("--batch", type=int, default=16)
+    options = parser.parse_args()
+    setting = Setting(options)
+    for name in options.networks:
+        if name == "squeezenet":
+            network, (pictures, classes) = squeezenet(), photographs()
+            images, labels = batch(pictures[: options.photographs]), torch.tensor(classes[: options.photographs])
+        else:
+            network, images, labels = cifar(options.cifar)
+        network = setting.put(network)
+        layer = GroupCAM(network)
+        layer(images[:1].to(setting.device))
+        rows = []
+        for weights in ("none", "gradient"):
+            modes: dict[str, Any] = {place: place for place in PLACES[name]}
+            modes |= {
+                "stage (balanced)": "stage",
+                "target": "target",
+                "target, zero (fast)": "target, zero",
+                "zero": "input, zero",
+            }
+            if weights == "none":
+                modes |= {
+                    "sum of activations": sum_of_activations(network, str(layer.layer)),
+                    "Grad-CAM": GradCAM(network),
+                    "centred blob": centred_blob,
+                    "random cells": random_cells,
+                }
+            found = measure_fidelity(
+                network,
+                images,
+                labels,
+                modes=modes,
+                weights=weights,  # type: ignore[arg-type]
+                batch_size=options.batch,
+                progress=lambda parts: track(parts, f"{name}, weights={weights}"),  # noqa: B023
+            )
+            print(found, flush=True)
+            areas = curves(network, images[: options.curves], labels[: options.curves], modes, weights, options.batch, setting)
+            for row in found.rows:
+                rows.append([weights, row.mode, row.iou, row.iou_error, row.spearman, row.no_map, row.cost, *areas[row.mode]])
+            rows.append([weights, "noise floor (regrouped)", found.floor, found.floor_error, *[None] * 5])
+        told = conditions(
+            network=name, layer=layer.layer, images=len(images), curves=min(options.curves, len(images)), seed=0, **setting.told
+        )
+        header = [
+            "weights",
+            "mode",
+            "IoU with exact",
+            "its standard error",
+            "Spearman",
+            "no map",
+            "cost in F",
+            "insertion",
+            "deletion",
+        ]
+        report(filed(f"fidelity_{name}", setting.device), told, header, rows)
+
+
+def curves(
+    network: nn.Module, images: Tensor, labels: Tensor, modes: dict[str, Any], weights: Any, size: int, setting: Setting
+) -> dict[str, list[float]]:
+    """Mean areas (28 steps, blur) of each mode's maps."""
+    methods: dict[str, Any] = {"input": GroupCAM.for_training(network, weights=weights)}
+    for mode, how in modes.items():
+        if isinstance(how, str):
+            place, _, base = how.partition(", ")
+            how = GroupCAM.for_training(network, weights=weights, mask_at=place, **({"baseline": base} if base else {}))
+        methods[mode] = how
+    areas: dict[str, list[float]] = {}
+    for mode, method in track(methods.items(), "insertion and deletion", total=len(methods)):
+        both = []
+        for part in torch.arange(len(images)).split(size):
+            x, y = images[part].to(setting.device), labels[part].to(setting.device)
+            found = insertion_deletion(network, x, method(x, y), y)
+            both.append(torch.stack([found.insertion_auc, found.deletion_auc]))
+        areas[mode] = torch.cat(both, dim=1).nanmean(dim=1).tolist()
+    return areas
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Milliseconds per map against other libraries and against loops, on the same photographs, network and process.
+
+The two loops take one image at a time. "As the authors' code works": float32, contiguous, hooks and a full backward pass into
+the parameters, one forward pass per group. "Gradient-free": the paper's training form as a plain loop. pytorch-grad-cam
+(`pip install grad-cam`) and torch-cam (`pip install torchcam`) are called as their pages show, batched where they batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision
+from common import Setting, add_device_options, batch, conditions, filed, photographs, report, spread, squeezenet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from groupcam_aug import GradCAM, GroupCAM
+from groupcam_aug.blur import blur
+
+
+def as_the_authors(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor, groups: int) -> list[Tensor]:
+    """Their loop: image by image, group by group, gradients of everything (written anew; Zhang et al. 2021's repository)."""
+    maps = []
+    for image, label in zip(images[:, None], labels.tolist(), strict=True):
+        kept: dict[str, Any] = {}
+        hooks = [
+            layer.register_forward_hook(lambda _m, _i, out, kept=kept: kept.update(activation=out)),
+            layer.register_full_backward_hook(lambda _m, _i, out, kept=kept: kept.update(gradient=out[0])),
+        ]
+        network.zero_grad()
+        network(image)[0, label].backward(retain_graph=True)
+        for hook in hooks:
+            hook.remove()
+        weights = kept["gradient"].mean(dim=(2, 3), keepdim=True)
+        maps.append(_scored(network, image, label, (weights * kept["activation"]).detach(), groups))
+    return maps
+
+
+def gradient_free(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor, groups: int) -> list[Tensor]:
+    """The training form, one image and one group at a time."""
+    maps = []
+    for image, label in zip(images[:, None], labels.tolist(), strict=True):
+        kept: dict[str, Any] = {}
+        hook = layer.register_forward_hook(lambda _m, _i, out, kept=kept: kept.update(activation=out))
+        with torch.no_grad():
+            network(image)
+        hook.remove()
+        maps.append(_scored(network, image, label, kept["activation"], groups))
+    return maps
+
+
+def _scored(network: nn.Module, image: Tensor, label: int, weighted: Tensor, groups: int) -> Tensor:
+    with torch.no_grad():
+        blurred = blur(image)
+        lowest = network(blurred).softmax(1)[0, label]
+        total = torch.zeros_like(image[0, 0])
+        for group in weighted.chunk(groups, 1):
+            mask = F.interpolate(group.sum(1, keepdim=True).relu(), image.shape[-2:], mode="bilinear", align_corners=False)
+            if mask.max() > mask.min():
+                mask = (mask - mask.min()) / (mask.max() - mask.min())
+                gain = network(image * mask + blurred * (1 - mask)).softmax(1)[0, label] - lowest
+                total += gain * mask[0, 0]
+        total = total.relu()
+        return (total - total.min()) / (total.max() - total.min()).clamp(min=1e-12)
+
+
+def libraries(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor, dear: bool) -> dict[str, Callable[[], Any]]:
+    """Calls of the other libraries; `dear` ones need a forward pass for every channel."""
+    import pytorch_grad_cam
+    import torchcam.methods
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    targets = [ClassifierOutputTarget(label) for label in labels.tolist()]
+
+    def with_grad_cam(kind: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            with kind(model=network, target_layers=[layer]) as cam:
+                return cam(input_tensor=images, targets=targets)
+
+        return call
+
+    def with_torchcam(kind: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            with kind(network, layer) as cam:
+                scores = network(images)
+                return cam(labels.tolist(), scores)
+
+        return call
+
+    calls = {
+        "pytorch-grad-cam GradCAM": with_grad_cam(pytorch_grad_cam.GradCAM),
+        "torch-cam GradCAM": with_torchcam(torchcam.methods.GradCAM),
+    }
+    if dear:
+        calls |= {
+            "pytorch-grad-cam ScoreCAM": with_grad_cam(pytorch_grad_cam.ScoreCAM),
+            "pytorch-grad-cam AblationCAM": with_grad_cam(pytorch_grad_cam.AblationCAM),
+            "torch-cam ScoreCAM": with_torchcam(torchcam.methods.ScoreCAM),
+        }
+    return calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device_options(parser)
+    parser.add_argument("--network", default="squeezenet", help="squeezenet (pretrained), or one of torchvision's (random)")
+    parser.add_argument("--layer", help="target layer (default: found)")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--groups", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-dear", action="store_true", help="leave out methods with a forward pass for every channel")
+    options = parser.parse_args()
+    setting = Setting(options)
+    torch.manual_seed(0)
+    plain = squeezenet() if options.network == "squeezenet" else torchvision.models.get_model(options.network).eval()
+    plain = plain.to(setting.device)
+    pictures, classes = photographs()
+    images, labels = batch(pictures[: options.images]).to(setting.device), torch.tensor(classes[: options.images])
+    finder = GradCAM(plain, options.layer)
+    finder(images[:1])
+    name = str(finder.layer)
+    theirs = plain.get_submodule(name)
+
+    import copy
+
+    mine, laid = setting.put(copy.deepcopy(plain)), setting.put(images)
+    labels = labels.to(setting.device)
+
+    def ours(**how: Any) -> Callable[[], Any]:
+        cam = GroupCAM(mine, name, groups=options.groups, **how)
+
+        def call() -> Any:
+            with setting.passes():
+                return cam(laid, labels)
+
+        return call
+
+    def our_grad_cam() -> Any:
+        with setting.passes():
+            return GradCAM(mine, name)(laid, labels)
+
+    free: dict[str, Any] = {"weights": "none", "denoise": None}
+    calls: dict[str, Callable[[], Any]] = {
+        "loop as the authors' code works": lambda: as_the_authors(plain, theirs, images, labels, options.groups),
+        "loop, gradient-free": lambda: gradient_free(plain, theirs, images, labels, options.groups),
+        "ours, Grad-CAM": our_grad_cam,
+        "ours, Group-CAM exact, weights=gradient": ours(denoise=None),
+        "ours, Group-CAM exact, gradient-free": ours(**free),
+        "ours, mask_at=stage": ours(mask_at="stage", **free),
+        "ours, mask_at=target": ours(mask_at="target", **free),
+        "ours, mask_at=target, weights=gradient": ours(mask_at="target", denoise=None),
+        "ours, mask_at=target, baseline=zero": ours(mask_at="target", baseline="zero", **free),
+        **libraries(plain, theirs, images, labels, not options.no_dear),
+    }
+    taken = setting.seconds(calls, options.repeats)
+    loop, free_loop = (spread(taken[name])[0] for name in list(calls)[:2])
+    rows = []
+    for method, seconds in taken.items():
+        median, iqr = spread(seconds)
+        rows.append([method, 1000 * median / len(images), 1000 * iqr / len(images), loop / median, free_loop / median])
+    told = conditions(
+        network=options.network,
+        layer=name,
+        images=len(images),
+        groups=options.groups,
+        repeats=options.repeats,
+        threads=torch.get_num_threads(),
+        **{package: importlib.metadata.version(package) for package in ("grad-cam", "torchcam")},
+        **{f"{key} of ours": value for key, value in setting.told.items()},
+    )
+    header = ["method", "ms per image", "IQR", "x faster than the authors' loop", "x faster than the gradient-free loop"]
+    kind = f"{options.network}_{options.precision}" + ("_channels_last" if options.channels_last else "")
+    report(filed(f"peers_{kind}", setting.device), told, header, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""What maps and training steps cost: ms per image and in F, one evaluation forward pass of the bare network on the same images.
+
+Calls are interleaved; medians and interquartile ranges over the rounds. Weights are random: only time and memory are measured.
+On a GPU: `python benchmarks/speed.py --precision bf16 --channels-last --batch 32 128 --repeats 30`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision
+from common import Setting, add_device_options, conditions, filed, report, spread
+from torch import Tensor, nn
+
+from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur
+from groupcam_aug.augment import blend, keep_mask
+from groupcam_aug.blur import blur
+
+PRESETS: dict[str, tuple[float, dict[str, Any]]] = {
+    "paper": (1.0, {}),
+    "paper, weights=gradient": (1.0, {"weights": "gradient"}),
+    "balanced": (0.5, {"mask_at": "stage"}),
+    "balanced, weights=gradient": (0.5, {"mask_at": "stage", "weights": "gradient"}),
+    "fast": (0.5, {"mask_at": "target", "baseline": "zero"}),
+    "fast, weights=gradient": (0.5, {"mask_at": "target", "baseline": "zero", "weights": "gradient"}),
+}
+
+
+class Meter:
+    """Seconds inside the network's own forward."""
+
+    def __init__(self, network: nn.Module, setting: Setting) -> None:
+        self.inside, self.start, self.setting = 0.0, 0.0, setting
+        network.register_forward_pre_hook(self._enter)
+        network.register_forward_hook(self._leave)
+
+    def _enter(self, *_: Any) -> None:
+        self.setting.wait()
+        self.start = time.perf_counter()
+
+    def _leave(self, *_: Any) -> None:
+        self.setting.wait()
+        self.inside += time.perf_counter() - self.start
+
+    def share_outside(self, call: Callable[[], Any], repeats: int) -> float:
+        """Share of the seconds of `call` that are not spent in the network: the median over `repeats`."""
+        shares = []
+        for _ in range(repeats):
+            self.inside, start = 0.0, time.perf_counter()
+            call()
+            self.setting.wait()
+            shares.append(1 - self.inside / (time.perf_counter() - start))
+        return spread(shares)[0]
+
+
+def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting) -> list[list[Any]]:
+    """Rows of the table of maps."""
+    network = setting.put(make()).eval()
+    labels = torch.arange(len(images), device=setting.device) % 1000
+    methods: dict[str, Any] = {"Grad-CAM": GradCAM(network)}
+    for groups in options.groups:
+        for name, (_, how) in PRESETS.items():
+            methods[f"{name}, G={groups}"] = GroupCAM.for_training(network, groups=groups, **how)
+
+    def called(method: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            with setting.passes():
+                return method(images, labels)
+
+        return call
+
+    def bare() -> None:
+        with torch.no_grad(), setting.passes():
+            for part in images.split(min(len(images), methods["Grad-CAM"].passes(images))):
+                network(part)
+
+    calls = {"bare forward (F)": bare, **{name: called(method) for name, method in methods.items()}}
+    taken = setting.seconds(calls, options.repeats)
+    peaks = {name: setting.peak(call) for name, call in calls.items()}
+    meter = Meter(network, setting)
+    unit = spread(taken["bare forward (F)"])[0]
+    rows = []
+    for name, seconds in taken.items():
+        median, iqr = spread(seconds)
+        outside = meter.share_outside(calls[name], 3) if name.startswith("paper, G") else None
+        rows.append([len(images), name, 1000 * median / len(images), median / unit, iqr / unit, outside, peaks[name]])
+        print(*rows[-1], flush=True)
+    return rows
+
+
+def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting) -> list[list[Any]]:
+    """Rows of the table of training steps: plain, and with each preset on exactly p of the images."""
+    network = setting.put(make()).train()
+    optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+    labels = torch.arange(len(images), device=setting.device) % 1000
+
+    def step(batch: Tensor) -> None:
+        with setting.passes():
+            loss = nn.functional.cross_entropy(network(batch).float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def augmented(p: float, how: dict[str, Any]) -> Callable[[], None]:
+        augment = SaliencyBlur(GroupCAM.for_training(network, **how), p=p)
+        drawn = torch.arange(round(p * len(images)))
+
+        def call() -> None:
+            with setting.passes():
+                batch = augment.apply(images, labels, drawn).images
+            step(batch)
+
+        return call
+
+    calls: dict[str, Callable[[], Any]] = {"plain": lambda: step(images)}
+    calls.update({name: augmented(*preset) for name, preset in PRESETS.items() if name not in options.leave_out})
+    taken = setting.seconds(calls, options.repeats)
+    peaks = {name: setting.peak(call) for name, call in calls.items()}
+    unit = spread(taken["plain"])[0]
+    rows = []
+    for name, seconds in taken.items():
+        median, iqr = spread(seconds)
+        rows.append([len(images), name, 1000 * median, median / unit, iqr / unit, peaks[name]])
+        print(*rows[-1], flush=True)
+    return rows
+
+
+def profile(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting) -> list[list[Any]]:
+    """Where the milliseconds of the `fast` augmentation go, half of the images drawn."""
+    network = setting.put(make()).eval()
+    p, how = PRESETS["fast"]
+    cam = GroupCAM.for_training(network, **how)
+    augment = SaliencyBlur(cam, p=p)
+    drawn = torch.arange(round(p * len(images)))
+    labels = torch.arange(len(images), device=setting.device) % 1000
+    half = images[: len(drawn)].contiguous(memory_format=setting.format)
+
+    def forward() -> None:
+        with torch.no_grad(), setting.passes():
+            for part in half.split(cam.passes(half)):
+                network(part)
+
+    def mapped() -> Tensor:
+        with setting.passes():
+            return cam(half, labels[: len(half)])
+
+    def whole() -> Any:
+        with setting.passes():
+            return augment.apply(images, labels, drawn)
+
+    found = mapped()
+    keep, fill = keep_mask(found), blur(half)
+    at = drawn.to(setting.device)
+    calls: dict[str, Callable[[], Any]] = {
+        "the whole augmentation": whole,
+        "network, one pass over the drawn images": forward,
+        "the maps, network included": mapped,
+        "threshold": lambda: keep_mask(found),
+        "blur of the drawn images": lambda: blur(half),
+        "blend and put back": lambda: images.index_copy(0, at, blend(half, keep, fill)),
+    }
+    taken = {name: spread(seconds)[0] for name, seconds in setting.seconds(calls, options.repeats).items()}
+    taken["group masks, scoring, map (maps less network)"] = (
+        taken["the maps, network included"] - taken["network, one pass over the drawn images"]
+    )
+    unit = taken["the whole augmentation"]
+    return [[len(images), name, 1000 * seconds, seconds / unit] for name, seconds in taken.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device_options(parser)
+    parser.add_argument("--network", default="resnet50", help="of torchvision (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32])
+    parser.add_argument("--groups", type=int, nargs="+", default=[16])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", choices=("maps", "steps", "profile"), nargs="+", default=["maps", "steps", "profile"])
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="PRESET", help="of the training steps")
+    parser.add_argument("--tag", default="", help="in the names of the result files")
+    options = parser.parse_args()
+    setting = Setting(options)
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return torchvision.models.get_model(options.network)
+
+    tables = {
+        "maps": (maps, ["batch", "method", "ms per image", "in F", "IQR in F", "share outside the network", "peak MiB"]),
+        "steps": (steps, ["batch", "step", "ms", "x plain", "IQR x plain", "peak MiB"]),
+        "profile": (profile, ["batch", "part of the fast augmentation", "ms", "share"]),
+    }
+    for kind in options.only:
+        work, header = tables[kind]
+        rows = []
+        for count in options.batch:
+            images = setting.put(torch.randn(count, 3, options.size, options.size))
+            rows += work(make, images, options, setting)
+        told = conditions(
+            network=f"torchvision {options.network}, random weights",
+            size=options.size,
+            threads=torch.get_num_threads(),
+            repeats=options.repeats,
+            **setting.told,
+        )
+        report(filed(f"speed_{kind}{options.tag and '_' + options.tag}", setting.device), told, header, rows)
+
+
+if __name__ == "__main__":
+    main()
