@@ -164,6 +164,8 @@ MODES = {
     "preset balanced": Mode({"preset": "balanced", "seed": 1}, common=WITHOUT_P),
     "preset fast": Mode({"preset": "fast", "seed": 1}, common=WITHOUT_P),
     "mask_at input": Mode({"mask_at": "input"}),
+    "baseline blur": Mode({"mask_at": "target", "baseline": "blur"}),
+    "baseline zero": Mode({"baseline": "zero"}),
     "mask_at stage": Mode({"mask_at": "stage"}),
     "mask_at target": Mode({"mask_at": "target"}),
     "mask_at a layer": Mode({"mask_at": "relu1"}),
@@ -210,4 +212,5 @@ MODES = {
     "source checkpoint": Mode({"source": CHECKPOINT}),
     "chunk": Mode({"chunk": 4}),
     "seed": Mode({"seed": 3, "p": 0.5}),
+    "record": Mode({"record": False}),
 }

@@ -142,3 +142,82 @@ def test_out_of_memory_twice_is_raised_as_it_is(images):
         cam(images, 1)
     with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
         GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=1)(images, 1)
+
+
+class OnAGPU:
+    """What the choice of passes asks of a batch on a GPU."""
+
+    def __init__(self, *shape):
+        self.shape, self.device = torch.Size(shape), torch.device("cuda", 0)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, _):
+        return torch.empty(self.shape[1:], device="meta")
+
+
+@pytest.mark.parametrize(
+    "count, free, passes",
+    [(8, 10**11, 64), (96, 10**11, 96), (1000, 10**11, 256), (96, 10**9, 12), (32, 10**6, 1)],
+)
+def test_passes_on_a_gpu_follow_the_batch_and_the_free_memory(monkeypatch, count, free, passes):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free // 2, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: free)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: free - free // 2)
+    cam = GroupCAM(PooledNet())
+    assert cam.passes(OnAGPU(count, 3, 224, 224)) == passes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+    assert cam.passes(OnAGPU(count, 3, 224, 224)) == passes, "settled once for a shape: a run does not change its numbers"
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@gpu
+def test_gpu_peak_memory_of_a_step_is_hardly_above_the_plain_step():
+    """At most 1.05 times: exact maps, G = 16, ResNet-50, 32 images."""
+    network = torchvision.models.resnet50().cuda().train()
+    optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+    images, labels = torch.randn(32, 3, 224, 224, device="cuda"), torch.arange(32, device="cuda")
+    cam = GroupCAM.for_training(network)
+
+    def step(augment):
+        with torch.autocast("cuda", torch.bfloat16):
+            if augment:
+                maps = cam(images, labels)
+                assert maps.shape == (32, 224, 224)
+            loss = torch.nn.functional.cross_entropy(network(images).float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    peaks = []
+    for augment in (False, True):
+        step(augment)
+        torch.cuda.reset_peak_memory_stats()
+        step(augment)
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] <= 1.05 * peaks[0], peaks
+
+
+@pytest.mark.gpu
+@gpu
+def test_gpu_out_of_memory_is_survived_once():
+    network = torchvision.models.resnet50().cuda().eval()
+    images = torch.randn(64, 3, 224, 224, device="cuda")
+    expected = GroupCAM.for_training(network, groups=4, chunk=8)(images, 1)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    GroupCAM.for_training(network, groups=4, chunk=32)(images, 1)
+    room = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    try:
+        torch.cuda.set_per_process_memory_fraction(1.1 * room / total)
+        with pytest.warns(UserWarning, match="at most 32 per forward pass"):
+            maps = GroupCAM.for_training(network, groups=4, chunk=64)(images, 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-2)

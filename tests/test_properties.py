@@ -16,6 +16,9 @@ from torchvision import tv_tensors
 from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur, guided_grad_cam
 from groupcam_aug.augment import keep_mask
 from groupcam_aug.blur import blur
+from groupcam_aug.curves import insertion_deletion
+from groupcam_aug.metrics import PointingGame
+from groupcam_aug.sanity import randomization_check
 
 PROPERTIES = {
     1: ["test_saliency::test_one_group_without_denoising_is_grad_cam"],
@@ -54,7 +57,27 @@ PROPERTIES = {
         "test_saliency::test_layer_that_fires_twice",
     ],
     24: ["test_layers::test_reading_and_mixing_agree_in_every_layout", "test_layers::test_read_grid_refuses"],
-    # 25 to 27 are properties of the metrics and of weight randomisation, which the package does not offer yet.
+    25: [
+        "test_curves::test_endpoints_and_constant_models",
+        "test_curves::test_linear_model_gives_a_half_for_any_order",
+        "test_curves::test_planted_evidence_in_closed_form",
+        "test_curves::test_only_the_order_counts_and_ties_are_settled",
+        "test_curves::test_more_steps_approach_a_limit",
+        "test_curves::test_chunk_batch_and_layout_do_not_matter",
+        "test_properties::test_p25_better_maps_score_better",
+    ],
+    26: [
+        "test_localise::test_pointing_of_undefined_maps_and_empty_masks",
+        "test_localise::test_pointing_tolerance_includes_its_edge",
+        "test_metrics::test_macro_is_over_the_classes_seen",
+        "test_properties::test_p26_a_flat_map_is_no_free_hit",
+    ],
+    27: [
+        "test_sanity::test_everything_comes_back",
+        "test_sanity::test_batch_norm_and_modules_without_reset",
+        "test_sanity::test_a_map_that_ignores_the_network_fails",
+        "test_properties::test_p27_maps_that_ignore_the_network_fail",
+    ],
 }
 
 
@@ -65,8 +88,7 @@ def test_every_property_has_its_tests():
             file, _, function = name.partition("::")
             found = {n.name for n in ast.walk(ast.parse((folder / f"{file}.py").read_text())) if isinstance(n, ast.FunctionDef)}
             assert function in found, name
-    metrics = folder.parent / "groupcam_aug" / "metrics.py"
-    assert set(PROPERTIES) == set(range(1, 28 if metrics.exists() else 25))
+    assert set(PROPERTIES) == set(range(1, 28))
 
 
 CAMS = {
@@ -467,3 +489,41 @@ def test_fuzz_for_ten_minutes(capsys):
     with capsys.disabled():
         print(f"\nfuzz: {outcomes}")
     assert outcomes["mapped"] > 100
+
+
+def test_p25_better_maps_score_better(images):
+    """Planted evidence: oracle above random above inverted, in insertion less deletion; softmax probabilities."""
+
+    class Corner(nn.Module):
+        def forward(self, x):
+            inside = x[:, 0, :6, :5].sum(dim=(1, 2))
+            return torch.stack([torch.zeros_like(inside), inside - 15], dim=1)
+
+    bright = images.abs() + 0.5
+    oracle = torch.zeros(3, 24, 20, dtype=torch.float64)
+    oracle[:, :6, :5] = 1
+    random = torch.rand(3, 24, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = [insertion_deletion(Corner(), bright, maps, 1, substrate="zeros").overall for maps in (oracle, random, -oracle)]
+    assert (scores[0] > scores[1] + 0.2).all() and (scores[1] > scores[2] + 0.2).all()
+    assert all(((score >= -1) & (score <= 1)).all() for score in scores)
+
+
+def test_p26_a_flat_map_is_no_free_hit():
+    """A constant map is a miss that is counted, an empty mask no trial, classes weigh the same."""
+    game = PointingGame(average="macro", num_classes=3)
+    masks = torch.zeros(3, 5, 5, dtype=torch.bool)
+    masks[0], masks[1] = True, True
+    maps = torch.stack([torch.full((5, 5), 0.4), torch.eye(5), torch.eye(5)])
+    game.update(maps, masks, torch.tensor([0, 1, 2]))
+    assert game.compute() == 0.5 and game.pointing_undefined == 1 and game.pointing_skipped == 1
+
+
+def test_p27_maps_that_ignore_the_network_fail(net, images):
+    """The control explains nothing and stays; Grad-CAM moves; the network and the random state are as before."""
+    before = snapshot(net)
+    control = randomization_check(net, images, lambda x, y: x.abs().sum(1), 1)
+    assert control.passed is False and control.spearman == pytest.approx([1] * 4)
+    seen = randomization_check(net, images, GradCAM(net, "relu2"), 1)
+    assert len(seen.spearman) == len(seen.stages) == 4, "the original is no stage, and no part of any mean"
+    assert seen.spearman[-1] < 0.9 or seen.undefined[-1] > 0
+    assert_same(before, snapshot(net))

@@ -1,0 +1,121 @@
+"""Scoring altered copies of a batch: what the probability of each image's class becomes, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from groupcam_aug.blur import blur
+from groupcam_aug.borrow import as_found
+from groupcam_aug.cam import CAM, Output, arithmetic, check_images
+from groupcam_aug.targets import Activation, Target, Targets, read_target
+
+__all__ = ["Output", "Rescore", "Substrate", "check_maps", "make_substrate"]
+
+Substrate = Literal["blur", "zeros", "mean"] | Callable[[Tensor], Tensor]
+
+
+class Rescore:
+    """One batch and the borrowed network: what the class's probability becomes when the images are altered.
+
+    Arguments as for `curves.insertion_deletion`.
+    """
+
+    target: Target
+    clean: Tensor  # (N,) probability of the class on the images as they are
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        targets: Targets,
+        activation: Activation = "softmax",
+        chunk: int | None = None,
+        output: Output = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if activation not in ("softmax", "sigmoid"):
+            raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+        self.cam = CAM(model, output, preprocess, chunk)
+        self.images, self.targets, self.activation = check_images(images, targets), targets, activation
+        self.dtype = arithmetic(self.images)
+        self.chunk = self.cam.passes(self.images)
+        on_cpu = images.device.type == "cpu" and images.dtype == torch.float32
+        self.format = torch.channels_last if on_cpu else torch.preserve_format
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """The network in eval mode, with `target` and `clean` known."""
+        with as_found(self.cam.network, self.images.device):
+            logits = torch.cat([self.logits(self.images[part]) for part in self.parts(len(self.images))])
+            self.target = read_target(self.targets, logits, self.activation)
+            self.clean = self.target.score(logits)
+            yield
+
+    def parts(self, count: int) -> Iterator[slice]:
+        """`count` images in parts of at most `chunk`."""
+        return (slice(start, start + self.chunk) for start in range(0, count, self.chunk))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(n, classes) logits of images in any layout, in one pass; float32 or wider."""
+        try:
+            return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
+        except RuntimeError as error:
+            if self.format != torch.channels_last or "view size is not compatible" not in str(error):
+                raise
+            self.format = torch.contiguous_format  # a view() in the network needs the plain layout
+            return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """(N,) probability of each image's class on `images`, (N, C, H, W) altered ones."""
+        return torch.cat([self.target.part(part).score(self.logits(images[part])) for part in self.parts(len(images))])
+
+    def scores_of(self, which: Tensor, images: Tensor) -> Tensor:
+        """(n,) probability of the class of image `which[i]` on `images[i]`; in one pass, so at most `chunk` of them."""
+        target = self.target
+        if isinstance(target.rows, Tensor):
+            target = Target(target.rows[which], target.activation)
+        return target.score(self.logits(images))
+
+
+def make_substrate(images: Tensor, substrate: Substrate) -> Tensor:
+    """What stands where nothing of the image is shown: (N, C, H, W), like `images`.
+
+    Raises:
+        ValueError: another name, or a callable that returns another shape.
+    """
+    if callable(substrate):
+        made = substrate(images)
+        if not isinstance(made, Tensor) or made.shape != images.shape:
+            seen = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(f"substrate must return images of shape {tuple(images.shape)}, got {seen}")
+        return made.detach().to(device=images.device, dtype=images.dtype)
+    if substrate == "blur":
+        return blur(images)
+    if substrate == "zeros":
+        return torch.zeros_like(images)
+    if substrate == "mean":
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        return images.to(dtype).mean(dim=(2, 3), keepdim=True).to(images.dtype).expand_as(images)
+    raise ValueError(f"substrate must be 'blur', 'zeros', 'mean' or a callable, got {substrate!r}")
+
+
+def check_maps(maps: Tensor, images: Tensor) -> Tensor:
+    """`maps` on the images' device, if there is one of its size for each image."""
+    if not isinstance(maps, Tensor) or not maps.is_floating_point():
+        raise TypeError(f"maps must be a floating-point tensor, got {getattr(maps, 'dtype', type(maps).__name__)}")
+    size = (len(images), *images.shape[2:])
+    if tuple(maps.shape) != size:
+        raise ValueError(
+            f"maps must have the images' size, {size}; got {tuple(maps.shape)}. Upsample maps of a layer's own grid first "
+            "(torch.nn.functional.interpolate), as calling GradCAM or GroupCAM does"
+        )
+    return maps.detach().to(images.device)
+
+
+def _laid_out(images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    return images if memory_format == torch.preserve_format else images.contiguous(memory_format=memory_format)
