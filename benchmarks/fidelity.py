@@ -24,7 +24,7 @@ from groupcam_aug.metrics import insertion_deletion
 
 PLACES = {
     "squeezenet": ["features.7", "features.10"],
-    "resnet56": ["layer1", "layer2", "layer3.4"],
+    "resnet56": ["layer2", "layer3.4"],
 }
 
 
@@ -74,7 +74,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=tuple(PLACES), default=list(PLACES))
     parser.add_argument("--photographs", type=int, default=300)
     parser.add_argument("--cifar", type=int, default=1000)
-    parser.add_argument("--curves", type=int, default=100, help="images for insertion and deletion (default: 100)")
+    parser.add_argument("--curves", type=int, default=60, help="images for insertion and deletion (default: 60)")
+    parser.add_argument("--steps", type=int, default=14, help="of the curves (default: 14)")
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
     setting = Setting(options)
@@ -90,12 +91,7 @@ def main() -> None:
         rows = []
         for weights in ("none", "gradient"):
             modes: dict[str, Any] = {place: place for place in PLACES[name]}
-            modes |= {
-                "stage (balanced)": "stage",
-                "target": "target",
-                "target, zero (fast)": "target, zero",
-                "zero": "input, zero",
-            }
+            modes |= {"stage (balanced)": "stage", "target": "target", "target, zero (fast)": "target, zero"}
             if weights == "none":
                 modes |= {
                     "sum of activations": sum_of_activations(network, str(layer.layer)),
@@ -109,16 +105,23 @@ def main() -> None:
                 labels,
                 modes=modes,
                 weights=weights,  # type: ignore[arg-type]
+                regroupings=3 if weights == "none" else 1,
                 batch_size=options.batch,
                 progress=lambda parts: track(parts, f"{name}, weights={weights}"),  # noqa: B023
             )
             print(found, flush=True)
-            areas = curves(network, images[: options.curves], labels[: options.curves], modes, weights, options.batch, setting)
+            areas = curves(network, images, labels, modes, weights, options, setting)
             for row in found.rows:
                 rows.append([weights, row.mode, row.iou, row.iou_error, row.spearman, row.no_map, row.cost, *areas[row.mode]])
             rows.append([weights, "noise floor (regrouped)", found.floor, found.floor_error, *[None] * 5])
         told = conditions(
-            network=name, layer=layer.layer, images=len(images), curves=min(options.curves, len(images)), seed=0, **setting.told
+            network=name,
+            layer=layer.layer,
+            images=len(images),
+            images_of_the_curves=min(options.curves, len(images)),
+            steps=options.steps,
+            seed=0,
+            **setting.told,
         )
         header = [
             "weights",
@@ -135,9 +138,16 @@ def main() -> None:
 
 
 def curves(
-    network: nn.Module, images: Tensor, labels: Tensor, modes: dict[str, Any], weights: Any, size: int, setting: Setting
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    modes: dict[str, Any],
+    weights: Any,
+    options: argparse.Namespace,
+    setting: Setting,
 ) -> dict[str, list[float]]:
-    """Mean areas (28 steps, blur) of each mode's maps."""
+    """Mean areas (substrate blur) of each mode's maps of the first images."""
+    images, labels = images[: options.curves], labels[: options.curves]
     methods: dict[str, Any] = {"input": GroupCAM.for_training(network, weights=weights)}
     for mode, how in modes.items():
         if isinstance(how, str):
@@ -147,9 +157,9 @@ def curves(
     areas: dict[str, list[float]] = {}
     for mode, method in track(methods.items(), "insertion and deletion", total=len(methods)):
         both = []
-        for part in torch.arange(len(images)).split(size):
+        for part in torch.arange(len(images)).split(options.batch):
             x, y = images[part].to(setting.device), labels[part].to(setting.device)
-            found = insertion_deletion(network, x, method(x, y), y)
+            found = insertion_deletion(network, x, method(x, y), y, steps=options.steps)
             both.append(torch.stack([found.insertion_auc, found.deletion_auc]))
         areas[mode] = torch.cat(both, dim=1).nanmean(dim=1).tolist()
     return areas

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,21 +11,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torchmetrics import Metric
 
 from groupcam_aug.augment import Augmented, SaliencyBlur
 from groupcam_aug.borrow import as_found
 from groupcam_aug.callbacks.batch import BatchKey, Dispatcher, describe, get_item, replace_item
+from groupcam_aug.callbacks.clock import Clock
 from groupcam_aug.callbacks.host import Callback, announce, misconfigured, warn
+from groupcam_aug.callbacks.lend import find_network, lent, refuse
 from groupcam_aug.callbacks.source import Source
+from groupcam_aug.callbacks.tally import Tally, open_tally
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["PRESETS", "GroupCAMAugmentation"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"p": 1.0, "mask_at": "input"},
-    "balanced": {"p": 0.5, "mask_at": "stage"},
-    "fast": {"p": 0.5, "mask_at": "target"},
+    "paper": {"p": 1.0, "mask_at": "input", "baseline": "blur"},
+    "balanced": {"p": 0.5, "mask_at": "stage", "baseline": "blur"},
+    "fast": {"p": 0.5, "mask_at": "target", "baseline": "zero"},
 }
 
 
@@ -42,9 +43,14 @@ class GroupCAMAugmentation(Callback):
     images without a map, left as they are) and `groupcam/seconds` (time of the augmentation; on a GPU of the step before,
     so that nothing waits for the device).
 
+    Recorded per epoch, on rank zero, for `SaliencyReport` and `groupcam-aug report`: counts, keep fractions, images without a map
+    per class and times in `augmentation.jsonl`, and a few samples in `gallery/`, in the folder `groupcam` of the run's log
+    directory. A run without logger and checkpoints is left without records too, unless that folder is there.
+
     Args:
         preset: "paper" = every image, masks on the input (docs/method.md to the letter); "balanced" = half of the
-            images, masks inside the last stage; "fast" = half of the images, masks at the target layer.
+            images, masks inside the last stage; "fast" = half of the images, masks at the target layer, against zeros there
+            instead of the blurred image's features: one forward pass of half of the images in all.
         network: dotted name of the network on the LightningModule ("net", "model.backbone"). None: the LightningModule itself,
             whose `forward` must then map images to logits.
         layer: target layer, as named in that network. None: found at the first batch and told.
@@ -52,6 +58,7 @@ class GroupCAMAugmentation(Callback):
         weights: "none" (the paper's training form) or "gradient" (class-specific maps; differentiates only what follows
             the layer).
         mask_at: "input", "stage", "target" or a layer's name; see `GroupCAM`. None: the preset's.
+        baseline: what masks uncover while groups are scored, "blur" or "zero"; see `GroupCAM`. None: the preset's.
         p: probability of an image to be augmented. None: the preset's.
         strength: how far non-salient pixels move toward the fill, 0 to 1.
         threshold: "mean", a number in [0, 1], or a quantile such as "q0.6".
@@ -70,8 +77,9 @@ class GroupCAMAugmentation(Callback):
         activation: what turns logits into scores: "softmax", or "sigmoid" for multi-label and single-logit heads.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
-        chunk: most images per forward pass. Default: 64; on a CPU at most 400,000 pixels.
+        chunk: most images per forward pass; see `GroupCAM` for the default.
         seed: of the draws; they follow from (seed, rank, batch number), so a resumed run repeats them.
+        record: whether to leave the records named above. Default: True; False for images that must not be copied.
 
     Raises:
         ValueError: an argument out of range.
@@ -89,7 +97,10 @@ class GroupCAMAugmentation(Callback):
     _source: Source | None
     _average: dict[str, Any] | None  # of a checkpoint to go on from, or of the last fit
     _done: Augmented | None
-    _clock: _Clock
+    _clock: Clock
+    _tally: Tally | None
+    _raw: tuple[int, Tensor | None, Any] | None  # of the batch on its way: how many images, and if drawn, they and their labels
+    _opened: bool  # whether it has been decided if this fit is recorded
     _met: bool  # whether a batch has come through the dispatcher since the last step began
     _told: bool
     _warned: bool
@@ -104,6 +115,7 @@ class GroupCAMAugmentation(Callback):
         groups: int = 16,
         weights: Literal["none", "gradient"] = "none",
         mask_at: str | None = None,
+        baseline: Literal["blur", "zero"] | None = None,
         p: float | None = None,
         strength: float = 1.0,
         threshold: float | str = "mean",
@@ -120,6 +132,7 @@ class GroupCAMAugmentation(Callback):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
         seed: int = 0,
+        record: bool = True,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -132,9 +145,10 @@ class GroupCAMAugmentation(Callback):
             raise ValueError(f"epochs must satisfy 0 <= start_epoch < stop_epoch, got {start_epoch} and {stop_epoch}")
         self.network, self.layer, self.groups, self.weights = network, layer, groups, weights
         self.mask_at = PRESETS[preset]["mask_at"] if mask_at is None else mask_at
+        self.baseline = PRESETS[preset]["baseline"] if baseline is None else baseline
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.output, self.preprocess = image_key, target_key, output, preprocess
-        self.activation, self.source, self.chunk, self.seed = activation, source, chunk, seed
+        self.activation, self.source, self.chunk, self.seed, self.record = activation, source, chunk, seed, record
         self.augment = SaliencyBlur(
             self._map,
             p=PRESETS[preset]["p"] if p is None else p,
@@ -144,7 +158,9 @@ class GroupCAMAugmentation(Callback):
             mask_from=mask_from,
         )
         # Checks the arguments now, not at the first batch.
-        GroupCAM.for_training(nn.Identity(), groups=groups, weights=weights, activation=activation, chunk=chunk)
+        GroupCAM.for_training(
+            nn.Identity(), groups=groups, weights=weights, baseline=self.baseline, activation=activation, chunk=chunk
+        )
         self.in_extra_forward = False  # for users whose own hooks should ignore the saliency passes
         self._reset()
 
@@ -166,19 +182,9 @@ class GroupCAMAugmentation(Callback):
             return
         self._release()
         self._reset()
-        kind = next((b.__name__ for b in type(trainer.strategy).__mro__ if b.__name__ in _SHARDED), None)
-        if kind is not None:
-            raise misconfigured(
-                trainer, f"GroupCAMAugmentation cannot run the network outside its own step under {kind}. {_INSTEAD}"
-            )
+        refuse(trainer, pl_module, self.network, type(self).__name__, _INSTEAD)
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             raise misconfigured(trainer, f"training_step(dataloader_iter) fetches batches out of a callback's reach. {_INSTEAD}")
-        if self.network is None and not _overrides_forward(pl_module):
-            raise misconfigured(
-                trainer,
-                f"{type(pl_module).__name__} defines no forward(), so it is not known which network to map. Name the attribute "
-                f"that maps images to logits: GroupCAMAugmentation(network=...), one of {_children(pl_module)}",
-            )
         self._trainer = trainer
         self._dispatcher = Dispatcher.attach(trainer.strategy, self._on_batch)
 
@@ -202,22 +208,41 @@ class GroupCAMAugmentation(Callback):
             if not self._warned:
                 self._warned = True
                 warn(trainer, "another wrapper of strategy.batch_to_device exchanged the batch after GroupCAMAugmentation")
-        done, self._done = self._done, None
+        (done, self._done), (raw, self._raw) = (self._done, None), (self._raw, None)
+        if not self._opened:  # only now: a SaliencyReport after this callback has made its folder
+            self._opened, self._tally = True, open_tally(trainer) if self.record else None
+        if self._tally is not None:
+            self._tally.add_step(0 if raw is None else raw[0])
+            if done is not None and raw is not None and raw[1] is not None:
+                self._tally.add(done, raw[1], raw[2], trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1)
         if done is None or trainer.barebones:
             return
         count = len(done.images)
         pl_module.log("groupcam/keep_fraction", done.keep.float().mean(), batch_size=count)
         pl_module.log("groupcam/no_map", done.no_map.float().mean(), batch_size=count)
-        if (seconds := self._clock.last()) is not None:
+        if (seconds := self._clock.seconds) is not None:
             pl_module.log("groupcam/seconds", seconds, batch_size=count)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Hold on to no batch; let an average follow the optimiser's steps."""
         if self._dispatcher is not None:
             self._dispatcher.last = None
+        self._clock.end(trainer.strategy.root_device)
+        if self._tally is not None:
+            self._tally.add_seconds(self._clock)
         if self._source is not None and trainer.global_step != self._step:
             self._step = trainer.global_step
             self._source.update()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the epoch's records."""
+        if self._tally is None:
+            return
+        try:
+            self._tally.write(trainer, pl_module, self._facts(trainer))
+        except OSError as error:  # a full disk must not end a training run
+            warn(trainer, f"GroupCAMAugmentation records nothing from here on: {error}")
+            self._tally = None
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the average."""
@@ -242,16 +267,20 @@ class GroupCAMAugmentation(Callback):
         trainer = self._trainer
         if not (trainer.training and not trainer.sanity_checking and torch.is_grad_enabled()) or batch is None:
             return batch
-        self._met = True
+        self._met, self._raw = True, None
+        self._clock.begin(trainer.strategy.root_device)
         number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if not self._due(trainer.current_epoch, number):
             return batch
         images, targets = self._read(batch)
         generator = torch.Generator().manual_seed(_seed(self.seed, trainer.global_rank, number))
+        self._raw = (len(images), None, None)
         index = self.augment.draw(len(images), generator)
         if not len(index):
             return batch
-        if self._cam is None and any(is_lazy(p) for p in self._find_network(trainer, trainer.lightning_module).parameters()):
+        if self._cam is None and any(
+            is_lazy(p) for p in find_network(trainer, trainer.lightning_module, self.network).parameters()
+        ):
             warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
             return batch
         with (
@@ -260,7 +289,7 @@ class GroupCAMAugmentation(Callback):
             self._borrowed(trainer, images),
         ):
             done = self._apply(images, targets, index, generator)
-        self._done = done
+        self._done, self._raw = done, (len(images), images, targets)
         if not self._told:
             self._told = True
             announce(trainer, self._plan())
@@ -310,36 +339,17 @@ class GroupCAMAugmentation(Callback):
     @contextmanager
     def _borrowed(self, trainer: Any, images: Tensor) -> Iterator[None]:
         """The network ready to be mapped: built once, logging muted, in the Trainer's precision."""
-        module = trainer.lightning_module
         first = self._cam is None
         if self._cam is None:
             self._cam = self._make_cam(trainer, images)
-        metrics = [m for m in self._cam.network.modules() if isinstance(m, Metric)] if first else []
-        counts = [metric._update_count for metric in metrics]
-        owners = [m for m in {id(m): m for m in (module, self._cam.network)}.values() if hasattr(m, "log_dict")]
-        logs: list[dict[str, Any]] = [
-            {name: vars(owner)[name] for name in ("log", "log_dict") if name in vars(owner)} for owner in owners
-        ]
-        for owner in owners:
-            vars(owner).update(log=_mute, log_dict=_mute)
         self.in_extra_forward = True
         try:
-            # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
+            with lent(trainer, self._cam.network, type(self).__name__, check=first):
                 if first:
                     self._check_teacher(trainer, images[:1])
                 yield
         finally:
             self.in_extra_forward = False
-            for owner, own in zip(owners, logs, strict=True):
-                del vars(owner)["log"], vars(owner)["log_dict"]
-                vars(owner).update(own)
-        if counts != [metric._update_count for metric in metrics]:
-            raise misconfigured(
-                trainer,
-                f"forward() of {type(module).__name__} updates torchmetrics, which the saliency passes would disturb. Name the "
-                f"inner network that maps images to logits: GroupCAMAugmentation(network=...), one of {_children(module)}",
-            )
 
     def _check_teacher(self, trainer: Any, image: Tensor) -> None:
         assert self._cam is not None and self._source is not None  # for the type checker
@@ -364,6 +374,7 @@ class GroupCAMAugmentation(Callback):
                 groups=self.groups,
                 weights=self.weights,
                 mask_at=self.mask_at,
+                baseline=self.baseline,
                 activation=self.activation,
                 output=self.output,
                 preprocess=self.preprocess,
@@ -373,7 +384,7 @@ class GroupCAMAugmentation(Callback):
             raise misconfigured(trainer, str(error)) from error
 
     def _make_source(self, trainer: Any) -> Source:
-        network = self._find_network(trainer, trainer.lightning_module)
+        network = find_network(trainer, trainer.lightning_module, self.network)
         try:
             source = Source(self.source, network)
         except (ValueError, TypeError, OSError) as error:
@@ -383,20 +394,6 @@ class GroupCAMAugmentation(Callback):
         self._average, self._step = None, trainer.global_step
         return source
 
-    def _find_network(self, trainer: Any, module: Any) -> nn.Module:
-        if self.network is None:
-            return module
-        found: Any = module
-        for step in self.network.split("."):
-            found = getattr(found, step, None)
-        if not isinstance(found, nn.Module):
-            raise misconfigured(
-                trainer,
-                f"{type(module).__name__} has no network {self.network!r} (found {type(found).__name__}); "
-                f"its modules are {_children(module)}",
-            )
-        return found
-
     def _plan(self) -> str:
         cam, p = self._cam, self.augment.p
         assert cam is not None  # for the type checker
@@ -405,82 +402,48 @@ class GroupCAMAugmentation(Callback):
             return f"Group-CAM augmentation: {self.augment.mask_from!r} masks, {share}: no extra forward pass"
         shape = " x ".join(map(str, cam.layer_shape))
         told = f"Group-CAM augmentation: {cam.layer}, {shape}, G={self.groups}, {share}: "
+        passes = (2 if self.baseline == "blur" else 1) * p
         if self.mask_at == "input":
-            forwards = (self.groups + 2) * p
-            return told + f"+{forwards:g} forwards per image, about +{forwards / 3:.0%} of a step; preset fast: about +35 %"
+            passes += self.groups * p
+            return told + f"+{passes:g} forwards per image, about +{passes / 3:.0%} of a step; preset fast: about +17%"
         return (
             told
-            + f"+{2 * p:g} forwards per image and {self.groups} short ones behind {cam.place}, over +{2 * p / 3:.0%} of a step"
+            + f"+{passes:g} forwards per image and {self.groups} short ones behind {cam.place}, over +{passes / 3:.0%} of a step"
         )
+
+    def _facts(self, trainer: Any) -> dict[str, Any]:
+        kinds = (int, float, str, type(None))
+        facts: dict[str, Any] = {name: value for name, value in self._arguments.items() if isinstance(value, kinds)}
+        facts |= {"p": self.augment.p, "mask_at": self.mask_at, "baseline": self.baseline, "world_size": trainer.world_size}
+        for name in ("fill", "mask_from", "source"):
+            value = self._arguments[name]
+            facts.setdefault(name, getattr(value, "__name__", type(value).__name__))
+        if self._cam is not None:
+            facts |= {"layer": self._cam.layer, "layer_shape": self._cam.layer_shape, "plan": self._plan()}
+        return facts
 
     def _reset(self) -> None:
         self._trainer = self._dispatcher = self._cam = self._source = self._done = self._average = None
         self._step = 0
-        self._met = self._told = self._warned = False
-        self._clock = _Clock()
+        self._met = self._told = self._warned = self._opened = False
+        self._clock, self._tally, self._raw = Clock(), None, None
 
     def _release(self) -> None:
         if self._source is not None and self._source.average is not None:
             self._average = self._source.average.state_dict()  # for a checkpoint written after the fit, or after an error
         if self._dispatcher is not None:
             Dispatcher.detach(self._trainer.strategy, self._on_batch)
-        self._dispatcher = self._cam = self._source = self._done = self._trainer = None
-
-
-class _Clock:
-    """Seconds of the augmentation, without waiting for a GPU: its events are read when they have passed."""
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-        self.events: tuple[Any, Any] | None = None
-
-    @contextmanager
-    def measure(self, device: torch.device) -> Iterator[None]:
-        self.read_events()
-        if device.type == "cuda":
-            events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            events[0].record()
-            yield
-            events[1].record()
-            self.events = events
-        else:
-            start = time.perf_counter()
-            yield
-            self.seconds = time.perf_counter() - start
-
-    def read_events(self) -> None:
-        if self.events is not None and self.events[1].query():
-            self.seconds = self.events[0].elapsed_time(self.events[1]) / 1000
-            self.events = None
-
-    def last(self) -> float | None:
-        return self.seconds
+        self._dispatcher = self._cam = self._source = self._done = self._trainer = self._raw = self._tally = None
 
 
 _AVERAGE = "groupcam_aug.average"
-_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), "
     "see groupcam_aug.SaliencyBlur"
 )
 
 
-def _mute(*_args: Any, **_kwargs: Any) -> None:
-    """Stands in for `log` while the network is mapped: those passes are not the user's."""
-
-
 def _seed(seed: int, rank: int, number: int) -> int:
     """One stream per (seed, rank, batch): resuming in the middle of an epoch repeats it, and no state is stored."""
     digest = hashlib.blake2b(f"{seed} {rank} {number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _overrides_forward(module: Any) -> bool:
-    if "forward" in vars(module):
-        return True
-    owner = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    return owner.__module__.split(".")[0] not in ("torch", "pytorch_lightning", "lightning")
-
-
-def _children(module: Any) -> list[str]:
-    return [name for name, child in module.named_children() if next(child.parameters(), None) is not None]

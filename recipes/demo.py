@@ -2,7 +2,8 @@
 
 A small ResNet is trained on the drawn shapes, whose background usually gives the class away. Copies of it are then fine-tuned
 with the same budget: (a) without augmentation, (b) with Group-CAM, (c) with another sample's mask, the control that keeps
-the area and the blur but not the place. All are measured on the same objects with kept and with swapped backgrounds.
+the area and the blur but not the place. All are measured on the same objects with kept and with swapped backgrounds. The first
+run of (b) is watched and written up in report.html, as `SaliencyReport` does for any training.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from groupcam_aug import GroupCAM, SaliencyBlur
-from groupcam_aug.callbacks import GroupCAMAugmentation
+from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor, SaliencyReport
 from groupcam_aug.draw import mask_picture, overlay, panels
 from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.networks import CIFARResNet
@@ -44,6 +46,8 @@ ARMS: dict[str, Literal["saliency", "other"] | None] = {
     "(c) another's mask": "other",
 }
 MEAN, STD = 0.5, 0.25
+REPORTED = "(b) Group-CAM"  # the arm whose first run is reported
+STRETCHES = 8  # that a fit is told to be epochs of, so that the report's curves have points
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ QUICK = Budget(train=640, test=120, epochs=2, steps=4, maps=24, seeds=2)
 
 
 def run(command: str, words: list[str]) -> int:
-    """The command: parse ``words``, run every seed and arm, print the table, write ``results.json`` and ``panels.png``."""
+    """The command: run every seed and arm, print the table, write ``results.json``, ``panels.png`` and ``report.html``."""
     parser = argparse.ArgumentParser(
         prog=f"groupcam-aug {command}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,10 +89,10 @@ def run(command: str, words: list[str]) -> int:
     results: list[dict[str, Any]] = []
     with _quiet_lightning(), _progress(console) as progress:
         for seed in range(seeds):
-            rows, networks = run_seed(seed, budget, progress)
+            rows, networks = run_seed(seed, budget, progress, out if seed == 0 else None)
             results += rows
             if seed == 0:
-                sheet = draw_panels(networks["(b) Group-CAM"], Shapes("kept", budget.test, seed=seed))
+                sheet = draw_panels(networks[REPORTED], Shapes("kept", budget.test, seed=seed))
                 sheet.save(out / "panels.png")
     seconds = time.perf_counter() - start
     console.print(_table(results, seeds, budget))
@@ -103,11 +107,20 @@ def run(command: str, words: list[str]) -> int:
     }
     (out / "results.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     console.print(f"{seconds:.0f} s. Wrote {out / 'results.json'} and {out / 'panels.png'} (look at it).", soft_wrap=True)
+    console.print(f"Report of the first run of {REPORTED}: {out / 'report.html'}", soft_wrap=True)
     return 0
 
 
-def run_seed(seed: int, budget: Budget, progress: Progress) -> tuple[list[dict[str, Any]], dict[str, nn.Module]]:
+def run_seed(
+    seed: int, budget: Budget, progress: Progress, out: Path | None = None
+) -> tuple[list[dict[str, Any]], dict[str, nn.Module]]:
     """One paired repetition: its own data and start, one shared pre-trained network, every arm with the same batches.
+
+    Args:
+        seed: of data, start and order.
+        budget: how much is trained and measured.
+        progress: display of it.
+        out: folder for the report of the arm `REPORTED`. None: no report.
 
     Returns:
         One result per arm (``arm, seed, kept, swapped, energy, no_map, ms_per_step``; shares in [0, 1]) and the networks by arm.
@@ -120,12 +133,21 @@ def run_seed(seed: int, budget: Budget, progress: Progress) -> tuple[list[dict[s
     pl.seed_everything(seed, verbose=False)
     start = CIFARResNet(8, len(CLASSES), budget.width)
     pretrained = _Module(start, lr=0.1, steps=budget.epochs * (budget.train // budget.batch))
-    _fit(pretrained, train, budget, seed, None, progress, f"seed {seed}: training")
+    _fit(pretrained, train, budget, seed, [], progress, f"seed {seed}: training")
     results, networks = [], {}
     for arm, mask_from in ARMS.items():
         module = _Module(copy.deepcopy(start), lr=0.02, steps=budget.steps)
-        callback = None if mask_from is None else GroupCAMAugmentation(preset="paper", network="network", mask_from=mask_from)
-        seconds = _fit(module, train, budget, seed, callback, progress, f"seed {seed}: {arm}")
+        reported = out is not None and arm == REPORTED
+        callbacks: list[pl.Callback] = []
+        if mask_from is not None:
+            callbacks.append(GroupCAMAugmentation(preset="paper", network="network", mask_from=mask_from, record=reported))
+        test = None
+        if out is not None and reported:
+            test = TensorDataset(*tests["kept"][:2])
+            probes = tuple(part[:48] for part in tests["kept"][:2])
+            # Validation and probing leave the training as it is, bit for bit: this arm stays paired with the others.
+            callbacks += [_watch(probes), SaliencyReport(dirpath=str(out))]
+        seconds = _fit(module, train, budget, seed, callbacks, progress, f"seed {seed}: {arm}", test, out if reported else None)
         network = networks[arm] = module.network.eval()
         task = progress.add_task(f"seed {seed}: measuring {arm}", total=None)
         x, y, masks = (part[: budget.maps] for part in tests["kept"])
@@ -172,7 +194,7 @@ class _Module(Classifier):
     """The classifier with a one-cycle schedule over a fixed number of steps."""
 
     def __init__(self, network: nn.Module, lr: float, steps: int) -> None:
-        super().__init__(network, lr=lr, weight_decay=5e-4)
+        super().__init__(network, lr=lr, weight_decay=5e-4, class_names=CLASSES, mean=[MEAN] * 3, std=[STD] * 3)
         self.steps = steps
 
     def configure_optimizers(self) -> Any:
@@ -188,7 +210,7 @@ class _Bar(pl.Callback):
         self.progress, self.task = progress, progress.add_task(title, total=steps)
         self.last, self.seconds = 0.0, []  # type: float, list[float]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.last = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -198,8 +220,50 @@ class _Bar(pl.Callback):
         self.progress.advance(self.task)
 
 
+class _Stretches:
+    """A loader's batches in epochs of another length, each going on where the one before stopped."""
+
+    def __init__(self, loader: DataLoader, length: int) -> None:
+        self.loader, self.length = loader, length
+        self.batches = self._endless()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.batches, self.length)
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            # Not to exhaustion, at which a sampler draws once more: the batches are those of an undivided fit.
+            yield from islice(self.loader, len(self.loader))
+
+
+def _watch(probes: tuple[Tensor, ...]) -> SaliencyMonitor:
+    images, labels = probes
+    return SaliencyMonitor(
+        method="gradcam",
+        network="network",
+        images=images,
+        labels=labels,
+        class_names=CLASSES,
+        mean=[MEAN] * 3,
+        std=[STD] * 3,
+        max_overhead=None,
+        evaluate=True,
+    )
+
+
 def _fit(
-    module: _Module, train: TensorDataset, budget: Budget, seed: int, callback: pl.Callback | None, progress: Progress, title: str
+    module: _Module,
+    train: TensorDataset,
+    budget: Budget,
+    seed: int,
+    callbacks: Sequence[pl.Callback],
+    progress: Progress,
+    title: str,
+    test: TensorDataset | None = None,
+    out: Path | None = None,
 ) -> float:
     """Train for ``module.steps`` steps; every call with the same seed sees the same batches. Median seconds per step."""
     bar = _Bar(progress, title, module.steps)
@@ -209,13 +273,15 @@ def _fit(
         max_steps=module.steps,
         accelerator="cpu",
         devices=1,
-        callbacks=[bar] if callback is None else [bar, callback],
+        callbacks=[*callbacks, bar],  # the bar last: what the others do between epochs is no part of a step
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        default_root_dir=out,
+        num_sanity_val_steps=0,
     )
-    trainer.fit(module, loader)
+    trainer.fit(module, _Stretches(loader, max(1, module.steps // STRETCHES)), None if test is None else DataLoader(test, 200))
     progress.remove_task(bar.task)
     return statistics.median(bar.seconds)
 

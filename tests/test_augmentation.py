@@ -238,7 +238,7 @@ def test_logged_values_profile_and_plan(tmp_path, caplog):
     told = [r.getMessage() for r in caplog.records if "Group-CAM augmentation" in r.getMessage()]
     assert told == [
         "Group-CAM augmentation: relu2, 8 x 12 x 10, G=4, every image: +6 forwards per image, "
-        "about +200% of a step; preset fast: about +35 %"
+        "about +200% of a step; preset fast: about +17%"
     ]
 
 

@@ -1,9 +1,13 @@
 import json
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.demos.boring_classes import BoringModel
 from rich.console import Console
+from test_report import check
+from torch.utils.data import DataLoader
 
 from groupcam_aug.recipes import demo
 from groupcam_aug.recipes.cli import main
@@ -31,6 +35,41 @@ def test_the_command_writes_table_numbers_and_picture(tmp_path, monkeypatch, cap
     for row in record["results"]:
         assert 0 <= row["kept"] <= 1 and 0 <= row["swapped"] <= 1 and row["ms_per_step"] > 0
     assert min(Image.open(tmp_path / "out" / "panels.png").size) > 300
+    assert str(tmp_path / "out" / "report.html") in "".join(told.split()), "the last line says where the report is"
+    words = check((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).words()
+    assert "Finished: 2 epochs" in words and "crescent" in words and "val/acc" in words
+    for filled in ("Maps of the probes", "How much is kept", "Samples of epoch 1", "Insertion", "Sanity check"):
+        assert filled in words, filled
+    assert sorted(path.name for path in tmp_path.rglob("groupcam")) == ["groupcam"], "one run of all is recorded"
+
+
+def test_the_report_leaves_the_arms_as_they_were(tmp_path):
+    """Watched and reported, with validation in between, or not: the same networks, bit for bit."""
+    runs = []
+    for out in (None, tmp_path):
+        with demo._quiet_lightning(), demo._progress(Console(quiet=True)) as progress:
+            runs.append(demo.run_seed(0, TINY, progress, out)[1])
+    for arm in demo.ARMS:
+        assert all(torch.equal(a, b) for a, b in zip(*(run[arm].state_dict().values() for run in runs), strict=True))
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_stretches_are_the_batches_of_an_undivided_fit():
+    def batches(divide):
+        seen = []
+        loader = DataLoader(range(10), 3, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(0))
+        loader = demo._Stretches(loader, 2) if divide else loader
+
+        class Sees(BoringModel):
+            def training_step(self, batch, batch_idx):
+                seen.append(batch.tolist())
+                return self.layer.weight.sum()
+
+        limits = {"max_steps": 8, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        pl.Trainer(accelerator="cpu", devices=1, enable_model_summary=False, **limits).fit(Sees(), loader)
+        return seen
+
+    assert len(batches(True)) == 8 and batches(True) == batches(False)
 
 
 def test_arms_are_paired_and_repeatable():

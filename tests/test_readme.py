@@ -47,6 +47,30 @@ def test_blocks_of_the_training_page_run():
     assert names["loss"].isfinite() and names["network"][0].weight.grad is not None
 
 
+WATCHING = (ROOT / "docs" / "watching.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_of_the_watching_page_run(capsys):
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", WATCHING, re.DOTALL):
+        exec(compile(block, "watching.md", "exec"), names)
+    assert names["curves"].overall.shape == (4,) and set(names["metric"].compute()) == {"insertion", "deletion", "overall"}
+    assert len(names["check"].spearman) == 4
+
+
+def test_the_watching_page_names_what_there_is():
+    from groupcam_aug import metrics
+
+    for name in re.findall(r"^\| (`.*?`) \|", WATCHING.partition("| function, class |")[2], re.MULTILINE):
+        for word in re.findall(r"`(\w+)`", name):
+            assert hasattr(metrics, word), word
+    from groupcam_aug.callbacks.readings import UNKNOWN
+
+    for key in re.findall(r"`saliency/(\w+)`", WATCHING):
+        assert key in UNKNOWN, key
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_classifier_of_the_training_page():
     pytest.importorskip("transformers", reason="transformers is not installed")

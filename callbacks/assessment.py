@@ -1,0 +1,93 @@
+"""What the maps of a finished network are worth, on the probes: do they find what matters, do they depend on the weights?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from groupcam_aug.metrics import Curves, insertion_deletion
+from groupcam_aug.saliency import GradCAM, GroupCAM
+from groupcam_aug.sanity import randomization_check
+from groupcam_aug.targets import Activation
+
+__all__ = ["assess", "centred_blob", "interval", "random_cells"]
+
+STEPS = 28  # points of a curve
+STAGES = 8  # at most so many in the sanity check
+RESAMPLES = 1000
+
+
+def assess(
+    cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor, name: str, *, activation: Activation = "softmax", seed: int = 0
+) -> dict[str, Any]:
+    """Insertion and deletion of a method's maps beside two controls, and the cascading sanity check.
+
+    Takes 6 `STEPS` + 1 forward passes per image, and up to `STAGES` + 1 times those of a map.
+
+    Args:
+        cam: the method, on the network.
+        images: (N, C, H, W) on the network's device.
+        targets: (N,) class indices or (N, classes) weights.
+        name: of the method.
+        activation: what turns logits into probabilities.
+        seed: of the random cells and the new weights.
+
+    Returns:
+        What evaluation.json holds: `methods`, `sanity`, `told`. A method none of whose maps exists is left out of `methods`.
+    """
+    maps = cam(images, targets)
+    assert isinstance(maps, Tensor)  # for the type checker: one layer in, one tensor out
+    methods, missing = {}, 0
+    controls = {"centred blob": centred_blob(maps), "random cells": random_cells(maps, seed)}
+    for label, each in {name: maps, **controls}.items():
+        options: dict[str, Any] = {"activation": activation, "output": cam.output, "preprocess": cam.preprocess}
+        seen = insertion_deletion(cam.network, images, each, targets, steps=STEPS, chunk=cam.chunk, **options)
+        if label == name:
+            missing = int(seen.undefined.sum())
+        if not bool(seen.undefined.all()):
+            methods[label] = _rows(seen, seed)
+    several = sum(1 for module in cam.network.modules() if module._parameters) > STAGES
+    sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES if several else None)
+    told = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
+    if missing:
+        told += f"; {missing} of them have no map and do not count"
+    return {"methods": methods, "sanity": sanity.summary(), "told": told}
+
+
+def centred_blob(maps: Tensor) -> Tensor:
+    """A Gaussian in the middle, a quarter of each side wide: what knowing only that objects are centred is worth."""
+    height, width = maps.shape[-2:]
+    rows, columns = (torch.linspace(-2, 2, side, device=maps.device, dtype=maps.dtype) for side in (height, width))
+    return (-(rows[:, None] ** 2 + columns**2) / 2).exp().expand_as(maps)
+
+
+def random_cells(maps: Tensor, seed: int = 0) -> Tensor:
+    """Noise on a 7 x 7 grid, enlarged as a map is: as coarse as maps are, and without meaning."""
+    cells = torch.rand(len(maps), 1, 7, 7, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(cells, maps.shape[-2:], mode="bilinear", align_corners=False)[:, 0].to(maps)
+
+
+def interval(values: Tensor, seed: int = 0) -> list[float]:
+    """Bootstrap 95 % interval of the mean of (N,) values."""
+    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
+    means = values.double().cpu()[drawn].mean(dim=1).sort().values
+    return [float(means[round(share * (RESAMPLES - 1))]) for share in (0.025, 0.975)]
+
+
+def _rows(seen: Curves, seed: int) -> dict[str, Any]:
+    defined = ~seen.undefined
+    rows = {}
+    for kind, curve, area in (
+        ("insertion", seen.insertion, seen.insertion_auc),
+        ("deletion", seen.deletion, seen.deletion_auc),
+    ):
+        rows[kind] = {
+            "fractions": seen.fractions.tolist(),
+            "mean": curve[defined].mean(dim=0).tolist(),
+            "auc": float(area[defined].mean()),
+            "interval": interval(area[defined], seed),
+        }
+    return rows

@@ -1,0 +1,141 @@
+"""Ending a training whose maps have settled."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from groupcam_aug.callbacks.convergence import Convergence
+from groupcam_aug.callbacks.host import Callback, announce, misconfigured
+from groupcam_aug.callbacks.monitor import SaliencyMonitor
+
+__all__ = ["SaliencyEarlyStopping"]
+
+
+class _Last:
+    """Ends the chain of initialisers of one package's EarlyStopping before that of the other, which takes arguments."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def _early_stopping() -> Any:
+    """The EarlyStopping of every installed Lightning package: each Trainer runs its own kind after all other callbacks."""
+    homes = [base.__module__.partition(".callbacks")[0] for base in Callback.__bases__]
+    first, *others = [importlib.import_module(f"{home}.callbacks").EarlyStopping for home in homes]
+    return type("EarlyStopping", (first, _Last, *others), {"__module__": __name__, "__doc__": first.__doc__})
+
+
+EarlyStopping: Any = _early_stopping()
+
+
+class SaliencyEarlyStopping(EarlyStopping):
+    """Stops a training when the maps that a `SaliencyMonitor` watches have settled.
+
+    That is, at the last of `patience` probings in a row at each of which the change is at most `threshold`, at least `min_alive`
+    of the probes have a map, and the learning rate is above `min_lr_share` of the highest seen. A single dip
+    does not stop, nor does a change that fell only because the learning rate was cut. `min_epochs` of the Trainer holds.
+
+    Stable maps are necessary for a finished training, not sufficient: accuracy may still move, and a network that settled on a
+    shortcut has stable maps too. Without this callback the monitor only reports `converged_epoch`.
+
+    Where the callback stands in the list does not matter. In `fast_dev_run` and `barebones`, where nothing is mapped, it never
+    stops.
+
+    Args:
+        threshold: of the change. None: the monitor's.
+        patience: probings in a row. None: the monitor's.
+        min_lr_share: None: the monitor's.
+        min_alive: None: the monitor's.
+        prefix: of the monitor, if there are several.
+
+    Raises:
+        ValueError: an argument out of range.
+        MisconfigurationException: no SaliencyMonitor in the Trainer, or several to choose from.
+
+    Example::
+
+        trainer = Trainer(callbacks=[SaliencyMonitor(network="model"), SaliencyEarlyStopping()])
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float | None = None,
+        patience: int | None = None,
+        min_lr_share: float | None = None,
+        min_alive: float | None = None,
+        prefix: str | None = None,
+    ) -> None:
+        own = {"threshold": threshold, "patience": patience, "min_lr_share": min_lr_share, "min_alive": min_alive}
+        self._own: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        if prefix is not None and not isinstance(prefix, str):
+            raise TypeError(f"prefix must be the prefix= of a SaliencyMonitor, got {type(prefix).__name__}")
+        self.prefix = prefix
+        self._convergence = Convergence(**self._own)
+        super().__init__("saliency/change", patience=self._convergence.patience, mode="min")
+
+    @property
+    def state_key(self) -> str:
+        """Not that of an EarlyStopping which monitors the same key."""
+        return self._generate_state_key(prefix=self.prefix)
+
+    @property
+    def converged_epoch(self) -> int | None:
+        """The epoch in which the maps had settled, by the measures of this callback; None so far."""
+        return self._convergence.converged_epoch
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Find the monitor."""
+        if stage != "fit":
+            return
+        found = [callback for callback in trainer.callbacks if isinstance(callback, SaliencyMonitor)]
+        monitors = [monitor for monitor in found if self.prefix in (None, monitor.prefix)]
+        if len(monitors) != 1:
+            there = f"those there are have the prefixes {[monitor.prefix for monitor in found]}" if found else "there is none"
+            which = "a SaliencyMonitor" if self.prefix is None else f"a SaliencyMonitor(prefix={self.prefix!r})"
+            remedy = (
+                "say which with prefix="
+                if len(monitors) > 1
+                else "Trainer(callbacks=[SaliencyMonitor(), SaliencyEarlyStopping()])"
+            )
+            raise misconfigured(trainer, f"SaliencyEarlyStopping needs {which} in the same Trainer, and {there}: {remedy}")
+        self._watched = monitors[0]
+        theirs = {name: getattr(self._watched, name) for name in ("threshold", "patience", "min_lr_share", "min_alive")}
+        if trainer.current_epoch == 0:  # not when the same Trainer goes on
+            self._convergence = Convergence(**{**theirs, **self._own})
+            self.stopped_epoch = self.wait_count = 0
+        self.monitor, self.patience = f"{self._watched.prefix}change", self._convergence.patience
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take in the probings since the last epoch, and decide. Lightning calls this after every other callback."""
+        if trainer.fast_dev_run:
+            return
+        for seen in self._watched.history:
+            self._convergence.update(seen["epoch"], seen["change"], seen["alive"], seen["lr"], seen["max_lr"])
+        self.wait_count = self._convergence.settled
+        reached = self._convergence.settled >= self._convergence.patience
+        # As Lightning's own: if one rank decides to stop, all do.
+        if trainer.strategy.reduce_boolean_decision(reached, all=False):
+            trainer.should_stop = True
+            self.stopped_epoch = trainer.current_epoch
+            reasons = getattr(self, "stopping_reason", None)  # newer Lightning: a member of an Enum
+            self.stopping_reason = getattr(type(reasons), "STOPPING_THRESHOLD", None)
+            rule = self._convergence
+            self.stopping_reason_message = (
+                f"{self.monitor} stayed at {rule.threshold} or below for {rule.patience} probings since epoch "
+                f"{self.converged_epoch}, at a learning rate that had not been cut"
+            )
+            announce(trainer, f"SaliencyEarlyStopping: {self.stopping_reason_message}")
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Nothing: there is news only at the end of an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Builtins only."""
+        return {"stopped_epoch": self.stopped_epoch, "convergence": self._convergence.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.stopped_epoch = state_dict["stopped_epoch"]
+        self._convergence.load_state_dict(state_dict["convergence"])

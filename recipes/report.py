@@ -1,0 +1,82 @@
+"""``groupcam-aug report``: the report of a run, written again from its records alone."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from groupcam_aug.recipes.cli import nearest, refusing
+
+__all__ = ["find_records", "run"]
+
+EPILOG = """examples:
+  groupcam-aug report lightning_logs/version_3
+  groupcam-aug report                            # the newest run below the working directory
+  groupcam-aug report runs/ --out newest.html --open
+
+RUN_DIR is a run's log directory, its folder `groupcam`, a checkpoint in it, or a folder of runs, of which the newest is taken."""
+
+
+def run(command: str, words: list[str]) -> int:
+    """The command: find the records, render, write."""
+    parser = argparse.ArgumentParser(
+        prog=f"groupcam-aug {command}",
+        description="Write the report of a run again, from what SaliencyReport, SaliencyMonitor, GroupCAMAugmentation and "
+        "`groupcam-aug evaluate` left in its folder. No network and no data are needed.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dir", nargs="?", default=".", metavar="RUN_DIR", help="(default: the working directory)")
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: report.html beside the records)")
+    parser.add_argument("--open", action="store_true", help="show it in the web browser")
+    options = parser.parse_args(words)
+    from groupcam_aug.callbacks.record import put_file
+    from groupcam_aug.callbacks.report import render
+
+    with refusing():
+        folder = find_records(options.run_dir)
+        out = folder / "report.html" if options.out is None else Path(options.out).expanduser()
+        out = out / "report.html" if out.is_dir() else out
+        page = render(folder)
+        put_file(out.parent, out.name, page)
+    print(f"wrote {out} ({len(page.encode()) / 1000:.0f} kB) from {folder}")
+    if options.open and not webbrowser.open(out.resolve().as_uri()):
+        print("no web browser found: open the file yourself")
+    return 0
+
+
+def find_records(path: str | Path) -> Path:
+    """The folder with the records of a run.
+
+    Args:
+        path: that folder, the log directory around it, a file in either (a checkpoint), or a folder of runs: then the newest.
+
+    Raises:
+        FileNotFoundError: no such path, or no records; near names are suggested.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        parent = next(folder for folder in path.absolute().parents if folder.is_dir())
+        names = [item.name for item in parent.iterdir()]
+        wanted = path.absolute().relative_to(parent).parts[0]
+        raise FileNotFoundError(f"no folder {str(path)!r}{nearest(wanted, names)}")
+    above = [path, *path.absolute().parents[:2]] if path.is_file() or path.name == "checkpoints" else [path]
+    for folder in above:
+        for found in (folder, folder / "groupcam"):
+            if _age(found):
+                return found
+    runs = [found for pattern in ("*", "*/*", "*/*/*") for found in path.glob(f"{pattern}/groupcam") if _age(found)]
+    if runs:
+        return max(runs, key=_age)
+    raise FileNotFoundError(
+        f"{str(path)!r} holds no records of a run: no folder `groupcam` in it or up to three levels below. They are written by "
+        "GroupCAMAugmentation, SaliencyMonitor and SaliencyReport (groupcam_aug.callbacks), each for itself, while a Trainer fits"
+    )
+
+
+def _age(folder: Path) -> float:
+    """When the newest record of a folder was written, in seconds since 1970; 0 if it holds none."""
+    from groupcam_aug.callbacks.journal import FILES
+
+    return max(((folder / name).stat().st_mtime for name in FILES if (folder / name).is_file()), default=0.0)
