@@ -37,6 +37,9 @@ COMMANDS = (
     Command("predict", "class probabilities for the test data", "groupcam_aug.recipes.lightning_cli:run"),
     Command("explain", "draw what in an image speaks for a class", "groupcam_aug.recipes.explain:run"),
     Command("fidelity", "which cheap mode keeps the masks, on your network and images", "groupcam_aug.recipes.fidelity:run"),
+    Command(
+        "evaluate", "how good maps are: insertion, deletion, sanity, time, beside controls", "groupcam_aug.recipes.evaluate:run"
+    ),
     Command("report", "write the report of a run again, from its records alone", "groupcam_aug.recipes.report:run"),
     Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
     Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
@@ -50,6 +53,7 @@ EXAMPLES = """examples:
   groupcam-aug explain photo.jpg --ckpt_path last.ckpt
   groupcam-aug fidelity my_photographs --ckpt_path last.ckpt
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
+  groupcam-aug evaluate my_photographs --ckpt_path last.ckpt --limit 100
   groupcam-aug report lightning_logs/version_3 --open
   groupcam-aug export last.ckpt network.safetensors
 

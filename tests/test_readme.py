@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from groupcam_aug.callbacks.record import add_line
 from groupcam_aug.recipes.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +116,9 @@ def workplace(tmp_path, monkeypatch):
     assert main([*words, "--trainer.default_root_dir=run"]) == 0
     (checkpoint,) = (tmp_path / "run").rglob("*.ckpt")
     checkpoint.rename(tmp_path / "last.ckpt")
+    records = tmp_path / "lightning_logs" / "version_0" / "groupcam"
+    records.mkdir(parents=True)
+    add_line(records, "run", {"epoch": 0, "step": 1, "lr": 0.1, "val/acc": 0.5})
     return tmp_path
 
 
@@ -125,7 +129,7 @@ def test_command_lines_run(workplace, monkeypatch):
     monkeypatch.setattr(demo, "QUICK", demo.Budget(train=64, test=24, epochs=1, steps=2, maps=6, batch=16, width=4, seeds=1))
     commands = [shlex.split(line, comments=True) for line in LINES]
     ours = [words[1:] for words in commands if words and words[0] == "groupcam-aug"]
-    assert {words[0] for words in ours} >= {"fit", "test", "explain", "recipes", "demo"}
+    assert {words[0] for words in ours} >= {"fit", "test", "explain", "evaluate", "fidelity", "report", "recipes", "demo"}
     for words in ours:
         if words[0] == "fit":
             words = [
@@ -137,12 +141,16 @@ def test_command_lines_run(workplace, monkeypatch):
             ]
         if words[0] == "test":
             words = [*words, "--trainer.accelerator=cpu", "--data.num_workers=0", "--trainer.logger=false"]
+        if words[0] == "evaluate":
+            words = [*words, "--limit", "2", "--methods", "gradcam,cells", "--steps", "2", "--sanity-images", "1"]
+        if words[0] == "fidelity":
+            words = [*words, "--limit", "4", "--modes", "target, zero"]
         assert main(words) == 0, words
     targets = {words[1] for words in commands if words and words[0] == "make"}
     assert targets == {"demo", "test"} and all(f"{t}:" in (ROOT / "Makefile").read_text() for t in targets)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/evidence.md", "docs/training.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/evidence.md", "docs/training.md", "docs/watching.md"])
 def test_links_and_named_files_exist(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -1,0 +1,138 @@
+"""Insertion, deletion and over-all of every method on the ImageNet photographs, by the code of `groupcam-aug evaluate`.
+
+Over-all of every form of Group-CAM and of Grad-CAM must lie above that of a centred blob, that above random cells, and those
+above inverted maps. Stopped, the same command goes on where it was: rows are kept in `--rows`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from common import Setting, add_device_options, conditions, data_folder, filed, report
+
+from groupcam_aug.recipes.evaluate import evaluate
+from groupcam_aug.recipes.figures import figures_of, make_record
+from groupcam_aug.recipes.items import Item
+from groupcam_aug.recipes.measuring import first_image, weights_of
+from groupcam_aug.recipes.methods import METHODS, Setup, choose
+from groupcam_aug.recipes.rendering import write_files
+from groupcam_aug.recipes.rows import Book, Plan
+from groupcam_aug.recipes.subject import add_arguments, load_subject
+
+ALL = ",".join(method.key for method in METHODS if method.kind != "peer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device_options(parser)
+    parser.add_argument("--images", type=int, default=300, help="evenly picked (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--author-compatible", action="store_true")
+    parser.add_argument("--methods", default=ALL, help="(default: all of this package and the controls)")
+    parser.add_argument("--compare", action="store_true", help="other libraries' methods, too")
+    parser.add_argument("--rise", type=int, default=0, metavar="MASKS", help="RISE with so many masks, too")
+    parser.add_argument("--sanity-images", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rows", default=str(Path(tempfile.gettempdir()) / "groupcam_ordering"), help="(default: %(default)s)")
+    parser.add_argument("--restart", action="store_true", help="drop the rows that are there")
+    options = parser.parse_args()
+    setting = Setting(options)
+    if setting.half:
+        sys.exit("areas are measured in fp32: leave --precision out")
+    weights = data_folder() / "weights" / "squeezenet1_1_imagenet.safetensors"
+    words = ["--model", "torchvision/squeezenet1_1", "--weights", str(weights), "--device", options.device]
+    networks = argparse.ArgumentParser()
+    add_arguments(networks)
+    subject = load_subject(networks.parse_args(words))
+    methods = choose(options.methods, options.compare)
+    if options.rise:
+        import rise
+
+        methods.append(rise.method(options.rise))
+    plan = Plan(
+        steps=options.steps,
+        author_compatible=options.author_compatible,
+        sanity_images=options.sanity_images,
+        batch_size=options.batch_size,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        items = photographs(Path(folder), options.images)
+        setup = Setup.of(subject.network, first_image(subject, items, {}))
+        fixed = {"weights": weights_of(subject.network), "layer": setup.layer, "classes": "labels", "device": options.device}
+        book = Book(Path(options.rows), {**fixed, **plan.settings()}, restart=options.restart)
+        outcome = evaluate(subject, setup, items, methods, plan, book)
+    figures = figures_of(items, methods, book)
+    told = f"{subject.told}, layer {setup.layer}; {len(items)} ImageNet photographs, their labels; {plan.told()}"
+    write_files(Path(options.rows), make_record(figures, {}, methods, book, outcome, told, setup))
+    table = conditions(
+        network="SqueezeNet 1.1, ImageNet",
+        layer=setup.layer,
+        images=len(items),
+        steps="the authors'" if plan.author_compatible else plan.steps,
+        ordering=ordering(figures),
+        **{f"sanity of {key}": verdict(book.sanity[key]["sanity"]) for key in book.sanity},
+        **{f"left out, {key}": reason for key, reason in outcome.left_out.items()},
+    )
+    name = "ordering_authors" if plan.author_compatible else "ordering"
+    report(filed(name, setting.device), table, list(row({})), [list(row(own, name).values()) for name, own in figures.items()])
+
+
+def photographs(folder: Path, limit: int) -> list[Item]:
+    """The ImageNet sample, unpacked, with its labels."""
+    with zipfile.ZipFile(data_folder() / "imagenet_sample.zip") as archive:
+        archive.extractall(folder)
+    with (folder / "imagenet_sample" / "labels.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    count = min(limit, len(rows))
+    picked = [rows[i * len(rows) // count] for i in range(count)]
+    return [Item(r["file"], folder / "imagenet_sample" / r["file"], (int(r["class_index"]),), r["name"]) for r in picked]
+
+
+def ordering(figures: dict[str, Any]) -> str:
+    """Whether ours > centred blob > random cells > inverted holds for the means, and who is not surely above the blob."""
+    means = {own["key"]: own["overall"]["mean"] for own in figures.values() if own.get("overall")}
+    ours = {own["key"]: own for own in figures.values() if own["kind"] == "ours" and own.get("overall")}
+    if not ours or not {"centre", "cells", "inverted"} <= set(means):
+        return "not all methods were measured"
+    holds = min(means[key] for key in ours) > means["centre"] > means["cells"] > means["inverted"]
+    unsure = [own["key"] for own in ours.values() if own["to_centre"]["interval"][0] <= 0]
+    told = "ours > centred blob > random cells > inverted " + ("holds" if holds else "FAILS")
+    return told + (f"; not surely above the blob: {', '.join(unsure)}" if unsure else "; all of ours surely above the blob")
+
+
+def verdict(sanity: dict[str, Any]) -> str:
+    return f"{sanity['spearman'][-1]:.2f} of {sanity['floors']['other_image']:.2f}, {sanity['undefined'][-1]:.0%} without a map"
+
+
+def row(own: dict[str, Any], name: str = "") -> dict[str, Any]:
+    def mean(key: str, value: str = "mean") -> float | None:
+        return own[key][value] if own.get(key) else None
+
+    def interval(key: str) -> str | None:
+        return "[{:.3f}, {:.3f}]".format(*own[key]["interval"]) if own.get(key) else None
+
+    return {
+        "method": name,
+        "insertion": mean("insertion", "auc"),
+        "insertion, 95 %": interval("insertion"),
+        "deletion": mean("deletion", "auc"),
+        "deletion, 95 %": interval("deletion"),
+        "over-all": mean("overall"),
+        "over-all, 95 %": interval("overall"),
+        "less Grad-CAM's": mean("to_gradcam"),
+        "less Grad-CAM's, 95 %": interval("to_gradcam"),
+        "average drop": mean("drop"),
+        "no map": own.get("undefined"),
+        "ms per image": mean("milliseconds", "median"),
+        "passes": own.get("passes"),
+    }
+
+
+if __name__ == "__main__":
+    main()
