@@ -25,7 +25,7 @@ from tables import shown
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("GROUPCAM_RESULTS") or Path(__file__).parent / "results")
 NORMALISE = v2.Compose(
     [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
 )
@@ -150,7 +150,7 @@ def report(name: str, told: dict[str, Any], header: Sequence[str], rows: Sequenc
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for row in rows:
         print("| " + " | ".join(shown(cell) for cell in row) + " |")
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"conditions": told, "rows": [dict(zip(header, row, strict=True)) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     print(f"\nwrote {RESULTS.name}/{name}.json")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from groupcam_aug import GradCAM, GroupCAM, measure_fidelity
 from groupcam_aug.borrow import as_found, capture
+from groupcam_aug.callbacks.assessment import centred_blob, random_cells
 from groupcam_aug.masks import enlarge, minmax
 from groupcam_aug.metrics import insertion_deletion
 
@@ -56,18 +57,6 @@ def sum_of_activations(network: nn.Module, layer: str) -> Any:
     return maps
 
 
-def centred_blob(images: Tensor, targets: Any) -> Tensor:
-    """A Gaussian in the middle, a quarter of the side wide."""
-    rows, columns = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[-2:])
-    return minmax(torch.exp(-2 * (rows[:, None] ** 2 + columns**2))).expand(len(images), -1, -1)
-
-
-def random_cells(images: Tensor, targets: Any) -> Tensor:
-    """Noise on 7 x 7 cells."""
-    cells = torch.rand(len(images), 1, 7, 7, generator=torch.Generator().manual_seed(0)).to(images.device)
-    return minmax(enlarge(cells, images.shape[-2:])[:, 0])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_options(parser)
@@ -96,8 +85,8 @@ def main() -> None:
                 modes |= {
                     "sum of activations": sum_of_activations(network, str(layer.layer)),
                     "Grad-CAM": GradCAM(network),
-                    "centred blob": centred_blob,
-                    "random cells": random_cells,
+                    "centred blob": lambda images, _: centred_blob(images[:, 0]),
+                    "random cells": lambda images, _: minmax(random_cells(images[:, 0])),
                 }
             found = measure_fidelity(
                 network,

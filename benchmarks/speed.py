@@ -139,11 +139,6 @@ def profile(make: Callable[[], nn.Module], images: Tensor, options: argparse.Nam
     labels = torch.arange(len(images), device=setting.device) % 1000
     half = images[: len(drawn)].contiguous(memory_format=setting.format)
 
-    def forward() -> None:
-        with torch.no_grad(), setting.passes():
-            for part in half.split(cam.passes(half)):
-                network(part)
-
     def mapped() -> Tensor:
         with setting.passes():
             return cam(half, labels[: len(half)])
@@ -157,16 +152,15 @@ def profile(make: Callable[[], nn.Module], images: Tensor, options: argparse.Nam
     at = drawn.to(setting.device)
     calls: dict[str, Callable[[], Any]] = {
         "the whole augmentation": whole,
-        "network, one pass over the drawn images": forward,
-        "the maps, network included": mapped,
+        "maps": mapped,
         "threshold": lambda: keep_mask(found),
         "blur of the drawn images": lambda: blur(half),
         "blend and put back": lambda: images.index_copy(0, at, blend(half, keep, fill)),
     }
     taken = {name: spread(seconds)[0] for name, seconds in setting.seconds(calls, options.repeats).items()}
-    taken["group masks, scoring, map (maps less network)"] = (
-        taken["the maps, network included"] - taken["network, one pass over the drawn images"]
-    )
+    outside = Meter(network, setting).share_outside(mapped, options.repeats)
+    taken["maps: inside the network"] = taken["maps"] * (1 - outside)
+    taken["maps: group masks, scores, sum, give-back"] = taken["maps"] * outside
     unit = taken["the whole augmentation"]
     return [[len(images), name, 1000 * seconds, seconds / unit] for name, seconds in taken.items()]
 

@@ -1,0 +1,55 @@
+"""The measuring scripts run from one command and leave the table they promise, here at a size that measures nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(folder, script, *words):
+    environment = {**os.environ, "GROUPCAM_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {path.name.partition("_cpu_")[0]: json.loads(path.read_text())["rows"] for path in folder.glob("*.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_speed(tmp_path, precision):
+    words = ["--network", "resnet18", "--size", 64, "--batch", 4, "--repeats", 2, "--precision", precision, "--channels-last"]
+    tables = run(tmp_path, "speed.py", *words)
+    maps = {row["method"]: row for row in tables["speed_maps"]}
+    assert maps["bare forward (F)"]["in F"] == 1 < maps["balanced, G=16"]["in F"] < maps["paper, G=16"]["in F"]
+    assert 0 <= maps["paper, G=16"]["share outside the network"] < 0.5
+    steps = {row["step"]: row["x plain"] for row in tables["speed_steps"]}
+    assert steps["plain"] == 1 < steps["paper"]
+    assert tables["speed_profile"][0]["share"] == 1
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path):
+    tables = run(tmp_path, "scaling.py", "--batch", 2, 4, "--size", 32, 64, "--groups", 4, "--repeats", 1)
+    assert [row["grows"] for row in tables["scaling"]] == ["batch", "batch", "side", "side", "G"]
+    assert [row["DDP processes"] for row in tables["scaling_processes"]] == [1, 2]
+
+
+@pytest.mark.slow
+def test_peers(tmp_path, data_folder):
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    pytest.importorskip("torchcam", reason="torchcam is not installed")
+    tables = run(tmp_path, "peers.py", "--images", 2, "--groups", 4, "--repeats", 1, "--no-dear")
+    methods = [row["method"] for row in tables["peers_squeezenet_fp32"]]
+    assert methods[0].startswith("loop") and "torch-cam GradCAM" in methods
+
+
+@pytest.mark.slow
+def test_fidelity(tmp_path, data_folder):
+    words = ["--networks", "squeezenet", "--photographs", 4, "--curves", 2, "--steps", 2, "--batch", 4, "--channels-last"]
+    rows = run(tmp_path, "fidelity.py", *words)["fidelity_squeezenet"]
+    assert rows[0]["mode"] == "input" and rows[0]["IoU with exact"] == 1 and 0 < rows[-1]["IoU with exact"] <= 1
