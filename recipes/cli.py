@@ -41,6 +41,7 @@ COMMANDS = (
         "evaluate", "how good maps are: insertion, deletion, sanity, time, beside controls", "groupcam_aug.recipes.evaluate:run"
     ),
     Command("report", "write the report of a run again, from its records alone", "groupcam_aug.recipes.report:run"),
+    Command("study", "compare arms with controls over paired seeds: does it help?", "groupcam_aug.recipes.study:run"),
     Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
     Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
 )
@@ -52,9 +53,10 @@ EXAMPLES = """examples:
   groupcam-aug fit --config resnet50_folder.yaml --data.root my_photographs
   groupcam-aug explain photo.jpg --ckpt_path last.ckpt
   groupcam-aug fidelity my_photographs --ckpt_path last.ckpt
-  groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug evaluate my_photographs --ckpt_path last.ckpt --limit 100
+  groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug report lightning_logs/version_3 --open
+  groupcam-aug study backgrounds --size smoke
   groupcam-aug export last.ckpt network.safetensors
 
 `groupcam-aug COMMAND --help` tells more of one command."""

@@ -119,5 +119,11 @@ def test_wheel_holds_everything_and_nothing_at_the_top(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"groupcam_aug", next(n for n in names if "dist-info" in n).split("/")[0]}
     assert len(names) == len(set(names))
-    for expected in ("py.typed", "callbacks/augmentation.py", "callbacks/report.html.j2", "recipes/cli.py", "recipes/configs/shapes_demo.yaml"):
+    for expected in (
+        "py.typed",
+        "callbacks/augmentation.py",
+        "callbacks/report.html.j2",
+        "recipes/cli.py",
+        "recipes/configs/shapes_demo.yaml",
+    ):
         assert f"groupcam_aug/{expected}" in names
