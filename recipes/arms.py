@@ -41,6 +41,8 @@ class Arm:
         inverse_share: share of the augmented images whose salient pixels are replaced instead.
         other_share: share of the augmented images that get the next image's mask.
         alpha: of CutMix's Beta(alpha, alpha).
+        area: share of an image that is erased on average, in (0, 0.8]. None: as much as the fast form's masks would replace,
+            measured anew in every epoch.
 
     Raises:
         ValueError: an option out of range, or options that contradict each other.
@@ -67,6 +69,7 @@ class Arm:
     inverse_share: float = 0.0
     other_share: float = 0.0
     alpha: float = 1.0
+    area: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("p", "strength", "clean_last", "p_ramp", "inverse_share", "other_share", "decay"):
@@ -83,6 +86,8 @@ class Arm:
                 )
         elif not isinstance(self.threshold, str) and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {self.threshold:g}")
+        if self.area is not None and not 0 < self.area <= 0.8:
+            raise ValueError(f"area must be in (0, 0.8], got {self.area:g}")
         if self.inverse_share + self.other_share > 1:
             raise ValueError(f"inverse_share + other_share must be at most 1, got {self.inverse_share + self.other_share:g}")
         if self.mask != "saliency" and (self.inverse_share or self.other_share):
@@ -127,7 +132,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
     "frozen": (),
     "map": (*_OF_MAPS, "mask", "fill", "strength", *_SCHEDULE),
-    "erase": _SCHEDULE,
+    "erase": (*_SCHEDULE, "area"),
     "cutmix": (*_SCHEDULE, "alpha"),
 }
 

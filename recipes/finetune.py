@@ -167,20 +167,26 @@ def regimes(size: str) -> dict[str, Finetune]:
     elif size == "cpu":
         common |= {"corrupted": 250, "corruptions": 4, "blurs": 2}
     make = functools.partial(Finetune, **common)
-    wide: dict[str, Any] = {"depth": 14, "width": 64} if size == "full" else {"depth": 8, "width": 24}
+    wide: dict[str, Any] = {"depth": 14, "width": 64} if size == "full" else {"depth": 8, "width": 16}
     # name: network, milliseconds of a CPU core for an image and epoch
     nets: dict[str, tuple[dict[str, Any], float]] = {
         "resnet20": ({"depth": 20, "weights": RESNET20, "teacher": RESNET56}, 4.5),
         "resnet56": ({"depth": 56, "weights": RESNET56}, 13.0),
         "own": ({"weights": "weights.safetensors"}, 4.5),  # see `with_own`
-        "wide": ({"teacher": RESNET56} | wide, 30.0 if size == "full" else 3.4),
+        "wide": ({"teacher": RESNET56} | wide, 30.0 if size == "full" else 2.0),
     }
-    # amount: images a class, batch, epochs of fine-tuning and of the wide network
-    amounts = {"50": (50, 50, 30, 80 if size == "full" else 60), "500": (500, 125, 5, 60), "full": (0, 250, 5, 60)}
+    # amount: images a class, batch and epochs of fine-tuning, batch and epochs of the wide network
+    amounts = {
+        "20": (20, 20, 50, 25, 140),
+        "50": (50, 50, 30, 25, 80),
+        "500": (500, 125, 5, 125, 60),
+        "full": (0, 250, 5, 250, 60),
+    }
     found: dict[str, Finetune] = {}
-    for amount, (per_class, batch, epochs, long) in amounts.items():
+    for amount, (per_class, *few) in amounts.items():
         for name, (net, cost) in nets.items():
-            recipe = {"epochs": long, "warmup": long // 10} | scratch if name == "wide" else {"epochs": epochs} | paper
+            batch, epochs = few[2:] if name == "wide" else few[:2]
+            recipe = {"epochs": epochs, "warmup": epochs // 10} | scratch if name == "wide" else {"epochs": epochs} | paper
             rest = {
                 "per_class": per_class,
                 "batch": batch,
@@ -202,8 +208,8 @@ def plans(size: str) -> tuple[Plan, ...]:
         return (Plan(("resnet20-50",), ("none", "fast"), 2),)
     if size == "cpu":
         return (
-            Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, "erase"), 5),
-            Plan(("wide-50",), (*arms, "erase", "fast-weights,fill=other", "fast-weights,source=teacher"), 5),
+            Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),
+            Plan(("wide-20",), (*arms, *ERASE, "fast-weights,fill=other", "fast-weights,source=teacher"), 5),
             Plan(("resnet20-50", "resnet20-500"), ("exact",), 2),
         )
     every: tuple[str, ...] = (
@@ -218,11 +224,11 @@ def plans(size: str) -> tuple[Plan, ...]:
         "gradcam",
         "other",
     )
-    every += ("shifted", "whole", "inverse", "erase", "cutmix", "fast,fill=other", "fast-weights,fill=other")
+    every += ("shifted", "whole", "inverse", *ERASE, "cutmix", "fast,fill=other", "fast-weights,fill=other")
     sizes = ("50", "500", "full")
     return (
         Plan(tuple(f"{net}-{amount}" for net in ("resnet20", "resnet56") for amount in sizes), every, 5),
-        Plan(tuple(f"wide-{amount}" for amount in sizes), every[1:], 5),
+        Plan(tuple(f"wide-{amount}" for amount in ("20", *sizes)), every[1:], 5),
     )
 
 
@@ -235,13 +241,14 @@ def with_own(regime: Regime, network: str | None, weights: str | None) -> Regime
     own = regime.name.startswith("own-")
     if own != (network is not None) or own != (weights is not None):
         raise ValueError(
-            f"--network and --weights belong to the regimes own-50, own-500 and own-full, and both; got {regime.name}"
+            f"--network and --weights belong to the regimes own-20, own-50, own-500 and own-full, and both; got {regime.name}"
         )
     if not isinstance(regime, Finetune) or not network or not weights:
         return regime
     return dataclasses.replace(regime, network=network, weights=str(Path(weights).expanduser().absolute()))
 
 
+ERASE = ("erase", "erase,area=0.18")
 RESNET20, RESNET56 = "weights/resnet20_cifar10.safetensors", "weights/resnet56_cifar10.safetensors"
 
 

@@ -19,7 +19,7 @@ from groupcam_aug.recipes.trial import read_record
 __all__ = ["MARGIN", "summarise", "write_summary"]
 
 MARGIN = 0.3  # points within which a difference counts as none
-CONTROLS = ("cutmix", "erase")
+CONTROLS = ("cutmix", "erase", "erase,area=0.18")  # the last: about the area that RandomErasing is published with
 Planned = Callable[[str, str, Machine, Path], list[tuple[str, str, int]]]
 
 

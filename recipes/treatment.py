@@ -64,7 +64,7 @@ class Treatment:
         form: dict[str, Any] = {"strength": arm.strength, "threshold": arm.threshold, "fill": arm.fill}
         self.forms = {kind: SaliencyBlur(self._map, mask_from=kind, **form) for kind in ("saliency", "inverse", "other", "whole")}
         self.cutmix = v2.CutMix(alpha=arm.alpha, num_classes=classes)
-        self.share = 0.0  # to be erased
+        self.share = arm.area or 0.0  # to be erased
         self.sums: dict[str, Tensor] = {}
 
     def apply(self, images: Tensor, labels: Tensor, masks: Tensor | None, epoch: int, step: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class Treatment:
         if self.arm.kind == "cutmix":
             return self._mix(images, labels, p, draw)
         if self.arm.kind == "erase":
-            if step == epoch * self.per_epoch:
+            if self.arm.area is None and step == epoch * self.per_epoch:
                 self._match_area(images, labels)
             return self._erase(images, p, draw), labels
         if self.arm.source == "early" and self.mapped is None:

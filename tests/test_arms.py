@@ -90,6 +90,7 @@ def test_the_presets_are_the_callbacks():
         ("fast,threshold=2", r"threshold must be in \[0, 1\], got 2"),
         ("none,p=1", "none takes no 'p'"),
         ("cutmix,fill=blur", "cutmix takes no 'fill'"),
+        ("erase,area=.9", r"area must be in \(0, 0.8\], got 0.9"),
         ("whole,source=ema", "source=ema would change nothing"),
         ("oracle,weights=gradient", "weights=gradient would change nothing"),
         ("gradcam,groups=8", "groups=8 would change nothing"),
@@ -202,6 +203,10 @@ def test_erased_area_matches_the_fast_masks(network, batch):
     assert ((got == 0).all(dim=1) == (got != images).any(dim=1)).all()
     assert erase.facts()["replaced"] == pytest.approx(fast.facts()["replaced"], abs=0.03)
     assert 0.1 < fast.facts()["replaced"] < 0.9
+    fixed = treatment("erase,p=1,area=.18", network)
+    for step in range(10):
+        fixed.apply(images, labels, masks, 0, step)
+    assert fixed.facts()["replaced"] == pytest.approx(0.18, abs=0.02)
     small = treatment("erase,p=1", network)
     for share in (0.02, 0.3, 0.55, 0.79):  # whatever the masks leave, shapes of that area are found
         small.sums, small.share = {}, share

@@ -412,6 +412,8 @@ def test_missing_libraries_are_named_with_the_way_to_get_them(pictures, checkpoi
 
 
 def test_a_method_that_cannot_be_used_on_this_network_is_left_out(pictures, tmp_path, capsys):
+    pytest.importorskip("captum")
+    pytest.importorskip("pytorch_grad_cam")
     from safetensors.torch import save_file
 
     from groupcam_aug.recipes.networks import build_network

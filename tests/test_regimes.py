@@ -289,7 +289,7 @@ def test_a_network_of_ones_own(tmp_path):
     weights = tmp_path / "mine.pt"
     network = CIFARResNet(8, 10, 4)
     torch.save(network.state_dict(), weights)
-    with pytest.raises(ValueError, match="belong to the regimes own-50"):
+    with pytest.raises(ValueError, match="belong to the regimes own-20"):
         finetune.with_own(regime, None, None)
     with pytest.raises(ValueError, match="got wide-50"):
         finetune.with_own(finetune.regimes("smoke")["wide-50"], "resnet18", str(weights))
