@@ -66,17 +66,20 @@ class Learner(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, self.cuts, 0.01)]
 
 
-def textures(count, seed=0, size=32, patch=12, shuffled=False):
-    """A patch of stripes, columns, checks or plain, somewhere in noise: (N, 3, size, size), labels; 14 % of the area."""
+def textures(count, seed=0, size=32, patch=12, shuffled=False, masks=False):
+    """A patch of stripes, columns, checks or plain, somewhere in noise: (N, 3, size, size), labels, if asked masks; 14 % of the area."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 4
     row, column = torch.meshgrid(torch.arange(patch), torch.arange(patch), indexing="ij")
     kinds = torch.stack([row // 2 % 2, column // 2 % 2, (row // 2 + column // 2) % 2, torch.ones_like(row)]).float() * 2 - 1
     images = 0.5 * torch.randn(count, 3, size, size, generator=generator)
     corners = torch.randint(size - patch + 1, (count, 2), generator=generator)
+    where = torch.zeros(count, size, size, dtype=torch.bool)
     for i, (top, left) in enumerate(corners.tolist()):
         images[i, :, top : top + patch, left : left + patch] += 1.5 * kinds[labels[i]]
-    return images, labels[torch.randperm(count, generator=generator)] if shuffled else labels
+        where[i, top : top + patch, left : left + patch] = True
+    labels = labels[torch.randperm(count, generator=generator)] if shuffled else labels
+    return (images, labels, where) if masks else (images, labels)
 
 
 def batches(count=12, seed=0, batch_size=4, shuffle=False, **options):
