@@ -243,12 +243,13 @@ class SaliencyMonitor(Callback):
     def predict_overhead(self, images_per_epoch: float) -> float:
         """Share that probing adds to an epoch, in forward passes: a training step counts 3 per image.
 
-        Per probe it takes 3 (Grad-CAM) or `groups` + 4 (Group-CAM on the input; an upper limit elsewhere), twice because of the
-        mirror image, and one for the predictions.
+        Per probe it takes 1 (Grad-CAM, whose gradient goes no further back than the layer) or `groups` + 2 (Group-CAM on the
+        input; an upper limit elsewhere), twice because of the mirror image, and one for the predictions.
         """
-        probes = self.num_images if self._probes is None else len(self._probes)
-        units = 2 * (3 if self.method == "gradcam" else self.groups + 4) + 1
-        return probes * units / (3 * images_per_epoch * self.every_n_epochs)
+        probes = self._probes or self._given
+        count = self.num_images if probes is None else len(probes)
+        units = 2 * (1 if self.method == "gradcam" else self.groups + 2) + 1
+        return count * units / (3 * images_per_epoch * self.every_n_epochs)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work."""

@@ -404,14 +404,15 @@ def test_what_is_written_for_the_report(tmp_path):
 
 
 def test_cost_is_predicted_in_forward_units_and_told(tmp_path, caplog):
-    assert SaliencyMonitor(num_images=60).predict_overhead(2800) == pytest.approx(60 * 7 / 8400)
+    assert SaliencyMonitor(num_images=60).predict_overhead(2800) == pytest.approx(60 * 3 / 8400)
+    assert SaliencyMonitor(images=(torch.zeros(5, 3, 8, 8), [0] * 5)).predict_overhead(100) == pytest.approx(5 * 3 / 300)
     slow = SaliencyMonitor(num_images=60, method="groupcam", groups=16, every_n_epochs=5)
-    assert slow.predict_overhead(41000) == pytest.approx(60 * 41 / (3 * 41000 * 5))
+    assert slow.predict_overhead(41000) == pytest.approx(60 * 37 / (3 * 41000 * 5))
     with caplog.at_level("INFO"):
         watched(tmp_path, train=batches(12, batch_size=4), max_epochs=1)
     (told,) = [record.message for record in caplog.records if record.message.startswith("Saliency monitor")]
     assert "Grad-CAM at net.act (16 x 16)" not in told and "Grad-CAM at net.act (14 x 14) of 8 probes" in told
-    assert "the validation data (TensorDataset), explaining their labels" in told and f"+{8 * 7 / 36:.1%}" in told
+    assert "the validation data (TensorDataset), explaining their labels" in told and f"+{8 * 3 / 36:.1%}" in told
 
 
 def test_too_much_of_it_is_warned_about_once_with_a_remedy(tmp_path, monkeypatch):
