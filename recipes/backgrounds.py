@@ -146,13 +146,13 @@ def regimes(size: str) -> dict[str, Backgrounds]:
             "maps": 12,
             "clean_images": 24,
         },
-        "cpu": {"epochs": 10, "warmup": 2, "batch": 64, "lr": 0.1, "seconds": 32.0},
+        "cpu": {"epochs": 16, "warmup": 3, "batch": 64, "lr": 0.1, "width": 8, "seconds": 33.0},
         "full": {"epochs": 20, "warmup": 3, "batch": 128, "lr": 0.1, "train": 12000, "test": 6000, "width": 16, "maps": 1000}
         | {"clean_images": 600, "seconds": 600.0},
     }[size]
     make = functools.partial(Backgrounds, size=size, **common)
     textures = {f"rho{rho:g}": make(name=f"rho{rho:g}", rho=rho) for rho in (0.5, 0.8, 0.95)}
-    more: dict[str, Any] = {} if size != "cpu" else {"train": 3600, "seconds": 58.0}
+    more: dict[str, Any] = {} if size != "cpu" else {"train": 3600, "seconds": 60.0}
     return textures | {
         f"photos{rho:g}": dataclasses.replace(make(name=f"photos{rho:g}", rho=rho, photos=True), **more)
         for rho in (0.5, 0.8, 0.95)
@@ -161,15 +161,22 @@ def regimes(size: str) -> dict[str, Backgrounds]:
 
 def plans(size: str) -> tuple[Plan, ...]:
     """What the study runs by default."""
+    if size == "smoke":
+        return (Plan(("rho0.95",), ("none", "fast", "other", "oracle", "cutmix"), 2),)
     paper = ("none", "exact", "balanced", "fast", "exact-weights", "balanced-weights", "fast-weights", "gradcam")
     controls = ("other", "other,weights=gradient", "shifted", "whole", "inverse", "oracle", "erase", "cutmix")
     filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "other", "inverse", "oracle"))
     taught = ("fast-weights,source=teacher", "fast-weights,source=teacher,fill=other", "fast-weights,source=ema,fill=other")
-    if size == "smoke":
-        return (Plan(("rho0.95",), ("none", "fast", "other", "oracle", "cutmix"), 2),)
+    sources = ("few", "few,fill=other", "early", "ema")
+    changes = ("inverse_share=0.3", "other_share=0.5", "strength=0.5", "p_ramp=1", "threshold=q0.6")
+    variants = (*(f"fast-weights,source={source}" for source in sources), *(f"fast,{change}" for change in changes))
+    photographs: tuple[str, ...] = ("none", "fast", "other", "oracle", "cutmix", "fast-weights,fill=other", "oracle,fill=other")
+    photographs += ("fast-weights,source=teacher,fill=other", "fast-weights,source=few,fill=other")
     return (
         Plan(("rho0.95",), (*paper, *controls, *filled, *taught), 8),
         Plan(("rho0.8", "rho0.5"), ("none", "fast", "oracle,fill=other", "fast-weights,source=teacher,fill=other"), 8),
+        Plan(("rho0.95",), variants, 4 if size == "cpu" else 8),
+        Plan(("photos0.95",), photographs, 4 if size == "cpu" else 8),
     )
 
 

@@ -207,9 +207,12 @@ def plans(size: str) -> tuple[Plan, ...]:
     if size == "smoke":
         return (Plan(("resnet20-50",), ("none", "fast"), 2),)
     if size == "cpu":
+        sources = ("teacher", "teacher,fill=other", "ema,fill=other")
+        variants = ("fast-weights,fill=other", *(f"fast-weights,source={source}" for source in sources))
+        variants += ("fast,strength=0.5", "fast,clean_last=0.2")
         return (
             Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),
-            Plan(("wide-20",), (*arms, *ERASE, "fast-weights,fill=other", "fast-weights,source=teacher"), 5),
+            Plan(("wide-20",), (*arms, *ERASE, *variants), 5),
             Plan(("resnet20-50", "resnet20-500"), ("exact",), 2),
         )
     every: tuple[str, ...] = (
