@@ -208,7 +208,7 @@ def test_the_plan_is_the_contract():
 
 @pytest.mark.slow
 def test_killed_processes_leave_whole_records_only(tmp_path):
-    words = [*SMALL[:-1], "2", "--arms", "none", "fast", "whole", "other", "--seeds", "3", "--out", str(tmp_path)]
+    words = [*SMALL[:-1], "2", "--arms", "none", "fast", "whole", "other", "--seeds", "10", "--out", str(tmp_path)]
     code = f"from groupcam_aug.recipes.cli import main\nif __name__ == '__main__':\n    raise SystemExit(main(['study', *{words!r}]))\n"
     script = tmp_path / "go.py"
     script.write_text(code)
@@ -225,9 +225,9 @@ def test_killed_processes_leave_whole_records_only(tmp_path):
                 os.killpg(process.pid, 0)
                 time.sleep(0.1)
     assert subprocess.run([sys.executable, str(script)], timeout=200).returncode == 0
-    assert len(runs(tmp_path)) == 12
+    assert len(runs(tmp_path)) == 40
     alone = tmp_path / "alone"
-    assert run(*SMALL, "--arms", "none", "fast", "whole", "other", "--seeds", 3, "--out", alone) == 0
+    assert run(*SMALL, "--arms", "none", "fast", "whole", "other", "--seeds", 10, "--out", alone) == 0
     for name, record in runs(tmp_path).items():
         assert record["metrics"] == runs(alone)[name]["metrics"]  # however many processes
 
