@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--sanity-images", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rows", default=str(Path(tempfile.gettempdir()) / "groupcam_ordering"), help="(default: %(default)s)")
+    parser.add_argument("--tag", default="", help="ending of the result file's name")
     parser.add_argument("--restart", action="store_true", help="drop the rows that are there")
     options = parser.parse_args()
     setting = Setting(options)
@@ -79,7 +80,7 @@ def main() -> None:
         **{f"sanity of {key}": verdict(book.sanity[key]["sanity"]) for key in book.sanity},
         **{f"left out, {key}": reason for key, reason in outcome.left_out.items()},
     )
-    name = "ordering_authors" if plan.author_compatible else "ordering"
+    name = "ordering" + "_authors" * plan.author_compatible + (f"_{options.tag}" if options.tag else "")
     report(filed(name, setting.device), table, list(row({})), [list(row(own, name).values()) for name, own in figures.items()])
 
 
