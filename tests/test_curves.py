@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
+from scipy.integrate import trapezoid
 from torch import nn
 
 from groupcam_aug.blur import blur
@@ -55,7 +56,7 @@ def literal(network, image, scores, target, steps, base, way):
         with torch.no_grad():
             values.append(network(now[None]).softmax(dim=1)[0, target].item())
         fractions.append(count / pixels)
-    return torch.tensor(values), numpy.trapezoid(values, fractions)
+    return torch.tensor(values), trapezoid(values, fractions)
 
 
 def authors(network, image, scores, target, way):
