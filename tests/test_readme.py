@@ -150,7 +150,9 @@ def test_command_lines_run(workplace, monkeypatch):
     assert targets == {"demo", "test"} and all(f"{t}:" in (ROOT / "Makefile").read_text() for t in targets)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/evidence.md", "docs/training.md", "docs/watching.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/method.md", "docs/evidence.md", "docs/training.md", "docs/watching.md", "docs/study.md"]
+)
 def test_links_and_named_files_exist(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
