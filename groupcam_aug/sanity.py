@@ -53,8 +53,8 @@ class Randomization:
 
     @property
     def passed(self) -> bool | None:
-        """Whether full randomisation takes the maps down to the higher floor; None if independent, or under three maps are left."""
-        if self.mode == "independent" or int((~self.rho[-1].isnan()).sum()) < 3:
+        """Whether full randomisation takes the maps down to the higher floor; None if independent, or no map is left."""
+        if self.mode == "independent" or self.undefined[-1] == 1:
             return None
         return self.spearman[-1] <= max(self.floors.values())
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.change import map_change, map_floor
-from groupcam_aug.sanity import Randomization, forward_order, randomization_check, randomized
+from groupcam_aug.sanity import forward_order, randomization_check, randomized
 
 
 def edges(images, targets=None):
@@ -278,20 +278,6 @@ def test_refused(net, images, options, match):
         randomization_check(net, images[:0], edges)
     with pytest.raises(ValueError, match="one map an image"):
         randomization_check(net, images, lambda batch, targets: batch, 1)
-
-
-@pytest.mark.parametrize(
-    "rho, verdict",
-    [
-        ([0.1, 0.0, 0.2, 0.1], True),
-        ([0.9, 0.0, 0.2, 0.3], False),
-        ([0.4, 0.5, 0.3, float("nan")], False),
-        ([0.4, 0.5, float("nan"), float("nan")], None),  # two maps tell nothing
-    ],
-)
-def test_the_verdict_knows_how_many_maps_are_left(rho, verdict):
-    found = Randomization("cascading", ("all",), torch.tensor([rho], dtype=torch.float64), floor=0.2)
-    assert found.passed is verdict and found.summary()["passed"] is verdict
 
 
 @pytest.mark.slow
