@@ -128,7 +128,7 @@ def _axes() -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # an object of its own: no pyplot, no window, no state of the user's
 
     figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="none")
-    figure.subplots_adjust(left=0.13, right=0.985, bottom=0.2, top=0.965)  # a layout engine would take half of the time
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.2, top=0.965)  # a layout engine would take half of the time
     axes = figure.add_subplot(facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(COLOURS["grey"])

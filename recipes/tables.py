@@ -21,8 +21,9 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     lines += [
         f"Mean ± standard error over seeds. Differences are paired by seed (arm minus `{summary['reference']}`), with 95 % "
         "bootstrap intervals over seeds and two-sided exact sign-flip p values, not corrected for the number of arms. *Null* = "
-        f"shown to lie within ±{summary['margin']:g} points (two one-sided t tests, p < 0.05). Cost = training time in runs "
-        "without augmentation.",
+        f"shown to lie within ±{summary['margin']:g} points (two one-sided t tests, p < 0.05). Recovered = share of the "
+        "oracle's gain (same fill), told where that gain's interval is above zero. Cost = training time in runs without "
+        "augmentation.",
         "",
         f"Run with {told}." + (" **Runs of several versions are mixed.**" if len(summary["versions"]) > 1 else ""),
         "",
@@ -116,10 +117,10 @@ def _difference(found: Mapping[str, Any] | None, metric: Metric) -> list[str]:
 
 
 def _recovered(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+    """Nothing where the ceiling's own gain may be none: a share of it would be any number."""
+    if found is None or found["low"] is None or found["high"] is None:
         return "-"
-    interval = "" if found["low"] is None or found["high"] is None else f" [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
-    return f"{100 * found['share']:.0f} %{interval}"
+    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
