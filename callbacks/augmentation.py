@@ -65,7 +65,7 @@ class GroupCAMAugmentation(Callback):
         fill: "blur", "mean", "noise", "other", or a callable `images -> images`.
         mask_from: "saliency", or the controls "other", "whole", "inverse", or a callable; see `SaliencyBlur`.
         source: the network that the maps come from. "self": the one being trained (the paper). "ema": its moving average
-            (decay 0.999 per optimiser step, kept in the checkpoint); steadier maps early on and at high learning rates. A
+            (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
             network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
             network in training cannot be trusted to know the object (a shortcut in the data, training from scratch).
         start_epoch: first epoch that is augmented.

@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from groupcam_aug.borrow import unwrap
 
-__all__ = ["DECAY", "Source", "read_weights"]
+__all__ = ["DECAY", "Source", "moving_average", "read_weights"]
 
-DECAY = 0.999  # of the moving average, per optimiser step
+DECAY = 0.999  # of the moving average, per optimiser step, once it is warm
 
 
 class Source:
@@ -35,7 +35,7 @@ class Source:
         if choice == "self":
             self.mapped = self.training
         elif choice == "ema":
-            self.average = AveragedModel(self.training, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+            self.average = moving_average(self.training, DECAY)
             self.mapped = self.average.module
         elif isinstance(choice, nn.Module):
             self.mapped = copy.deepcopy(unwrap(choice))
@@ -53,6 +53,20 @@ class Source:
         """Move the average; after an optimiser step."""
         if self.average is not None:
             self.average.update_parameters(self.training)
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of `network` that is warm from the start; `update_parameters` follows a step.
+
+    The n-th update keeps min(decay, (n + 1) / (n + 10)) of the average: with a fixed 0.999 it would be the starting weights for
+    the first thousand steps, beside normalisation statistics of later ones (those are averaged by no one).
+    """
+
+    def move(averaged: Any, current: Any, updates: Tensor) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (n + 1) / (n + 10)))(averaged, current, updates)
+
+    return AveragedModel(network, multi_avg_fn=move)
 
 
 def read_weights(path: str, network: nn.Module) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ class Arm:
     Args:
         name: as in `ARMS`, with the changes to that row; see `read_arm`.
         about: one line.
-        kind: "none" = no augmentation (continue training), "frozen" = no training, "map" = pixels outside a mask are replaced,
+        kind: "none" = no augmentation (continue training), "frozen" = no training, `source` is measured as it is ("self" = the
+            starting network), "map" = pixels outside a mask are replaced,
             "erase" = RandomErasing with the area of the fast form's masks, "cutmix".
         map: what masks come from: "groupcam" (training form), "gradcam", or "oracle" = the object's exact mask.
-        mask: "saliency" = the image's own mask; the controls "other" (that of the next image in the batch), "shifted" (its own,
-            rolled by half an image), "inverse", "whole" (nothing is kept, no network pass).
+        mask: "saliency" = the image's own mask; the controls "other" (that of the next image in the batch; with fill="other" of
+            the one after, so that mask and pixels are not of one image), "centre" (a disc in the middle with as many pixels as
+            its own), "shifted" (its own, rolled by half an image), "inverse", "whole" (nothing is kept, no network pass).
         weights: "none" (the paper's training form) or "gradient".
         at: where group masks are applied for scoring: "input", "stage", "target"; see `GroupCAM`.
         baseline: what they uncover, "blur" or "zero"; see `GroupCAM`.
@@ -34,7 +36,7 @@ class Arm:
         source: network that the maps come from: "self", "ema" (moving average), "teacher" (the regime's, trained apart), "start"
             (a frozen copy of the starting weights), "early" (frozen when augmentation starts), "few" (fine-tuned on a little
             clean data).
-        decay: of the moving average, per step.
+        decay: of the moving average, per step, once it is warm; see `callbacks.source.moving_average`.
         warmup: epochs before augmentation starts. None: the regime's.
         clean_last: share of the epochs, at the end, that is not augmented (at least one epoch, if above 0).
         p_ramp: share of the augmented steps over which p grows linearly from 0.
@@ -52,7 +54,7 @@ class Arm:
     about: str
     kind: Literal["none", "frozen", "map", "erase", "cutmix"] = "map"
     map: Literal["groupcam", "gradcam", "oracle"] = "groupcam"
-    mask: Literal["saliency", "other", "shifted", "inverse", "whole"] = "saliency"
+    mask: Literal["saliency", "other", "centre", "shifted", "inverse", "whole"] = "saliency"
     weights: Literal["none", "gradient"] = "none"
     at: Literal["input", "stage", "target"] = "target"
     baseline: Literal["blur", "zero"] = "zero"
@@ -103,6 +105,8 @@ class Arm:
         keys = [key for key in self.options if not (self.mask == "whole" and key in _OF_MAPS)]
         if self.map != "groupcam":
             keys = [key for key in keys if key not in _OF_GROUPS]
+        if self.kind == "frozen" and self.source == "self":
+            keys = []
         if self.map == "oracle" or self.source != "ema":
             keys = [key for key in keys if key != "decay" and not (self.map == "oracle" and key == "source")]
         return {"kind": self.kind} | {key: getattr(self, key) for key in keys}
@@ -120,9 +124,9 @@ class Arm:
             passes = (self.groups + 2.0) if self.at == "input" else 2 + 0.2 * self.groups
         return 1.03 + self.p * passes / 3
 
-    def other_twin(self) -> Arm:
-        """The control of this arm: the same with the next image's mask."""
-        return _named(dataclasses.replace(self, mask="other", inverse_share=0.0, other_share=0.0))
+    def twin(self, mask: Literal["other", "centre"]) -> Arm:
+        """The control of this arm: the same with another sample's mask, or with a disc as large as its own."""
+        return _named(dataclasses.replace(self, mask=mask, inverse_share=0.0, other_share=0.0))
 
 
 _SCHEDULE = ("p", "warmup", "clean_last", "p_ramp")
@@ -130,7 +134,7 @@ _OF_GROUPS = ("weights", "at", "baseline", "groups")
 _OF_MAPS = ("map", *_OF_GROUPS, "threshold", "source", "decay", "inverse_share", "other_share")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "frozen": (),
+    "frozen": ("source",),
     "map": (*_OF_MAPS, "mask", "fill", "strength", *_SCHEDULE),
     "erase": (*_SCHEDULE, "area"),
     "cutmix": (*_SCHEDULE, "alpha"),
@@ -140,7 +144,7 @@ ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
         Arm("none", "no augmentation: training goes on with the same data for as long", kind="none"),
-        Arm("frozen", "the starting network as it is, untrained (pretrained ones only)", kind="frozen"),
+        Arm("frozen", "the starting network as it is, if it is a pretrained one; or a source of maps (source=)", kind="frozen"),
         Arm("exact", "Group-CAM as in the paper: every image, masks on the input", p=1.0, at="input", baseline="blur"),
         Arm("balanced", "Group-CAM, half of the images, masks inside the last stage", at="stage", baseline="blur"),
         Arm("fast", "Group-CAM, half of the images, masks at the target layer against zeros"),
@@ -149,7 +153,8 @@ ARMS: dict[str, Arm] = {
         Arm("fast-weights", "fast, with importance weights", weights="gradient"),
         Arm("gradcam", "Grad-CAM masks, half of the images", map="gradcam"),
         Arm("other", "another sample's mask of the fast form: area, blur and centre prior without the place", mask="other"),
-        Arm("shifted", "the own mask of the fast form, rolled by half an image", mask="shifted"),
+        Arm("centre", "a disc in the middle, as large as the own mask of the fast form: what a centre prior is worth", mask="centre"),
+        Arm("shifted", "the own mask of the fast form, rolled by half an image: away from the centre", mask="shifted"),
         Arm("whole", "half of the images blurred entirely, no network pass", mask="whole"),
         Arm("inverse", "the fast form's masks, salient pixels blurred", mask="inverse"),
         Arm("oracle", "the object's exact mask, half of the images", map="oracle"),

@@ -164,14 +164,16 @@ def plans(size: str) -> tuple[Plan, ...]:
     if size == "smoke":
         return (Plan(("rho0.95",), ("none", "fast", "other", "oracle", "cutmix"), 2),)
     paper = ("none", "exact", "balanced", "fast", "exact-weights", "balanced-weights", "fast-weights", "gradcam")
-    controls = ("other", "other,weights=gradient", "shifted", "whole", "inverse", "oracle", "erase", "cutmix")
-    filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "other", "inverse", "oracle"))
-    taught = ("fast-weights,source=teacher", "fast-weights,source=teacher,fill=other", "fast-weights,source=ema,fill=other")
-    sources = ("few", "few,fill=other", "early", "ema")
-    changes = ("inverse_share=0.3", "other_share=0.5", "strength=0.5", "p_ramp=1", "threshold=q0.6")
-    variants = (*(f"fast-weights,source={source}" for source in sources), *(f"fast,{change}" for change in changes))
-    photographs: tuple[str, ...] = ("none", "fast", "other", "oracle", "cutmix", "fast-weights,fill=other", "oracle,fill=other")
-    photographs += ("fast-weights,source=teacher,fill=other", "fast-weights,source=few,fill=other")
+    controls = ("other", "centre", "shifted", "whole", "inverse", "oracle", "erase", "erase,area=0.18", "cutmix")
+    filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "inverse", "oracle"))
+    sources = tuple(f"fast-weights,source={source}{fill}" for source in ("teacher", "few") for fill in ("", ",fill=other"))
+    twins = ("fast-weights", "fast,fill=other", "fast-weights,fill=other", "oracle", "oracle,fill=other", *sources)
+    taught = (*sources, "fast-weights,source=ema,fill=other", "frozen,source=teacher", "frozen,source=few")
+    controls += tuple(f"{arm},mask=other" for arm in twins)
+    changes = ("inverse_share=0.3", "other_share=0.5", "strength=0.5", "p_ramp=1", "threshold=q0.8")
+    variants = ("fast-weights,source=early", "fast-weights,source=ema", *(f"fast,{change}" for change in changes))
+    photographs: tuple[str, ...] = ("none", "fast", "other", "centre", "oracle", "cutmix", "oracle,fill=other")
+    photographs += ("fast-weights,fill=other", sources[1], sources[3], f"{sources[3]},mask=other")
     return (
         Plan(("rho0.95",), (*paper, *controls, *filled, *taught), 8),
         Plan(("rho0.8", "rho0.5"), ("none", "fast", "oracle,fill=other", "fast-weights,source=teacher,fill=other"), 8),

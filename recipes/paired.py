@@ -22,6 +22,7 @@ __all__ = [
     "positive_control",
     "recovered",
     "sign_flip_p",
+    "student_interval",
 ]
 
 RESAMPLES = 10_000
@@ -33,8 +34,10 @@ class Comparison(NamedTuple):
 
     n: int
     mean: float
-    low: float | None  # bootstrap interval; None from fewer than 2 seeds
+    low: float | None  # percentile bootstrap interval; None from fewer than 2 seeds
     high: float | None
+    t_low: float | None  # Student's interval: wider, and right for few seeds if differences are about normal
+    t_high: float | None
     p: float | None  # exact sign-flip test, two-sided; None from fewer than 2 seeds
     wins: int  # seeds with a difference above zero
     equivalence: float | None  # p of the test that the difference is within the margin; None from fewer than 2 seeds
@@ -70,11 +73,14 @@ def compare(values: Sequence[float], reference: Sequence[float], *, margin: floa
         raise ValueError(f"paired values need partners: {len(values)} values, {len(reference)} of the reference")
     differences = np.asarray(values, dtype=float) - np.asarray(reference, dtype=float)
     low, high = bootstrap_interval(differences, level=level) or (None, None)
+    t_low, t_high = student_interval(differences, level=level) or (None, None)
     return Comparison(
         n=len(differences),
         mean=float(differences.mean()),
         low=low,
         high=high,
+        t_low=t_low,
+        t_high=t_high,
         p=sign_flip_p(differences),
         wins=int((differences > 0).sum()),
         equivalence=equivalence_p(differences, margin),
@@ -84,12 +90,28 @@ def compare(values: Sequence[float], reference: Sequence[float], *, margin: floa
 def bootstrap_interval(
     differences: Sequence[float] | np.ndarray, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the mean over seeds; None from fewer than 2, a point where all are equal."""
+    """Percentile bootstrap interval of the mean over seeds; None from fewer than 2, a point where all are equal.
+
+    Over so few seeds it is too narrow: of normal differences it holds the mean in about 80 % (4 seeds), 84 % (5) and 89 % (8) of
+    the cases at level 0.95. `student_interval` and the exact test are for decisions.
+    """
     values = np.asarray(differences, dtype=float)
     if len(values) < 2:
         return None
     low, high = np.quantile(_resampled(len(values), seed, values)[0], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def student_interval(differences: Sequence[float] | np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of the mean over seeds; None from fewer than 2, a point where all are equal."""
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=float)
+    if len(values) < 2:
+        return None
+    mean, error = mean_and_error(values.tolist())
+    reach = float(t.ppf((1 + level) / 2, len(values) - 1)) * (error or 0.0)
+    return mean - reach, mean + reach
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float | None:
@@ -165,7 +187,7 @@ def recovered(
 def positive_control(
     arms: Mapping[str, Mapping[int, float]], reference: str, controls: Sequence[str], *, margin: float
 ) -> Control:
-    """Whether a known regulariser gains over the reference, with an interval above zero.
+    """Whether a known regulariser gains over the reference, Student's interval above zero at 5 % over all of them (Bonferroni).
 
     Args:
         arms: clean accuracy by arm and seed.
@@ -173,15 +195,15 @@ def positive_control(
         controls: names of the regularisers' arms; those not run are passed over.
         margin: as for `compare`.
     """
-    found: list[tuple[str, Comparison]] = []
+    pairs: dict[str, tuple[list[float], list[float]]] = {}
     for name in controls:
         seeds = sorted(set(arms.get(name, {})) & set(arms.get(reference, {})))
         if len(seeds) > 1:
-            values, base = [arms[name][seed] for seed in seeds], [arms[reference][seed] for seed in seeds]
-            found.append((name, compare(values, base, margin=margin)))
+            pairs[name] = [arms[name][seed] for seed in seeds], [arms[reference][seed] for seed in seeds]
+    found = [(name, compare(*pair, margin=margin, level=1 - 0.05 / len(pairs))) for name, pair in pairs.items()]
     if not found:
         return Control(None, None, None)
-    works = [(name, comparison) for name, comparison in found if comparison.low is not None and comparison.low > 0]
+    works = [(name, comparison) for name, comparison in found if comparison.t_low is not None and comparison.t_low > 0]
     name, comparison = max(works or found, key=lambda entry: entry[1].mean)
     return Control(bool(works), name, comparison)
 

@@ -201,8 +201,9 @@ def regimes(size: str) -> dict[str, Scenes]:
         "full": {"epochs": 15, "warmup": 3, "batch": 512, "lr": 0.4, "train": 20000, "test": 5000, "pixels": 64, "kinds": 10}
         | {"width": 32, "stages": 4, "maps": 1000, "clean_images": 1000, "seconds": 9000.0},
     }[size]
+    # Textures tell classes apart by their direction, which a flip would turn into another's.
     make = functools.partial(Scenes, size=size, **common)
-    return {"texture": make(name="texture"), "colour": make(name="colour", shortcut="colour")}
+    return {"texture": make(name="texture", flip=False), "colour": make(name="colour", shortcut="colour")}
 
 
 def plans(size: str) -> tuple[Plan, ...]:
@@ -222,10 +223,14 @@ def plans(size: str) -> tuple[Plan, ...]:
         "fast,fill=other",
     )
     arms += (
+        "centre",
+        "fast-weights,mask=other",
         "oracle,fill=other",
         "fast-weights,source=ema",
         "fast-weights,source=teacher",
         "fast-weights,source=teacher,fill=other",
+        "fast-weights,source=teacher,fill=other,mask=other",
+        "frozen,source=teacher",
     )
     if size == "full":
         arms += ("exact", "balanced", "gradcam", "shifted", "fast-weights,source=few,fill=other")

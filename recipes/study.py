@@ -32,7 +32,7 @@ __all__ = ["STUDIES", "planned", "read_regime", "read_seeds", "run"]
 
 STUDIES = {
     "backgrounds": "drawn objects whose background gives the class away, with probability rho",
-    "finetune": "CIFAR-10, all or little of it: pretrained networks as in the paper, and a wide one from scratch",
+    "finetune": "CIFAR-10, all or little of it: pretrained networks as in the paper, and one from scratch",
     "scenes": "CIFAR-10 photographs in scenes that go with the class, by texture or by colour",
 }
 
@@ -273,5 +273,5 @@ _EPILOG = """examples:
   groupcam-aug study backgrounds --size smoke
   groupcam-aug study backgrounds --dry-run
   groupcam-aug study backgrounds --regimes rho0.95 --arms none fast "fast,fill=other,source=teacher" --seeds 8
-  groupcam-aug study finetune --regimes wide-50,epochs=100 --arms none cutmix erase --seeds 3
+  groupcam-aug study finetune --regimes scratch-50,epochs=100 --arms none cutmix erase --seeds 3
   groupcam-aug study scenes --summarise groupcam_study"""

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from groupcam_aug.callbacks.record import put_file
 from groupcam_aug.recipes.arms import read_arm
@@ -20,6 +20,7 @@ __all__ = ["MARGIN", "summarise", "write_summary"]
 
 MARGIN = 0.3  # points within which a difference counts as none
 CONTROLS = ("cutmix", "erase", "erase,area=0.18")  # the last: about the area that RandomErasing is published with
+CONTROL_MASKS: dict[str, Literal["other", "centre"]] = {"to_other": "other", "to_centre": "centre"}
 Planned = Callable[[str, str, Machine, Path], list[tuple[str, str, int]]]
 
 
@@ -107,14 +108,15 @@ def _of_regime(records: Sequence[Mapping[str, Any]], metrics: Sequence[Metric], 
     arms = []
     for name in sorted(by_arm, key=_in_table):
         runs = by_arm[name]
-        twin = _twin(name, by_arm)
-        difference, to_other, shares = {}, {}, {}
+        difference, shares = {}, {}
+        controls: dict[str, dict[str, Any]] = {key: {} for key in CONTROL_MASKS}
         for m in metrics:
             own, base = values[name][m.name], values.get(reference, {}).get(m.name, {})
             if name != reference and (pair := _paired(own, base)):
                 difference[m.name] = _compared(pair, m)
-            if twin is not None and (pair := _paired(own, values[twin][m.name])):
-                to_other[m.name] = _compared(pair, m)
+            for key, mask in CONTROL_MASKS.items():
+                if (twin := _twin(name, mask, by_arm)) and (pair := _paired(own, values[twin][m.name])):
+                    controls[key][m.name] = _compared(pair, m)
             best = values.get(_ceiling(name, by_arm) or "", {}).get(m.name, {})
             if name != reference and (three := _paired(own, base, best)) and (share := recovered(*three)):
                 shares[m.name] = dict(zip(("share", "low", "high"), map(_finite, share), strict=True))
@@ -126,8 +128,7 @@ def _of_regime(records: Sequence[Mapping[str, Any]], metrics: Sequence[Metric], 
                 "seeds": sorted(runs),
                 "metrics": {m.name: _summed(values[name][m.name]) for m in metrics if values[name][m.name]},
                 "difference": difference,
-                "other": twin,
-                "to_other": to_other,
+                **controls,
                 "ceiling": _ceiling(name, by_arm),
                 "recovered": shares,
                 "cost": sum(cost[0]) / sum(cost[1]) if cost and sum(cost[1]) else None,
@@ -170,13 +171,13 @@ def _check_pairing(records: Sequence[Mapping[str, Any]]) -> None:
                 )
 
 
-def _twin(name: str, known: Mapping[str, Any]) -> str | None:
-    """The control with another sample's mask that an arm is held against: its own, or that of the fast form."""
+def _twin(name: str, mask: Literal["other", "centre"], known: Mapping[str, Any]) -> str | None:
+    """The very same arm with that control mask, if it has been run."""
     arm = read_arm(name)
-    if arm.kind != "map" or arm.mask in ("other", "whole"):
+    if arm.kind != "map" or arm.mask in (mask, "whole"):
         return None
-    own = arm.other_twin().name
-    return own if own in known else "other" if "other" in known else None
+    own = arm.twin(mask).name
+    return own if own in known else None
 
 
 def _ceiling(name: str, known: Mapping[str, Any]) -> str | None:

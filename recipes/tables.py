@@ -20,7 +20,8 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     told = "; ".join(", ".join(f"{name} {version}" for name, version in one.items()) for one in summary["versions"])
     lines += [
         f"Mean ± standard error over seeds. Differences are paired by seed (arm minus `{summary['reference']}`), with 95 % "
-        "bootstrap intervals over seeds and two-sided exact sign-flip p values, not corrected for the number of arms. *Null* = "
+        "percentile bootstrap intervals over seeds (too narrow: they hold the mean in about 80 % of the cases with 4 seeds, 84 % "
+        "with 5, 89 % with 8) and two-sided exact sign-flip p values, not corrected for the number of arms. *Null* = "
         f"shown to lie within ±{summary['margin']:g} points (two one-sided t tests, p < 0.05). Recovered = share of the "
         "oracle's gain (same fill), told where that gain's interval is above zero. Cost = training time in runs without "
         "augmentation.",
@@ -49,7 +50,7 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
         names = list(dict.fromkeys((class_of.primary, class_of.second)))
         chosen = [next(m for m in metrics if m.name == name) for name in names]
         head = ["arm", *(part for m in chosen for part in (f"Δ {m.title}", "p", "null"))]
-        head += [f"Δ {chosen[0].title} to another's mask", "p", "recovered"]
+        head += ["recovered"]
         rows = []
         for arm in group["arms"]:
             if arm["name"] == summary["reference"] or not arm["difference"]:
@@ -57,9 +58,9 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
             row = [f"`{arm['name']}`"]
             for m in chosen:
                 row += _difference(arm["difference"].get(m.name), m)
-            row += _difference(arm["to_other"].get(class_of.primary), chosen[0])[:2]
             rows.append([*row, _recovered(arm["recovered"].get(class_of.primary))])
         lines += ["", *_table(head, rows)]
+        lines += _against_controls(group, chosen[0]) + _masks(group)
     if summary["not_run"]:
         lines += ["", "## Not run", "", "Of the study's own plan:", ""]
         lines += [f"- {one['regime']} ({one['size']}): `{one['arm']}`, {one['seeds']} seeds" for one in summary["not_run"]]
@@ -78,6 +79,39 @@ def metrics_of(study: str) -> tuple[Metric, ...]:
     return regime_class(study).metrics
 
 
+def _against_controls(group: Mapping[str, Any], metric: Metric) -> list[str]:
+    """Arms beside the very same arms with control masks."""
+    kinds = {"to_other": "another sample's mask", "to_centre": "a disc as large in the middle"}
+    rows = []
+    for arm in group["arms"]:
+        found = [arm[key].get(metric.name) for key in kinds]
+        if any(found):
+            rows.append([f"`{arm['name']}`", *(part for one in found for part in _difference(one, metric)[:2])])
+    head = [f"arm, {metric.title}", *(part for told in kinds.values() for part in (f"Δ to {told}", "p"))]
+    return ["", *_table(head, rows)] if rows else []
+
+
+def _masks(group: Mapping[str, Any]) -> list[str]:
+    """What was done to the augmented images, in training."""
+    columns = {
+        "replaced": ("pixels replaced %", 100, 0),
+        "object_kept": ("of the object kept %", 100, 0),
+        "ground_replaced": ("of the background replaced %", 100, 0),
+        "alignment": ("alignment", 1, 2),
+        "no_map": ("no map %", 100, 0),
+        "loss": ("loss at the end", 1, 2),
+    }
+    shown = {key: told for key, told in columns.items() if any(key in arm["facts"] for arm in group["arms"])}
+    rows = []
+    for arm in group["arms"]:
+        means = [arm["facts"][key]["mean"] if key in arm["facts"] else None for key in shown]
+        if any(mean is not None for mean in means):
+            told = zip(means, shown.values(), strict=True)
+            cells = [_number(None if mean is None else scale * mean, digits, "") for mean, (_, scale, digits) in told]
+            rows.append([f"`{arm['name']}`", *cells])
+    return ["", *_table(["arm, in training", *(title for title, _, _ in shown.values())], rows)] if rows else []
+
+
 def _told_settings(group: Mapping[str, Any]) -> str:
     hidden = ("study", "name", "size", "mean", "std")
     return "Settings: " + ", ".join(
@@ -89,7 +123,7 @@ def _told_control(control: Mapping[str, Any]) -> str:
     if control["works"] is None:
         return "Positive control: not run (no CutMix or RandomErasing over two seeds)."
     found = control["difference"]
-    gain = f"`{control['by']}` {found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] points on {control['metric']}"
+    gain = f"`{control['by']}` {found['mean']:+.2f} [{found['t_low']:+.2f}, {found['t_high']:+.2f}] points on {control['metric']}"
     if control["works"]:
         return f"Positive control: passed ({gain}): a gain in clean accuracy can show here."
     return f"Positive control: **failed** ({gain}): this regime cannot show a gain in clean accuracy, and says nothing about one."

@@ -64,7 +64,9 @@ def check_trial(trial: Trial) -> None:
         raise ValueError(f"{where}: there is no {trial.source!r} network (there are: {', '.join(regime.sources) or 'none'})")
     if arm.kind == "map" and arm.map == "oracle" and not regime.has_masks:
         raise ValueError(f"{where}: the objects' exact masks are not known")
-    if arm.kind == "frozen" and not regime.pretrained:
+    if arm.kind == "frozen" and arm.source not in ("self", *regime.sources):
+        raise ValueError(f"{where}: {arm.source!r} is not there before training")
+    if arm.kind == "frozen" and arm.source == "self" and not regime.pretrained:
         raise ValueError(f"{where}: the starting network is untrained")
     if arm.kind not in ("none", "frozen"):
         _treatment(trial, torch.nn.Identity(), 1, {name: torch.nn.Identity() for name in regime.sources})
@@ -84,7 +86,8 @@ def run_trial(trial: Trial, start: Start) -> dict[str, Any]:
     """
     regime, arm, seed, machine = trial
     begin = time.perf_counter()
-    network = copy.deepcopy(start.network)
+    lone = arm.kind == "frozen" and arm.source != "self"
+    network = copy.deepcopy(start.sources[arm.source] if lone else start.network)
     facts: dict[str, Any] = {}
     pairing: dict[str, str | None] = {"data": start.digests["data"], "start": start.digests["start"], "batches": None}
     seconds = cpu_seconds = 0.0

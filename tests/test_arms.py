@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from groupcam_aug import GroupCAM, SaliencyBlur
+from groupcam_aug.augment import keep_mask
 from groupcam_aug.blur import blur
 from groupcam_aug.callbacks.augmentation import PRESETS
 from groupcam_aug.recipes.arms import ARMS, Arm, read_arm
@@ -142,6 +143,39 @@ def test_another_mask_is_the_neighbours(network, batch):
     got, _ = treatment("oracle,mask=other,fill=mean,p=1", network).apply(images, labels, masks, 0, 0)
     where = masks.roll(-1, 0)[:, None].expand_as(images)
     assert torch.equal(got[where], images[where]) and not torch.isclose(got[~where], images[~where]).any(dim=0).all()
+
+
+def test_another_mask_is_not_of_the_image_that_lends_its_pixels(network, batch):
+    images, labels, masks = batch
+    treat = treatment("oracle,mask=other,fill=other,p=1", network)
+    got, _ = treat.apply(images, labels, masks, 0, 0)
+    kept = masks.roll(-2, 0)
+    assert torch.equal(got, torch.where(kept[:, None], images, images.roll(-1, 0)))
+    assert treat.facts()["object_kept"] == pytest.approx(float((masks & kept).sum() / masks.sum()))
+    some, _ = treatment("fast,mask=other,fill=other", network).apply(images, labels, masks, 0, 7)
+    maps = GroupCAM.for_training(network, mask_at="target", baseline="zero")(images.roll(-2, 0), labels.roll(-2, 0))
+    expected = torch.where(keep_mask(maps)[:, None], images, images.roll(-1, 0))
+    assert torch.equal(some, torch.where(drawn(7)[:, None, None, None], expected, images))
+
+
+def test_a_disc_in_the_middle_as_large_as_the_own_mask(network, batch):
+    images, labels, masks = batch
+    treat = treatment("oracle,mask=centre,fill=other,p=1", network)
+    got, _ = treat.apply(images, labels, masks, 0, 0)
+    kept = (got == images).all(dim=1)
+    assert torch.equal(kept.sum(dim=(1, 2)), masks.sum(dim=(1, 2)))
+    grid = torch.arange(32) - 15.5
+    distance = (grid[:, None] ** 2 + grid**2).sqrt()
+    for keep in kept:
+        assert distance[keep].max() <= distance[~keep].min()
+    own, disc = treatment("fast,threshold=q0.6", network), treatment("centre,threshold=q0.6", network)
+    for treat in (own, disc):
+        treat.apply(images, labels, masks, 0, 0)
+    assert own.facts()["replaced"] == pytest.approx(disc.facts()["replaced"]) and own.facts()["no_map"] == disc.facts()["no_map"]
+    masks = masks.clone()
+    masks[3] = False
+    gone, _ = treatment("oracle,mask=centre,p=1", network).apply(images, labels, masks, 0, 0)
+    assert torch.equal(gone[3], images[3]) and not torch.equal(gone[4], images[4])  # no map: untouched, as with the own mask
 
 
 def test_shifted_is_the_own_map_elsewhere(network, batch):
@@ -287,8 +321,14 @@ def test_an_average_follows():
     treat.after_step()  # the first step only copies
     with torch.no_grad():
         net[3].bias.add_(1)
+    treat.after_step()  # of a cold average 2 / 11 are kept
+    assert torch.allclose(treat.mapped[3].bias, before + 9 / 11)
+    for _ in range(20):
+        treat.after_step()
+    with torch.no_grad():
+        net[3].bias.add_(1)
     treat.after_step()
-    assert torch.allclose(treat.mapped[3].bias, before + 0.5)
+    assert torch.allclose(treat.mapped[3].bias, before + 1.5, atol=1e-4)
 
 
 def test_options_that_no_arm_can_have():

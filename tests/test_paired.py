@@ -11,6 +11,7 @@ from groupcam_aug.recipes.paired import (
     positive_control,
     recovered,
     sign_flip_p,
+    student_interval,
 )
 
 
@@ -50,14 +51,14 @@ def test_sign_flips_agree_with_scipy_and_end_in_sampling():
 
 def test_one_seed_says_nothing_but_its_difference():
     one = compare([3.0], [1.0], margin=0.3)
-    assert one == (1, 2.0, None, None, None, 1, None)
+    assert one == (1, 2.0, None, None, None, None, None, 1, None) and student_interval([1.0]) is None
     assert bootstrap_interval([1.0]) is None and sign_flip_p([1.0]) is None and equivalence_p([1.0], 0.3) is None
 
 
 def test_no_variance():
     same = compare([2.0, 2.0, 2.0], [1.0, 1.0, 1.0], margin=0.3)
     assert (same.mean, same.low, same.high, same.equivalence) == (1.0, 1.0, 1.0, 1.0)
-    assert compare([1.0, 1.0], [1.0, 1.0], margin=0.3) == (2, 0.0, 0.0, 0.0, 1.0, 0, 0.0)
+    assert compare([1.0, 1.0], [1.0, 1.0], margin=0.3) == (2, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, 0.0)
 
 
 def test_the_interval_of_two_seeds_is_their_range_and_repeats():
@@ -73,6 +74,15 @@ def test_the_interval_covers():
         low, high = bootstrap_interval(draw.normal(1, 1, size=20))
         inside += low <= 1 <= high
     assert 0.86 < inside / 200 < 0.99  # the percentile bootstrap of 20 values is a little narrow
+
+
+def test_students_interval_against_scipy():
+    from scipy.stats import ttest_1samp
+
+    values = [0.3, 1.1, -0.2, 0.9, 0.6]
+    assert student_interval(values) == pytest.approx(tuple(ttest_1samp(values, 0).confidence_interval(0.95)))
+    found = compare(values, [0.0] * 5, margin=0.3)
+    assert found.t_low < found.low < found.mean < found.high < found.t_high  # the bootstrap's is too narrow for five
 
 
 def test_equivalence_by_hand_and_against_scipy():
@@ -121,6 +131,10 @@ def test_positive_control():
     }
     verdict = positive_control(arms, "none", ("cutmix", "erase"), margin=0.3)
     assert verdict.works is True and verdict.by == "erase" and verdict.comparison.n == 3
+    alone = positive_control(arms, "none", ("erase",), margin=0.3).comparison
+    assert verdict.comparison.t_low < alone.t_low  # two were tried, so more is asked of each
+    few = {"none": {0: 0.0, 1: 0.0}, "cutmix": {0: 1.0, 1: 1.4}}
+    assert positive_control(few, "none", ("cutmix",), margin=0.3).works is False  # two seeds above zero prove nothing
     fails = positive_control(arms, "none", ("cutmix",), margin=0.3)
     assert fails.works is False and fails.by == "cutmix" and fails.comparison.mean < 0
     assert positive_control(arms, "none", ("mixup",), margin=0.3) == (None, None, None)

@@ -275,11 +275,11 @@ def test_few_images_are_as_many_of_each_class_and_drawn_by_the_seed(stock):
 
 def test_pretrained_starts_are_the_same_for_all_seeds_and_fresh_ones_are_not(stock):
     table = finetune.regimes("smoke")
-    pretrained, wide = table["resnet20-50"], table["wide-50"]
+    pretrained, fresh = table["resnet20-50"], table["scratch-50"]
     assert digest_of(pretrained.make_network(0, stock)) == digest_of(pretrained.make_network(1, stock))
-    assert digest_of(wide.make_network(0, stock)) == digest_of(wide.make_network(0, stock))
-    assert digest_of(wide.make_network(0, stock)) != digest_of(wide.make_network(1, stock))
-    assert pretrained.pretrained and not wide.pretrained and table["resnet56-50"].sources == ()
+    assert digest_of(fresh.make_network(0, stock)) == digest_of(fresh.make_network(0, stock))
+    assert digest_of(fresh.make_network(0, stock)) != digest_of(fresh.make_network(1, stock))
+    assert pretrained.pretrained and not fresh.pretrained and table["resnet56-50"].sources == ()
     data = pretrained.make_data(0, stock)
     assert len(list(pretrained.make_source("teacher", 0, stock, CPU, data).layer3)) == 9
 
@@ -291,8 +291,8 @@ def test_a_network_of_ones_own(tmp_path):
     torch.save(network.state_dict(), weights)
     with pytest.raises(ValueError, match="belong to the regimes own-20"):
         finetune.with_own(regime, None, None)
-    with pytest.raises(ValueError, match="got wide-50"):
-        finetune.with_own(finetune.regimes("smoke")["wide-50"], "resnet18", str(weights))
+    with pytest.raises(ValueError, match="got scratch-50"):
+        finetune.with_own(finetune.regimes("smoke")["scratch-50"], "resnet18", str(weights))
     own = finetune.with_own(regime, "torchvision/resnet18", str(weights))
     with pytest.raises(ValueError, match="does not fit ResNet"):
         own.make_network(0, Stock(tmp_path))

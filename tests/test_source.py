@@ -9,11 +9,10 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lit import SILENT, Fixed, Lit, fit, loader, same, state
 from models import PooledNet, assert_same, snapshot
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.callbacks import GroupCAMAugmentation
-from groupcam_aug.callbacks.source import DECAY, Source, read_weights
+from groupcam_aug.callbacks.source import DECAY, Source, moving_average, read_weights
 
 
 def make(**options):
@@ -58,7 +57,7 @@ def test_checkpoint_path_is_the_network_with_those_weights(tmp_path, suffix):
 
 
 def test_average_follows_the_optimiser_steps():
-    """Maps of batch i come from the average after i steps, as torch's own averaged model has it."""
+    """Maps of batch i come from the average after i steps."""
 
     class Watched(Lit):
         def on_train_batch_start(self, batch, batch_idx):
@@ -68,13 +67,26 @@ def test_average_follows_the_optimiser_steps():
     fit(module, [make(source="ema")], max_epochs=2)
     net = PooledNet()
     net.load_state_dict(module.weights[0])
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+    average = moving_average(net, DECAY)
     for i, (x, y) in enumerate([*loader(), *loader()]):
         if i:
             net.load_state_dict(module.weights[i])
             average.update_parameters(net)
         expected = SaliencyBlur(GroupCAM.for_training(average.module, "relu2", groups=4))(x, y)
         assert torch.equal(module.seen[i], expected), i
+
+
+def test_average_is_warm_from_the_start():
+    """The n-th update keeps (n + 1) / (n + 10), never more than the decay; normalisation statistics are the network's."""
+    net = torch.nn.BatchNorm1d(1)
+    average, expected = moving_average(net, 0.6), 1.0
+    for n in range(12):
+        with torch.no_grad():
+            net.weight.fill_(float(n))
+        average.update_parameters(net)
+        keep = 0.0 if n == 0 else min(0.6, (n + 1) / (n + 10))
+        expected = keep * expected + (1 - keep) * n
+        assert average.module.weight.item() == pytest.approx(expected), n
 
 
 def test_average_counts_optimiser_steps_not_batches():

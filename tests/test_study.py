@@ -45,7 +45,7 @@ def test_every_study_runs_pairs_its_arms_and_writes_results(data, tmp_path, monk
     asked = {
         "backgrounds": ["--regimes", TINY, "--arms", "none", "oracle,fill=other", "cutmix"],
         "finetune": ["--regimes", "resnet20-50,test=10,corrupted=5", "--arms", "frozen", "none", "whole"],
-        "scenes": ["--regimes", "texture,train=32,test=16", "--arms", "none", "fast,source=teacher"],
+        "scenes": ["--regimes", "texture,train=32,test=16", "--arms", "none", "fast,source=teacher", "frozen,source=teacher"],
     }
     for name, words in asked.items():
         out = tmp_path / name
@@ -54,9 +54,10 @@ def test_every_study_runs_pairs_its_arms_and_writes_results(data, tmp_path, monk
         arms = [read_arm(word).name for word in words[words.index("--arms") + 1 :]]
         assert sorted((one["seed"], one["arm"]) for one in found.values()) == sorted((s, arm) for s in (0, 1) for arm in arms)
         for seed in (0, 1):
-            pairing = [one["pairing"] for one in found.values() if one["seed"] == seed and one["arm"] != "frozen"]
+            pairing = [one["pairing"] for one in found.values() if one["seed"] == seed and one["pairing"]["batches"]]
             assert all(one == pairing[0] for one in pairing) and all(pairing[0].values())
-        trained = [one for one in found.values() if one["arm"] != "frozen"]
+        trained = [one for one in found.values() if one["pairing"]["batches"]]
+        assert len(trained) == 2 * sum(not arm.startswith("frozen") for arm in arms)
         assert len({one["pairing"]["batches"] for one in trained}) == 2
         # Same start and batches, yet other weights at the end: the arm did something.
         assert len({(one["seed"], one["facts"]["loss"]) for one in trained}) == len(trained)
@@ -140,7 +141,7 @@ def test_plans_lists_and_what_is_wrong_with_a_call(tmp_path, monkeypatch, capsys
     assert not list(tmp_path.iterdir())
     assert run("--list") == 0
     told = capsys.readouterr().out
-    for name in ("fast-weights", "rho0.95", "wide-50", "colour"):
+    for name in ("fast-weights", "rho0.95", "scratch-50", "colour"):
         assert name in told
     assert run("backgrounds", "--size", "smoke", "--summarise", tmp_path) == 0
     assert "nothing written" in capsys.readouterr().out
@@ -201,8 +202,8 @@ def test_the_plan_is_the_contract():
         arm: sum(t.arm.name == arm and t.regime.name == "resnet20-50" for t in tuned) for arm in ("none", "exact", "cutmix")
     }
     assert counts == {"none": 5, "exact": 2, "cutmix": 5}
-    own = study.planned("finetune", "cpu", cpu, ["wide-50,epochs=20", "wide-full"], None, "2")
-    assert {trial.regime.name for trial in own} == {"wide-50,epochs=20", "wide-full"} and len(own) > 20
+    own = study.planned("finetune", "cpu", cpu, ["scratch-50,epochs=20", "scratch-full"], None, "2")
+    assert {trial.regime.name for trial in own} == {"scratch-50,epochs=20", "scratch-full"} and len(own) > 20
     assert all(trial.arm.kind != "frozen" for trial in own)  # the plan's, which an untrained network has no use for
 
 
@@ -290,11 +291,11 @@ def test_numbers_by_hand():
     gain = fast["difference"]["swapped"]
     assert gain["n"] == 3 and gain["mean"] == pytest.approx(2.0) and gain["wins"] == 3 and gain["p"] == 0.25
     assert gain["low"] == pytest.approx(1.0) and gain["high"] == pytest.approx(3.0)
-    assert fast["other"] == "other" and fast["to_other"]["swapped"]["mean"] == pytest.approx(1.0)
+    assert fast["to_other"]["swapped"]["mean"] == pytest.approx(1.0) and fast["to_centre"] == {}
     assert fast["recovered"]["swapped"]["share"] == pytest.approx(0.2) and fast["ceiling"] == "oracle"
     assert filled["n"] == 2 and filled["difference"]["swapped"]["n"] == 2
     assert filled["ceiling"] == "oracle,fill=other" and filled["recovered"]["swapped"]["share"] == pytest.approx(0.25)
-    assert found["oracle"]["recovered"] == {} and found["other"]["other"] is None
+    assert found["oracle"]["recovered"] == {} and found["other"]["to_other"] == found["oracle"]["to_other"] == {}
     assert fast["facts"]["alignment"]["mean"] == 1.5 and "alignment" not in none["facts"]
     assert found["other"]["difference"]["kept"]["equivalence"] == 0.0  # the very same: shown to be null
 
@@ -305,11 +306,16 @@ def test_differences_to_another_reference_and_own_twins():
         "whole": [0.4, 0.4],
         "fast-weights": [0.6, 0.7],
         "fast-weights,mask=other": [0.5, 0.6],
+        "fast,fill=other": [0.9, 0.9],
         "other": [0.1, 0.1],
+        "centre": [0.2, 0.3],
     }
-    found = arms_of(summarise(records(values), reference="whole"))
+    summary = summarise(records(values), reference="whole")
+    found = arms_of(summary)
     assert found["none"]["difference"]["swapped"]["mean"] == pytest.approx(10) and found["whole"]["difference"] == {}
-    assert found["fast-weights"]["other"] == "fast-weights,mask=other"
+    assert found["fast,fill=other"]["to_other"] == {}  # its own twin was not run, and no other will do
+    assert found["centre"]["to_other"]["swapped"]["mean"] == pytest.approx(15)
+    assert "another sample's mask" in as_markdown(summary) and "alignment" in as_markdown(summary)
     assert found["fast-weights"]["to_other"]["swapped"]["mean"] == pytest.approx(10)
 
 
@@ -386,6 +392,7 @@ def test_a_trial_knows_what_does_not_fit():
         (tuned, "fast,source=teacher", "there is no 'teacher' network"),
         (tuned, "fast,source=few", "there is no 'few' network"),
         (table["rho0.5"], "frozen", "is untrained"),
+        (table["rho0.5"], "frozen,source=ema", "'ema' is not there before training"),
     ]:
         with pytest.raises(ValueError, match=told):
             check_trial(Trial(regime, read_arm(arm), 0, cpu))
