@@ -1,4 +1,4 @@
-"""Study *finetune*: the paper in miniature with the control it lacks, and a network trained from scratch, for long, on few images.
+"""Study *finetune*: the paper in miniature with the control it lacks, and a network from scratch, trained long on few images.
 
 Pretrained CIFAR ResNets (or any network a user has) are trained on with the paper's recipe shape, on all of CIFAR-10, on 500 and
 on 50 images a class. The regimes ``scratch-*`` start from nothing, so that there is something to regularise: there the positive
@@ -208,8 +208,9 @@ def plans(size: str) -> tuple[Plan, ...]:
     if size == "smoke":
         return (Plan(("resnet20-50",), ("none", "fast"), 2),)
     if size == "cpu":
-        sources = ("teacher", "teacher,fill=other", "ema,fill=other")
-        variants = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other", *(f"fast-weights,source={source}" for source in sources))
+        sources = ("teacher", "teacher,fill=other", "teacher,fill=other,mask=other", "ema,fill=other")
+        variants = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other")
+        variants += tuple(f"fast-weights,source={source}" for source in sources)
         variants += ("fast,strength=0.5", "fast,clean_last=0.2")
         return (
             Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),

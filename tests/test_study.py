@@ -190,7 +190,7 @@ def test_the_plan_is_the_contract():
     assert {name: len(arms) for name, arms in by_regime.items() if name != "rho0.95"} == {
         "rho0.8": 4,
         "rho0.5": 4,
-        "photos0.95": 9,
+        "photos0.95": 11,
     }
     assert all(seeds == set(range(8)) for name in ("rho0.8", "rho0.5") for seeds in by_regime[name].values())
     whole = {arm for arm, seeds in by_regime["rho0.95"].items() if seeds == set(range(8))}
@@ -376,7 +376,7 @@ def test_tables_can_be_read_by_a_markdown_reader():
     told = as_markdown(summarise(records({"none": [0.5, 0.6], "fast": [0.6, 0.6]}) + records({"none": [0.5]}, regime="rho0.5")))
     assert told.index("## rho0.5") < told.index("## rho0.95")
     tables = [block for block in told.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 3  # no differences where there is one arm
+    assert len(tables) == 4  # two arms: values, differences, masks (no arm with a twin); no differences where there is one arm
     for table in tables:
         assert len({line.count("|") for line in table.strip().split("\n")}) == 1
     assert "+5.00 [+0.00, +10.00]" in told
