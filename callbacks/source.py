@@ -62,7 +62,7 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     the first thousand steps, beside normalisation statistics of later ones (those are averaged by no one).
     """
 
-    def move(averaged: Any, current: Any, updates: Tensor) -> None:
+    def move(averaged: Any, current: Any, updates: Tensor | int) -> None:
         n = int(updates)
         get_ema_multi_avg_fn(min(decay, (n + 1) / (n + 10)))(averaged, current, updates)
 

@@ -164,7 +164,7 @@ def plans(size: str) -> tuple[Plan, ...]:
     if size == "smoke":
         return (Plan(("rho0.95",), ("none", "fast", "other", "oracle", "cutmix"), 2),)
     paper = ("none", "exact", "balanced", "fast", "exact-weights", "balanced-weights", "fast-weights", "gradcam")
-    controls = ("other", "centre", "shifted", "whole", "inverse", "oracle", "erase", "erase,area=0.18", "cutmix")
+    controls: tuple[str, ...] = ("other", "centre", "shifted", "whole", "inverse", "oracle", "erase", "erase,area=0.18", "cutmix")
     filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "inverse", "oracle"))
     sources = tuple(f"fast-weights,source={source}{fill}" for source in ("teacher", "few") for fill in ("", ",fill=other"))
     twins = ("fast-weights", "fast,fill=other", "fast-weights,fill=other", "oracle", "oracle,fill=other", *sources)

@@ -209,7 +209,7 @@ def plans(size: str) -> tuple[Plan, ...]:
         return (Plan(("resnet20-50",), ("none", "fast"), 2),)
     if size == "cpu":
         sources = ("teacher", "teacher,fill=other", "teacher,fill=other,mask=other", "ema,fill=other")
-        variants = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other")
+        variants: tuple[str, ...] = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other")
         variants += tuple(f"fast-weights,source={source}" for source in sources)
         variants += ("fast,strength=0.5", "fast,clean_last=0.2")
         return (
