@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from groupcam_aug.recipes.cifar import cifar10, find_cifar10
 from groupcam_aug.recipes.drawing import CLASSES, NUMBERS, draw_shapes
 from groupcam_aug.recipes.networks import CIFARResNet
-from groupcam_aug.recipes.regimes import Data, Metric, Plan, Regime, accuracy, alignment, kept_network, piece_name
+from groupcam_aug.recipes.regimes import Data, Metric, Plan, accuracy
 from groupcam_aug.recipes.shapes import Shapes
+from groupcam_aug.recipes.shortcut import Shortcut
 from groupcam_aug.recipes.stock import Stock
-from groupcam_aug.recipes.training import Machine, Split, fit, seeded
+from groupcam_aug.recipes.training import Machine, Split, seeded
 
 __all__ = ["Backgrounds", "plans", "regimes"]
 
@@ -25,25 +26,20 @@ SPLITS = ("kept", "swapped", "object_free")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backgrounds(Regime):
+class Backgrounds(Shortcut):
     """Six classes of drawn objects, trained from scratch.
 
-    Args:
+    Args (and see `Shortcut`):
         rho: how often a training background is that of the object's class; else it is another's.
         photos: photographs of CIFAR-10 behind the objects, of one of six classes, instead of drawn textures.
-        train: training images.
-        test: images of each test split, the same objects in all.
         pixels: a side.
         width: of the network's first stage (`CIFARResNet` of depth 8).
-        maps: test images that the network's own maps are measured on.
-        clean_images: images with backgrounds that say nothing, for the source "few".
     """
 
     study: ClassVar[str] = "backgrounds"
     primary: ClassVar[str] = "swapped"
     clean: ClassVar[str] = "kept"
     second: ClassVar[str] = "kept"
-    has_masks: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("kept", "kept"),
         Metric("swapped", "swapped"),
@@ -60,7 +56,6 @@ class Backgrounds(Regime):
     test: int = 1000
     pixels: int = 32
     width: int = 12
-    maps: int = 200
     clean_images: int = 120
 
     def __post_init__(self) -> None:
@@ -71,11 +66,6 @@ class Backgrounds(Regime):
     def classes(self) -> int:
         """Six."""
         return len(CLASSES)
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """A teacher trained where backgrounds say nothing, and the trained network itself after a little clean data."""
-        return ("teacher", "few")
 
     def check(self, stock: Stock) -> None:
         """Photographs, if any, must be there."""
@@ -93,21 +83,9 @@ class Backgrounds(Regime):
             torch.manual_seed(seeded(seed, 0).initial_seed())
             return CIFARResNet(8, self.classes, self.width)
 
-    def make_source(self, source: str, seed: int, stock: Stock, machine: Machine, data: Data) -> nn.Module:
-        """Teacher: the same start and the same objects, with rho = 1/6. Few: trained as without augmentation, then fine-tuned."""
-        where = torch.device(machine.device)
-
-        def teacher(network: nn.Module) -> Any:
-            fit(network, self._draw("train", self.train, 1 / 6, seed, stock).to(where), self, seed, machine)
-
-        def few(network: nn.Module) -> Any:
-            fit(network, data.train, self, seed, machine)
-            little = self._draw("val", self.clean_images, 1 / 6, seed, stock).to(where)
-            batch = min(self.batch, 32, self.clean_images)
-            fit(network, little, dataclasses.replace(self, batch=batch, lr=self.lr / 5), seed, machine)
-
-        train = teacher if source == "teacher" else few
-        return kept_network(stock, piece_name(self, seed, source, machine), self.make_network(seed, stock), train, machine)
+    def draw_clean(self, split: str, count: int, seed: int, stock: Stock) -> Split:
+        """All backgrounds equally often."""
+        return self._draw(split, count, 1 / 6, seed, stock)
 
     def measure(self, network: nn.Module, data: Data, machine: Machine, seed: int) -> dict[str, float]:
         """Accuracy with kept and swapped backgrounds, the worst of class x background, agreement with the background alone."""
@@ -115,15 +93,11 @@ class Backgrounds(Regime):
         labels = data.tests["kept"].labels.cpu()
         groups = [right[name][labels == label].float().mean() for name in SPLITS[:2] for label in range(self.classes)]
         shares = {name: float(hits.float().mean()) for name, hits in right.items()}
-        some = data.tests["kept"].part(slice(self.maps))
-        own, weighted = (alignment(network, some, self, machine, weights) for weights in ("none", "gradient"))
         return {
             **shares,
             "gap": shares["kept"] - shares["swapped"],
             "worst": float(min(groups)),
-            **own,
-            "alignment_weights": weighted["alignment"],
-        }
+        } | self.measure_maps(network, data.tests["kept"], machine)
 
     def _draw(self, split: str, count: int, rho: float, seed: int, stock: Stock) -> Split:
         if self.photos:

@@ -6,7 +6,6 @@ there blurring must fail, and only other pixels can help.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 
 from groupcam_aug.recipes.cifar import cifar10, find_cifar10
 from groupcam_aug.recipes.networks import BasicBlock, CIFARResNet
-from groupcam_aug.recipes.regimes import Data, Metric, Plan, Regime, accuracy, alignment, kept_network, piece_name
+from groupcam_aug.recipes.regimes import Data, Metric, Plan, accuracy
 from groupcam_aug.recipes.scenery import draw_scenes
+from groupcam_aug.recipes.shortcut import Shortcut
 from groupcam_aug.recipes.stock import Stock
-from groupcam_aug.recipes.training import Machine, Split, fit, seeded
+from groupcam_aug.recipes.training import Machine, Split, seeded
 
 __all__ = ["FourStages", "Scenes", "plans", "regimes"]
 
@@ -28,20 +28,16 @@ KINDS = (0, 1, 6, 7, 8, 4, 2, 9, 3, 5)  # of CIFAR-10's classes, those that smal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes(Regime):
+class Scenes(Shortcut):
     """Photographs in scenes, trained from scratch.
 
-    Args:
+    Args (and see `Shortcut`):
         shortcut: what tells the families of scenes apart, "texture" or "colour".
         rho: how often a training scene is of the class's own family; else it is of another.
-        train: training images.
-        test: images of each test split, the same objects in both.
         pixels: a side of the scene; objects have 7/16 to 10/16 of it.
         kinds: number of classes, the first of `KINDS`.
         width: of the network's first stage.
         stages: 3 = `CIFARResNet` of depth 8, 4 = `FourStages` (the shape of a ResNet-18).
-        maps: test images that the network's own maps are measured on.
-        clean_images: images with scenes that say nothing, for the source "few".
         pool: CIFAR-10 images a class that are read at all; 0 = all.
     """
 
@@ -49,7 +45,6 @@ class Scenes(Regime):
     primary: ClassVar[str] = "worst"
     clean: ClassVar[str] = "same"
     second: ClassVar[str] = "rand"
-    has_masks: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("id", "ID"),
         Metric("same", "Mixed-Same"),
@@ -68,7 +63,6 @@ class Scenes(Regime):
     kinds: int = 2
     width: int = 12
     stages: int = 3
-    maps: int = 200
     clean_images: int = 160
     pool: int = 0
 
@@ -80,11 +74,6 @@ class Scenes(Regime):
     def classes(self) -> int:
         """As many as asked for."""
         return self.kinds
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """A teacher trained where scenes say nothing, and the trained network itself after a little clean data."""
-        return ("teacher", "few")
 
     def check(self, stock: Stock) -> None:
         """The photographs must be there."""
@@ -104,21 +93,9 @@ class Scenes(Regime):
             torch.manual_seed(seeded(seed, 0).initial_seed())
             return CIFARResNet(8, self.kinds, self.width) if self.stages == 3 else FourStages(self.kinds, self.width)
 
-    def make_source(self, source: str, seed: int, stock: Stock, machine: Machine, data: Data) -> nn.Module:
-        """Teacher: the same start and objects, scenes at random. Few: trained as without augmentation, then fine-tuned."""
-        where = torch.device(machine.device)
-
-        def teacher(network: nn.Module) -> Any:
-            fit(network, self._draw("train", self.train, None, seed, stock).to(where), self, seed, machine)
-
-        def few(network: nn.Module) -> Any:
-            fit(network, data.train, self, seed, machine)
-            little = self._draw("val", self.clean_images, None, seed, stock).to(where)
-            batch = min(self.batch, 32, self.clean_images)
-            fit(network, little, dataclasses.replace(self, batch=batch, lr=self.lr / 5), seed, machine)
-
-        train = teacher if source == "teacher" else few
-        return kept_network(stock, piece_name(self, seed, source, machine), self.make_network(seed, stock), train, machine)
+    def draw_clean(self, split: str, count: int, seed: int, stock: Stock) -> Split:
+        """Scenes of any family."""
+        return self._draw(split, count, None, seed, stock)
 
     def measure(self, network: nn.Module, data: Data, machine: Machine, seed: int) -> dict[str, float]:
         """Accuracy by scene; the worst of class x {own family, another's}; in distribution = both mixed as in training."""
@@ -130,17 +107,13 @@ class Scenes(Regime):
         groups += [right["rand"][conflict & (labels == label)] for label in range(self.kinds)]
         same, rand = (float(right[name].float().mean()) for name in ("same", "rand"))
         against = float(right["rand"][conflict].float().mean())
-        some = data.tests["same"].part(slice(self.maps))
-        own, weighted = (alignment(network, some, self, machine, weights) for weights in ("none", "gradient"))
         return {
             "id": self.rho * same + (1 - self.rho) * against,
             "same": same,
             "rand": rand,
             "gap": same - rand,
             "worst": min(float(group.float().mean()) for group in groups if len(group)),
-            **own,
-            "alignment_weights": weighted["alignment"],
-        }
+        } | self.measure_maps(network, data.tests["same"], machine)
 
     def _draw(self, split: str, count: int, rho: float | None, seed: int, stock: Stock) -> Split:
         """`rho=None`: families at random, the own one included."""

@@ -9,7 +9,7 @@ from cifar_like import make_folder
 from torch import nn
 
 from groupcam_aug import GroupCAM
-from groupcam_aug.recipes import backgrounds, finetune, scenes
+from groupcam_aug.recipes import backgrounds, finetune, scenes, shortcut
 from groupcam_aug.recipes.cifar import CLASSES, cifar10
 from groupcam_aug.recipes.corruptions import BLURS, CORRUPTIONS, SEVERITIES, corrupt
 from groupcam_aug.recipes.networks import CIFARResNet
@@ -230,7 +230,7 @@ def said(predictions, labels, **more):
 
 
 def test_metrics_of_backgrounds_by_hand(monkeypatch):
-    monkeypatch.setattr(backgrounds, "alignment", lambda *_: {"alignment": 2.0, "no_map": 0.25})
+    monkeypatch.setattr(shortcut, "alignment", lambda *_: {"alignment": 2.0, "no_map": 0.25})
     labels = [0, 1, 2, 3, 4, 5, 0, 1]
     tests = {
         "kept": said([0, 1, 2, 3, 4, 5, 0, 0], labels),  # 7 of 8
@@ -348,8 +348,8 @@ def test_a_blur_takes_away_textures_and_leaves_colours():
     """Nearest mean colour of the ground: what remains of a scene when it is blurred."""
     families = torch.arange(400) % 4
 
-    def readable(shortcut):
-        images, masks = draw_scenes(torch.zeros(400, 3, 32, 32), families, 4, 48, shortcut, seeded(0))
+    def readable(kind):
+        images, masks = draw_scenes(torch.zeros(400, 3, 32, 32), families, 4, 48, kind, seeded(0))
         ground = torch.where(masks[:, None], torch.nan, images.float()).nanmean(dim=(2, 3))
         ground = ground / ground.norm(dim=1, keepdim=True)
         centres = torch.stack([ground[:200][families[:200] == k].mean(dim=0) for k in range(4)])
@@ -360,7 +360,7 @@ def test_a_blur_takes_away_textures_and_leaves_colours():
 
 
 def test_metrics_of_scenes_by_hand(monkeypatch):
-    monkeypatch.setattr(scenes, "alignment", lambda *_: {"alignment": 2.0, "no_map": 0.25})
+    monkeypatch.setattr(shortcut, "alignment", lambda *_: {"alignment": 2.0, "no_map": 0.25})
     labels = [0, 1, 2, 3, 0, 1, 2, 3]
     same = said([0, 1, 2, 3, 0, 1, 2, 0], labels, groups=torch.tensor(labels))  # 7 of 8
     families = [0, 0, 0, 0, 1, 1, 1, 1]  # 2 aligned, 6 conflicting
