@@ -144,7 +144,16 @@ def plans(size: str) -> tuple[Plan, ...]:
     twins = ("fast-weights", "fast,fill=other", "fast-weights,fill=other", "oracle", "oracle,fill=other", *sources)
     taught = (*sources, "fast-weights,source=ema,fill=other", "frozen,source=teacher", "frozen,source=few")
     controls += tuple(f"{arm},mask=other" for arm in twins)
-    changes = ("inverse_share=0.3", "other_share=0.5", "strength=0.5", "p_ramp=1", "threshold=q0.8")
+    changes = (
+        "inverse_share=0.3",
+        "other_share=0.5",
+        "strength=0.5",
+        "p_ramp=1",
+        "threshold=q0.8",
+        "p=1",
+        "warmup=0",
+        "warmup=8",
+    )
     variants = ("fast-weights,source=early", "fast-weights,source=ema", *(f"fast,{change}" for change in changes))
     photographs: tuple[str, ...] = ("none", "fast", "other", "centre", "oracle", "cutmix", "oracle,fill=other")
     photographs += ("fast-weights,fill=other", sources[1], sources[3], f"{sources[3]},mask=other")

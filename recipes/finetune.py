@@ -211,7 +211,7 @@ def plans(size: str) -> tuple[Plan, ...]:
         sources = ("teacher", "teacher,fill=other", "teacher,fill=other,mask=other", "ema,fill=other")
         variants: tuple[str, ...] = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other")
         variants += tuple(f"fast-weights,source={source}" for source in sources)
-        variants += ("fast,strength=0.5", "fast,clean_last=0.2")
+        variants += ("fast,strength=0.5", "fast,clean_last=0.2", "fast,p=1", "fast,warmup=0")
         return (
             Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),
             Plan(("scratch-20",), (*arms, *ERASE, *variants), 5),
