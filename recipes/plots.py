@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from groupcam_aug.recipes.arms import read_arm
 from groupcam_aug.recipes.tables import metrics_of, regime_class
 
 __all__ = ["forest", "gains_by_alignment"]
@@ -63,7 +65,8 @@ def forest(summary: Mapping[str, Any]) -> bytes | None:
 def gains_by_alignment(summary: Mapping[str, Any]) -> bytes | None:
     """A PNG: per regime, each run's gain in the primary metric against the alignment of the masks it was trained with.
 
-    Alignment is the maps' energy on the object over its area, during training; 1 says nothing. None where objects are not known.
+    Alignment is the maps' energy on the object over its area, during training; 1 says nothing. An arm's control, the same with
+    another sample's mask, is a hollow dot joined to it. None where objects are not known.
     """
     titles = {m.name: (m.title, m.scale) for m in metrics_of(summary["study"])}
     groups = []
@@ -74,15 +77,20 @@ def gains_by_alignment(summary: Mapping[str, Any]) -> bytes | None:
     if not groups:
         return None
     columns, rows = min(COLUMNS, len(groups)), math.ceil(len(groups) / COLUMNS)
-    height = max(3.6, 0.6 + 0.2 * max(len(arms) for _, _, arms in groups))
+    height = max(4.2, 0.6 + 0.2 * max(len(arms) - len(_twins(arms)) for _, _, arms in groups))
     figure = Figure(figsize=(6.4 * columns, height * rows), dpi=130, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (group, base, arms) in zip(panels, groups, strict=False):
-        for arm in arms:
-            points, colour = _points(arm, base, group["primary"]), ORANGE if "fill=other" in arm["name"] else BLUE
-            x, y = [point[0] for point in points], [point[1] for point in points]
-            panel.scatter(x, y, s=9, color=colour, alpha=0.35, linewidth=0, zorder=2)
-            panel.scatter([sum(x) / len(x)], [sum(y) / len(y)], s=30, color=colour, edgecolor="white", linewidth=0.6, zorder=3)
+        points = {arm["name"]: _points(arm, base, group["primary"]) for arm in arms}
+        means = {name: tuple(map(fmean, zip(*own, strict=True))) for name, own in points.items()}
+        twins = _twins(arms)
+        for name, own in points.items():
+            colour = ORANGE if "fill=other" in name else BLUE
+            face, edge = ("white", colour) if name in twins.values() else (colour, "white")
+            panel.scatter(*zip(*own, strict=True), s=9, color=colour, alpha=0.25, linewidth=0, zorder=2)
+            panel.scatter(*means[name], s=30, color=face, edgecolor=edge, linewidth=1.2 if face == "white" else 0.6, zorder=4)
+            if name in twins:
+                panel.plot(*zip(means[name], means[twins[name]], strict=True), color=colour, linewidth=1.2, zorder=3)
         panel.axhline(0, color=INK, linewidth=0.9, zorder=1)
         panel.axvline(1, color=INK, linewidth=0.9, linestyle=":", zorder=1)
         panel.set_xscale("log")
@@ -90,20 +98,28 @@ def gains_by_alignment(summary: Mapping[str, Any]) -> bytes | None:
         panel.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if round(value, 1) in _TICKS else "")
         panel.tick_params(axis="x", which="minor", labelsize=7.5)
         panel.margins(0.06, 0.08)
-        _label(panel, [(arm["name"], _points(arm, base, group["primary"])) for arm in arms])
+        _label(panel, {name: mean for name, mean in means.items() if name not in twins.values()})
         panel.set_title(f"{group['name']} ({group['size']}, {len(group['seeds'])} seeds)", fontsize=9.5, loc="left")
         panel.set_xlabel("alignment of the masks in training (1 = says nothing)", fontsize=8.5)
         panel.set_ylabel(f"{titles[group['primary']][0]}: points more than {summary['reference']}", fontsize=8.5)
         _tidy(panel, "both")
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
-    for name, colour in (("blurred (or as named)", BLUE), ("fill=other", ORANGE)):
-        panels[0].scatter([], [], s=30, color=colour, label=name)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8.5, frameon=False)
+    for name, face, edge in (("blurred (or as named)", BLUE, BLUE), ("fill=other", ORANGE, ORANGE), (_HOLLOW, "white", BLUE)):
+        panels[0].scatter([], [], s=30, color=face, edgecolor=edge, label=name)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8.5, frameon=False)
     return _png(figure)
 
 
 _TICKS = (0.5, 0.7, 2.0, 3.0, 4.0, 5.0)
+_HOLLOW = "the same with another sample's mask"
+
+
+def _twins(arms: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For each arm that has it: the name of the very same with another sample's mask."""
+    known = {arm["name"]: read_arm(arm["name"]) for arm in arms}
+    found = {name: arm.twin("other").name for name, arm in known.items() if arm.kind == "map" and arm.mask == "saliency"}
+    return {name: twin for name, twin in found.items() if twin in known}
 
 
 def _points(arm: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
@@ -113,10 +129,9 @@ def _points(arm: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> lis
     return [(known[seed], own[seed] - other[seed]) for seed in known if seed in own and seed in other and known[seed] > 0]
 
 
-def _label(panel: Any, arms: Sequence[tuple[str, list[tuple[float, float]]]]) -> None:
+def _label(panel: Any, points: Mapping[str, tuple[float, float]]) -> None:
     """Names in a column at the right, as high as what they name or as near as they fit, with a thin line to it."""
-    means = [(name, sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)) for name, points in arms]
-    means.sort(key=lambda one: one[2])
+    means = sorted(((name, *point) for name, point in points.items()), key=lambda one: one[2])
     low, high = panel.get_ylim()
     gap = min(1 / 22, 1 / len(means))
     heights = [(y - low) / (high - low) for _, _, y in means]
