@@ -82,7 +82,7 @@ def gains_by_alignment(summary: Mapping[str, Any]) -> bytes | None:
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (group, base, arms) in zip(panels, groups, strict=False):
         points = {arm["name"]: _points(arm, base, group["primary"]) for arm in arms}
-        means = {name: tuple(map(fmean, zip(*own, strict=True))) for name, own in points.items()}
+        means = {name: (fmean(x for x, _ in own), fmean(y for _, y in own)) for name, own in points.items()}
         twins = _twins(arms)
         for name, own in points.items():
             colour = ORANGE if "fill=other" in name else BLUE
