@@ -21,7 +21,9 @@ from groupcam_aug.cam import Output, check_images
 from groupcam_aug.change import map_change, map_floor
 from groupcam_aug.targets import Targets, select_output
 
-__all__ = ["Randomization", "forward_order", "randomization_check", "randomized"]
+__all__ = ["LEAST", "Randomization", "forward_order", "randomization_check", "randomized"]
+
+LEAST = 5  # maps that must be left for a verdict: the mean of two says nothing
 
 Mode = Literal["cascading", "independent"]
 
@@ -53,8 +55,8 @@ class Randomization:
 
     @property
     def passed(self) -> bool | None:
-        """Whether full randomisation takes the maps down to the higher floor; None if independent, or no map is left."""
-        if self.mode == "independent" or self.undefined[-1] == 1:
+        """Whether full randomisation takes maps down to the higher floor; None if independent, or fewer than `LEAST` are left."""
+        if self.mode == "independent" or self.rho[-1].isnan().logical_not().sum() < LEAST:
             return None
         return self.spearman[-1] <= max(self.floors.values())
 

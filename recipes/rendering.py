@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groupcam_aug.callbacks.record import put_file
+from groupcam_aug.sanity import LEAST
 
 __all__ = ["ablation_picture", "curves_picture", "markdown", "rich_table", "show", "write_files"]
 
@@ -221,8 +222,10 @@ def _ablation(kind: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], 
 
 def _sanity(sanity: Mapping[str, Any]) -> str:
     """The check of one method in a line."""
-    verdict = {True: "passed", False: "FAILED", None: "no verdict"}[sanity["passed"]]
     stages = list(zip(sanity["spearman"], sanity["undefined"], strict=True))
+    few = sanity["mode"] == "cascading" and stages[-1][1] < 1
+    unsaid = f"no verdict with fewer than {LEAST} maps left (take more images)" if few else "no verdict"
+    verdict = {True: "passed", False: "FAILED", None: unsaid}[sanity["passed"]]
     ends = [f"{rho:.2f} ({gone:.0%} without a map)" if gone < 1 else "no map left" for rho, gone in (stages[0], stages[-1])]
     return (
         f"Sanity of {sanity['method']}, {sanity['mode']}, {sanity['images']} images: likeness to the original maps {ends[0]} "

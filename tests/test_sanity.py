@@ -240,6 +240,8 @@ def test_a_map_that_ignores_the_network_fails(net, images):
 
     followed = randomization_check(net, images, weights, 1)
     assert followed.spearman[:3] == pytest.approx([1, 1, 1]) and abs(followed.spearman[3]) < 0.2
+    few = randomization_check(net, images[:4], edges, 1)
+    assert few.spearman == [1.0] * 4 and few.passed is None, "four maps are too few for a verdict"
     nothing = randomization_check(net, images, lambda batch, targets: torch.zeros(len(batch), 7, 7), 1)
     assert nothing.undefined == [1.0] * 4 and nothing.spearman == [0.0] * 4 and nothing.passed is None
 
@@ -283,11 +285,12 @@ def test_refused(net, images, options, match):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [GradCAM, functools.partial(GroupCAM, groups=8)], ids=["Grad-CAM", "Group-CAM"])
 def test_photographs(squeezenet, photographs, method):
-    """E9: ten photographs; fully re-initialised, the maps agree no more than those of two different photographs."""
-    images, labels = photographs(10)
+    """E9: forty photographs; fully re-initialised, the maps agree no more than those of two photographs, or hardly one is left."""
+    images, labels = photographs(40)
     before = snapshot(squeezenet)
     found = randomization_check(squeezenet, images, method, labels, stages=4)
     assert_same(before, snapshot(squeezenet))
-    assert found.passed and found.stages[0].startswith("classifier.1"), found.summary()
+    assert found.passed or (found.passed is None and found.undefined[-1] > 0.85), found.summary()
+    assert found.stages[0].startswith("classifier.1")
     control = randomization_check(squeezenet, images, edges, labels, stages=1)
     assert control.passed is False
