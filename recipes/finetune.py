@@ -1,8 +1,9 @@
 """Study *finetune*: the paper in miniature with the control it lacks, and a network from scratch, trained long on few images.
 
 Pretrained CIFAR ResNets (or any network a user has) are trained on with the paper's recipe shape, on all of CIFAR-10, on 500 and
-on 50 images a class. The regimes ``scratch-*`` start from nothing, so that there is something to regularise: there the positive
-control (CutMix, RandomErasing) should gain, and where it does not the regime cannot tell whether saliency helps.
+on 50 images a class. The regimes ``scratch-*`` start from nothing, so that there is something to regularise, and ``bare-*`` do
+without crops and flips as well: there the positive control (CutMix, RandomErasing) should gain, and where it does not the regime
+cannot tell whether saliency helps.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ def regimes(size: str) -> dict[str, Finetune]:
         "resnet56": ({"depth": 56, "weights": RESNET56}, 13.0),
         "own": ({"weights": "weights.safetensors"}, 4.5),  # see `with_own`
         "scratch": ({"teacher": RESNET56} | fresh, 30.0 if size == "full" else 2.0),
+        "bare": ({"teacher": RESNET56, "pad": 0, "flip": False} | fresh, 30.0 if size == "full" else 2.0),
     }
     # amount: images a class, batch and epochs of fine-tuning, batch and epochs from scratch
     amounts = {
@@ -186,8 +188,9 @@ def regimes(size: str) -> dict[str, Finetune]:
     found: dict[str, Finetune] = {}
     for amount, (per_class, *few) in amounts.items():
         for name, (net, cost) in nets.items():
-            batch, epochs = few[2:] if name == "scratch" else few[:2]
-            recipe = {"epochs": epochs, "warmup": epochs // 10} | scratch if name == "scratch" else {"epochs": epochs} | paper
+            fresh_one = name in ("scratch", "bare")
+            batch, epochs = few[2:] if fresh_one else few[:2]
+            recipe = {"epochs": epochs, "warmup": epochs // 10} | scratch if fresh_one else {"epochs": epochs} | paper
             rest = {
                 "per_class": per_class,
                 "batch": batch,
@@ -195,10 +198,10 @@ def regimes(size: str) -> dict[str, Finetune]:
             }
             if size == "smoke":
                 rest = {"per_class": 4, "batch": 20, "seconds": 1.0}
-                recipe |= {"epochs": 2, "warmup": 1} if name == "scratch" else {"epochs": 1}
-                net = net | {"depth": 8, "width": 4} if name == "scratch" else net
+                recipe |= {"epochs": 2, "warmup": 1} if fresh_one else {"epochs": 1}
+                net = net | {"depth": 8, "width": 4} if fresh_one else net
             label = f"{name}-{amount}"
-            found[label] = make(name=label, **recipe, **rest, **net)
+            found[label] = make(**{"name": label} | recipe | rest | net)
     return found
 
 
@@ -212,9 +215,14 @@ def plans(size: str) -> tuple[Plan, ...]:
         variants: tuple[str, ...] = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other")
         variants += tuple(f"fast-weights,source={source}" for source in sources)
         variants += ("fast,strength=0.5", "fast,clean_last=0.2", "fast,p=1", "fast,warmup=0")
+        # A fifth of the pixels, about as many as RandomErasing takes: the least salient, another image's, the most salient.
+        gentle: tuple[str, ...] = tuple(f"fast,threshold=q0.2{fill}" for fill in ("", ",fill=mean", ",fill=other"))
+        gentle += tuple(f"other,threshold=q0.2,fill={fill}" for fill in ("mean", "other"))
+        gentle += ("inverse,threshold=q0.8,fill=mean",)
         return (
             Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),
-            Plan(("scratch-20",), (*arms, *ERASE, *variants), 5),
+            Plan(("bare-50",), ("none", "fast", "other", "cutmix", ERASE[1], *gentle), 5),
+            Plan(("scratch-20",), (*arms, *ERASE, *variants), 4),
             Plan(("resnet20-50", "resnet20-500"), ("exact",), 2),
         )
     every: tuple[str, ...] = (
