@@ -284,6 +284,15 @@ def test_pretrained_starts_are_the_same_for_all_seeds_and_fresh_ones_are_not(sto
     assert len(list(pretrained.make_source("teacher", 0, stock, CPU, data).layer3)) == 9
 
 
+def test_bare_regimes_are_those_from_scratch_without_crops_and_flips():
+    for size in ("smoke", "cpu", "full"):
+        table = finetune.regimes(size)
+        for amount in ("20", "50", "500", "full"):
+            bare, fresh = table[f"bare-{amount}"], table[f"scratch-{amount}"]
+            assert (bare.pad, bare.flip, fresh.pad, fresh.flip) == (0, False, 4, True)
+            assert dataclasses.replace(bare, name=fresh.name, pad=4, flip=True) == fresh
+
+
 def test_a_network_of_ones_own(tmp_path):
     regime = finetune.regimes("smoke")["own-50"]
     weights = tmp_path / "mine.pt"
