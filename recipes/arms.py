@@ -31,6 +31,8 @@ class Arm:
         groups: G.
         p: probability of an image (for CutMix: of a batch) to be augmented.
         fill: what replaces pixels: "blur", "mean", "noise", "other" (the next image's pixels).
+        labels: "own", or "mixed" as CutMix does: with fill="other" the label of the image that lends pixels counts for their
+            share.
         strength: how far they move toward the fill.
         threshold: "mean", a number in [0, 1] or a quantile such as "q0.6".
         source: network that the maps come from: "self", "ema" (moving average), "teacher" (the regime's, trained apart), "start"
@@ -61,6 +63,7 @@ class Arm:
     groups: int = 16
     p: float = 0.5
     fill: Literal["blur", "mean", "noise", "other"] = "blur"
+    labels: Literal["own", "mixed"] = "own"
     strength: float = 1.0
     threshold: float | str = "mean"
     source: Literal["self", "ema", "teacher", "start", "early", "few"] = "self"
@@ -92,6 +95,8 @@ class Arm:
             raise ValueError(f"area must be in (0, 0.8], got {self.area:g}")
         if self.inverse_share + self.other_share > 1:
             raise ValueError(f"inverse_share + other_share must be at most 1, got {self.inverse_share + self.other_share:g}")
+        if self.labels == "mixed" and (self.fill != "other" or self.inverse_share or self.other_share):
+            raise ValueError("labels=mixed needs fill=other, and no inverse_share or other_share: whose pixels come in decides")
         if self.mask != "saliency" and (self.inverse_share or self.other_share):
             raise ValueError(f"mask={self.mask} leaves no place for inverse_share or other_share")
 
@@ -109,6 +114,8 @@ class Arm:
             keys = []
         if self.map == "oracle" or self.source != "ema":
             keys = [key for key in keys if key != "decay" and not (self.map == "oracle" and key == "source")]
+        if self.labels == "own":
+            keys = [key for key in keys if key != "labels"]
         return {"kind": self.kind} | {key: getattr(self, key) for key in keys}
 
     @property
@@ -135,7 +142,7 @@ _OF_MAPS = ("map", *_OF_GROUPS, "threshold", "source", "decay", "inverse_share",
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
     "frozen": ("source",),
-    "map": (*_OF_MAPS, "mask", "fill", "strength", *_SCHEDULE),
+    "map": (*_OF_MAPS, "mask", "fill", "labels", "strength", *_SCHEDULE),
     "erase": (*_SCHEDULE, "area"),
     "cutmix": (*_SCHEDULE, "alpha"),
 }

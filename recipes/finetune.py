@@ -219,9 +219,12 @@ def plans(size: str) -> tuple[Plan, ...]:
         gentle: tuple[str, ...] = tuple(f"fast,threshold=q0.2{fill}" for fill in ("", ",fill=mean", ",fill=other"))
         gentle += tuple(f"other,threshold=q0.2,fill={fill}" for fill in ("mean", "other"))
         gentle += ("inverse,threshold=q0.8,fill=mean",)
+        mixed = tuple(
+            f"{arm},fill=other,labels=mixed" for arm in ("fast", "other", "fast-weights", "fast-weights,source=teacher")
+        )
         return (
             Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),
-            Plan(("bare-50",), ("none", "fast", "other", "cutmix", ERASE[1], *gentle), 5),
+            Plan(("bare-50",), ("none", "fast", "other", "cutmix", ERASE[1], *gentle, *mixed), 5),
             Plan(("scratch-20",), (*arms, *ERASE, *variants), 4),
             Plan(("resnet20-50", "resnet20-500"), ("exact",), 2),
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
@@ -66,6 +67,7 @@ class Treatment:
         threshold = "mean" if arm.mask == "centre" else arm.threshold  # `_map` has counted the pixels already
         form: dict[str, Any] = {"strength": arm.strength, "threshold": threshold, "fill": arm.fill}
         self.forms = {kind: SaliencyBlur(self._map, mask_from=kind, **form) for kind in ("saliency", "inverse", "other", "whole")}
+        self.classes = classes
         self.cutmix = v2.CutMix(alpha=arm.alpha, num_classes=classes)
         self.share = arm.area or 0.0  # to be erased
         self.sums: dict[str, Tensor] = {}
@@ -81,7 +83,7 @@ class Treatment:
             step: from 0, over the whole run.
 
         Returns:
-            Images, and labels (N,), or rows (N, classes) that sum to 1 (CutMix).
+            Images, and labels (N,), or rows (N, classes) that sum to 1 (CutMix, labels="mixed").
         """
         if not self.first <= epoch < self.last:
             return images, labels
@@ -98,7 +100,7 @@ class Treatment:
             return self._erase(images, p, draw), labels
         if self.arm.source == "early" and self.mapped is None:
             self.mapped = _frozen(self.network)
-        return self._replace(images, labels, masks, p, draw), labels
+        return self._replace(images, labels, masks, p, draw)
 
     def after_step(self) -> None:
         """Let an average follow."""
@@ -138,11 +140,13 @@ class Treatment:
         elif arm.source == "early" and not self.first:
             raise ValueError(f"arm {arm.name}: source=early without warm-up epochs is source=start; give warmup=1 or more")
 
-    def _replace(self, images: Tensor, labels: Tensor, masks: Tensor | None, p: float, draw: torch.Generator) -> Tensor:
+    def _replace(
+        self, images: Tensor, labels: Tensor, masks: Tensor | None, p: float, draw: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         arm, count = self.arm, len(images)
         index = (torch.rand(count, generator=draw) < p).nonzero()[:, 0]  # as `SaliencyBlur.draw`, for a p that may grow
         if not len(index):
-            return images
+            return images, labels
         if arm.map == "oracle" and masks is None:
             raise ValueError(f"arm {arm.name}: this regime knows no object masks")
         self.batch, self.labels, self.masks = images, labels, labels if masks is None else masks
@@ -152,7 +156,7 @@ class Treatment:
         if not arm.inverse_share and not arm.other_share:
             done = self.forms[kind].apply(images, positions, index, draw)
             self._count(done, images, masks)
-            return done.images
+            return done.images, self._mixed(labels, done) if arm.labels == "mixed" else labels
         chance, result = torch.rand(len(index), generator=draw), images.clone()
         inverse, other = chance < arm.inverse_share, chance >= 1 - arm.other_share
         for part, form in ((~inverse & ~other, "saliency"), (inverse, "inverse"), (other, "other")):
@@ -161,7 +165,14 @@ class Treatment:
                 at = index[part].to(images.device)
                 result[at] = done.images[at]
                 self._count(done, images, masks)
-        return result
+        return result, labels
+
+    def _mixed(self, labels: Tensor, done: Augmented) -> Tensor:
+        """Rows (N, classes): the own label for the share of the own pixels, that of the next image (the lender) for the rest."""
+        own = F.one_hot(labels, self.classes).float()
+        share = own.new_ones(len(labels))
+        share[done.drawn.to(labels.device)] = 1 - self.arm.strength * (~done.keep).float().mean(dim=(1, 2))
+        return torch.lerp(own.roll(-1, dims=0), own, share[:, None])
 
     def _map(self, images: Tensor, positions: Tensor) -> Tensor:
         """Maps (n, H, W) in [0, 1] for the images at these positions of the batch."""

@@ -98,6 +98,8 @@ def test_the_presets_are_the_callbacks():
         ("fast,decay=.9", "decay=.9 would change nothing"),
         ("other,inverse_share=.5", "leaves no place"),
         ("fast,inverse_share=.6,other_share=.6", "must be at most 1, got 1.2"),
+        ("fast,labels=mixed", "labels=mixed needs fill=other"),
+        ("fast,fill=other,labels=mixed,other_share=.5", "labels=mixed needs fill=other, and no inverse_share"),
     ],
 )
 def test_what_is_wrong_with_an_arm(text, told):
@@ -226,6 +228,21 @@ def test_cutmix_labels_sum_to_one_and_say_the_area(network, batch):
     assert torch.equal(torch.get_rng_state(), state)
     half = [treatment("cutmix", network).apply(images, labels, masks, 0, step)[1].ndim for step in range(40)]
     assert 10 <= half.count(2) <= 30
+
+
+def test_mixed_labels_say_whose_pixels_are_there(network, batch):
+    images, labels, masks = batch
+    for name, kept in (("oracle", masks), ("oracle,mask=other", masks.roll(-2, 0)), ("oracle,strength=.5", masks)):
+        got, rows = treatment(f"{name},fill=other,labels=mixed", network).apply(images, labels, masks, 0, 7)
+        plain, own = treatment(f"{name},fill=other", network).apply(images, labels, masks, 0, 7)
+        assert torch.equal(got, plain) and own is labels
+        replaced = (~kept).float().mean(dim=(1, 2)) * drawn(7) * (0.5 if "strength" in name else 1)
+        expected = torch.zeros(COUNT, CLASSES)
+        for i in range(COUNT):
+            expected[i, labels[i]] += 1 - replaced[i]
+            expected[i, labels[(i + 1) % COUNT]] += replaced[i]
+        torch.testing.assert_close(rows, expected)
+        assert (rows[~drawn(7)].amax(dim=1) == 1).all()
 
 
 def test_erased_area_matches_the_fast_masks(network, batch):
