@@ -218,7 +218,8 @@ def plans(size: str) -> tuple[Plan, ...]:
         # A fifth of the pixels, about as many as RandomErasing takes: the least salient, another image's, the most salient.
         gentle: tuple[str, ...] = tuple(f"fast,threshold=q0.2{fill}" for fill in ("", ",fill=mean", ",fill=other"))
         gentle += tuple(f"other,threshold=q0.2,fill={fill}" for fill in ("mean", "other"))
-        gentle += ("inverse,threshold=q0.8,fill=mean",)
+        gentle += ("inverse", "inverse,threshold=q0.8", "inverse,threshold=q0.8,fill=mean", "inverse,threshold=q0.6,fill=mean")
+        gentle += ("inverse,threshold=q0.8,fill=mean,p=1",)
         mixed = tuple(
             f"{arm},fill=other,labels=mixed" for arm in ("fast", "other", "fast-weights", "fast-weights,source=teacher")
         )
