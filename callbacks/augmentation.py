@@ -64,6 +64,9 @@ class GroupCAMAugmentation(Callback):
         threshold: "mean", a number in [0, 1], or a quantile such as "q0.6".
         fill: "blur", "mean", "noise", "other", or a callable `images -> images`.
         mask_from: "saliency", or the controls "other", "whole", "inverse", or a callable; see `SaliencyBlur`.
+        labels: "own", or "mixed" with fill="other": as in CutMix the label of the image that lent pixels counts for their
+            share, so batches that are augmented hold rows (N, classes) where they held class indices, which
+            cross-entropy takes as they are.
         source: the network that the maps come from. "self": the one being trained (the paper). "ema": its moving average
             (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
             network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
@@ -99,6 +102,7 @@ class GroupCAMAugmentation(Callback):
     _done: Augmented | None
     _clock: Clock
     _tally: Tally | None
+    _classes: int | None  # of the network, once labels have been mixed
     _raw: tuple[int, Tensor | None, Any] | None  # of the batch on its way: how many images, and if drawn, they and their labels
     _opened: bool  # whether it has been decided if this fit is recorded
     _met: bool  # whether a batch has come through the dispatcher since the last step began
@@ -121,6 +125,7 @@ class GroupCAMAugmentation(Callback):
         threshold: float | str = "mean",
         fill: Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor] = "blur",
         mask_from: Literal["saliency", "other", "whole", "inverse"] | Callable[[Tensor, Any], Tensor] = "saliency",
+        labels: Literal["own", "mixed"] = "own",
         source: str | nn.Module = "self",
         start_epoch: int = 0,
         stop_epoch: int | None = None,
@@ -143,11 +148,16 @@ class GroupCAMAugmentation(Callback):
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         if start_epoch < 0 or (stop_epoch is not None and stop_epoch <= start_epoch):
             raise ValueError(f"epochs must satisfy 0 <= start_epoch < stop_epoch, got {start_epoch} and {stop_epoch}")
+        if labels not in ("own", "mixed"):
+            raise ValueError(f"labels must be 'own' or 'mixed', got {labels!r}")
+        if labels == "mixed" and (fill != "other" or target_key is None):
+            raise ValueError(f"labels='mixed' needs fill='other' and a target_key, got {fill!r} and {target_key!r}")
         self.network, self.layer, self.groups, self.weights = network, layer, groups, weights
         self.mask_at = PRESETS[preset]["mask_at"] if mask_at is None else mask_at
         self.baseline = PRESETS[preset]["baseline"] if baseline is None else baseline
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.output, self.preprocess = image_key, target_key, output, preprocess
+        self.labels = labels
         self.activation, self.source, self.chunk, self.seed, self.record = activation, source, chunk, seed, record
         self.augment = SaliencyBlur(
             self._map,
@@ -289,11 +299,15 @@ class GroupCAMAugmentation(Callback):
             self._borrowed(trainer, images),
         ):
             done = self._apply(images, targets, index, generator)
+            mixed = self._mix(targets, done) if self.labels == "mixed" else None
         self._done, self._raw = done, (len(images), images, targets)
         if not self._told:
             self._told = True
             announce(trainer, self._plan())
-        return replace_item(batch, self.image_key, done.images)
+        batch = replace_item(batch, self.image_key, done.images)
+        if mixed is None or self.target_key is None:
+            return batch
+        return replace_item(batch, self.target_key, mixed)
 
     def _apply(self, images: Tensor, targets: Any, index: Tensor, generator: torch.Generator) -> Augmented:
         try:
@@ -302,6 +316,16 @@ class GroupCAMAugmentation(Callback):
             if self._told:
                 raise
             raise misconfigured(self._trainer, str(error)) from error  # before the first step: a matter of set-up
+
+    def _mix(self, targets: Any, done: Augmented) -> Tensor:
+        assert self._cam is not None  # for the type checker
+        if self._classes is None:
+            with torch.no_grad(), as_found(self._cam.network, done.images.device):
+                self._classes = self._cam.logits(done.images[:1]).shape[-1]
+        try:
+            return self.augment.mixed_labels(targets, done, self._classes)
+        except ValueError as error:
+            raise misconfigured(self._trainer, str(error)) from error
 
     def _due(self, epoch: int, number: int) -> bool:
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
@@ -397,7 +421,7 @@ class GroupCAMAugmentation(Callback):
     def _plan(self) -> str:
         cam, p = self._cam, self.augment.p
         assert cam is not None  # for the type checker
-        share = "every image" if p == 1 else f"{p:.0%} of the images"
+        share = ("every image" if p == 1 else f"{p:.0%} of the images") + (", labels mixed" if self.labels == "mixed" else "")
         if cam.layer is None:
             return f"Group-CAM augmentation: {self.augment.mask_from!r} masks, {share}: no extra forward pass"
         shape = " x ".join(map(str, cam.layer_shape))
@@ -426,7 +450,7 @@ class GroupCAMAugmentation(Callback):
         self._trainer = self._dispatcher = self._cam = self._source = self._done = self._average = None
         self._step = 0
         self._met = self._told = self._warned = self._opened = False
-        self._clock, self._tally, self._raw = Clock(), None, None
+        self._clock, self._tally, self._raw, self._classes = Clock(), None, None, None
 
     def _release(self) -> None:
         if self._source is not None and self._source.average is not None:

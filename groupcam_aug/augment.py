@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from groupcam_aug.blur import blur
@@ -160,6 +161,33 @@ class SaliencyBlur:
             if not everything:
                 augmented = plain.index_copy(0, at, augmented)
         return Augmented(_like(augmented, images), index, maps, keep, no_map)
+
+    def mixed_labels(self, labels: Tensor, done: Augmented, classes: int) -> Tensor:
+        """Labels for `fill="other"`, mixed as CutMix does (Yun et al. 2019): that of sample i + 1 counts for the pixels it lent.
+
+        Args:
+            labels: of the whole batch: (N,) integers in [0, classes), (N, C) soft or multi-hot rows, or (N,) binary ones.
+            done: what `apply` gave.
+            classes: number of classes; 1 = binary.
+
+        Returns:
+            (N, classes) float32 rows for class indices, else the shape of `labels` (and their dtype, if floating point), on
+            their device.
+
+        Raises:
+            ValueError: another fill, or labels of another form.
+        """
+        if self.fill != "other":
+            raise ValueError(f"labels are mixed with fill='other', which takes pixels of another sample; got fill={self.fill!r}")
+        if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != len(done.images):
+            seen = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"labels must be ({len(done.images)},) class indices or ({len(done.images)}, C) rows, got {seen}")
+        indices = labels.ndim == 1 and classes > 1 and not labels.is_floating_point()
+        own = F.one_hot(labels.long(), classes) if indices else labels
+        own = own if own.is_floating_point() else own.float()
+        lent = torch.zeros(len(own), dtype=torch.float32, device=own.device)
+        lent[done.drawn.to(own.device)] = self.strength * (~done.keep).float().mean(dim=(1, 2)).to(own.device)
+        return torch.lerp(own, own.roll(-1, dims=0), lent.to(own.dtype).reshape(-1, *[1] * (own.ndim - 1)))
 
     def _masks(self, images: Tensor, targets: Targets, index: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""

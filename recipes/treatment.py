@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
@@ -156,7 +155,7 @@ class Treatment:
         if not arm.inverse_share and not arm.other_share:
             done = self.forms[kind].apply(images, positions, index, draw)
             self._count(done, images, masks)
-            return done.images, self._mixed(labels, done) if arm.labels == "mixed" else labels
+            return done.images, self.forms[kind].mixed_labels(labels, done, self.classes) if arm.labels == "mixed" else labels
         chance, result = torch.rand(len(index), generator=draw), images.clone()
         inverse, other = chance < arm.inverse_share, chance >= 1 - arm.other_share
         for part, form in ((~inverse & ~other, "saliency"), (inverse, "inverse"), (other, "other")):
@@ -166,13 +165,6 @@ class Treatment:
                 result[at] = done.images[at]
                 self._count(done, images, masks)
         return result, labels
-
-    def _mixed(self, labels: Tensor, done: Augmented) -> Tensor:
-        """Rows (N, classes): the own label for the share of the own pixels, that of the next image (the lender) for the rest."""
-        own = F.one_hot(labels, self.classes).float()
-        share = own.new_ones(len(labels))
-        share[done.drawn.to(labels.device)] = 1 - self.arm.strength * (~done.keep).float().mean(dim=(1, 2))
-        return torch.lerp(own.roll(-1, dims=0), own, share[:, None])
 
     def _map(self, images: Tensor, positions: Tensor) -> Tensor:
         """Maps (n, H, W) in [0, 1] for the images at these positions of the batch."""

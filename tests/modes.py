@@ -187,6 +187,8 @@ MODES = {
     "fill noise": Mode({"fill": "noise"}),
     "fill other": Mode({"fill": "other"}),
     "fill callable": Mode({"fill": darken}),
+    "labels own": Mode({"labels": "own"}),
+    "labels mixed": Mode({"labels": "mixed", "fill": "other"}),
     "mask_from saliency": Mode({"mask_from": "saliency"}),
     "mask_from other": Mode({"mask_from": "other"}),
     "mask_from whole": Mode({"mask_from": "whole"}),

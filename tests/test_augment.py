@@ -198,3 +198,27 @@ def test_bad_calls(setting):
         SaliencyBlur(cam)(images, labels[:4])
     with pytest.raises(TypeError, match="uint8"):
         SaliencyBlur(cam)((images * 0).to(torch.uint8), labels)
+
+
+def test_mixed_labels_by_hand():
+    """Three images of 2 x 2 pixels; the first keeps one pixel of four, the third all, the second is not drawn."""
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 2).contiguous()
+    keep = torch.tensor([[[True, False], [False, False]], [[True, True], [True, True]]])
+    for strength, lent in ((1.0, 0.75), (0.5, 0.375)):
+        augment = SaliencyBlur(None, fill="other", strength=strength, mask_from=lambda x, y: keep)
+        labels, index = torch.tensor([0, 2, 1]), torch.tensor([0, 2])
+        done = augment.apply(images, labels, index)
+        assert done.images.mean(dim=(1, 2, 3)).tolist() == [lent, 1, 2]
+        expected = torch.tensor([[1 - lent, 0, lent], [0, 0, 1], [0, 1, 0]])
+        assert torch.equal(augment.mixed_labels(labels, done, 3), expected)
+        rows = torch.tensor([[1.0, 1], [0, 1], [0.5, 0]], dtype=torch.float64)
+        mixed = augment.mixed_labels(rows, done, 2)
+        assert mixed.dtype == torch.float64 and mixed.tolist() == [[1 - lent, 1], [0, 1], [0.5, 0]]
+        assert augment.mixed_labels(torch.tensor([1, 0, 1]), done, 1).tolist() == [1 - lent, 0, 1]
+    untouched = augment.mixed_labels(labels, augment.apply(images, labels, index[:0]), 3)
+    assert torch.equal(untouched, torch.eye(3)[labels])
+    for wrong, told in ((labels[:2], r"got \(2,\)"), ([0, 2, 1], "got list"), (labels[:, None, None], r"got \(3, 1, 1\)")):
+        with pytest.raises(ValueError, match=told):
+            augment.mixed_labels(wrong, done, 3)
+    with pytest.raises(ValueError, match="fill='other'"):
+        SaliencyBlur(None).mixed_labels(labels, done, 3)

@@ -215,6 +215,44 @@ def test_draws_follow_seed_rank_and_batch():
     assert same(seen[0], seen[1]) and not same(seen[0], seen[2])
 
 
+class Labelled(Lit):
+    """Remembers labels too."""
+
+    def training_step(self, batch, batch_idx):
+        self.labels = [*getattr(self, "labels", []), batch[1].clone()]
+        return super().training_step(batch, batch_idx)
+
+
+def test_mixed_labels_reach_the_step():
+    """Rows that say whose pixels are there; where nobody is drawn, and in validation, class indices as they were."""
+    module, own = Labelled(), Lit()
+    options = {"fill": "other", "mask_at": "target", "p": 0.5, "every_n_steps": 2}
+    trainer = fit(module, [make(labels="mixed", **options)], val=loader(6))
+    fit(own, [make(**options)])
+    raw = list(loader())
+    assert torch.equal(module.seen[0], own.seen[0]) and not torch.equal(module.seen[0], raw[0][0])
+    assert torch.equal(module.labels[1], raw[1][1]), "every second batch is left"
+    for rows, seen, (x, y) in zip(module.labels[::2], module.seen[::2], raw[::2], strict=True):
+        kept = (seen == x).all(dim=1).float().mean(dim=(1, 2))
+        expected = kept[:, None] * F.one_hot(y, 5) + (1 - kept[:, None]) * F.one_hot(y.roll(-1), 5)
+        torch.testing.assert_close(rows, expected)
+    assert all(y.ndim == 1 for _, y in loader(6)) and trainer.global_step == 3
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_mixed_labels_in_other_precisions(precision):
+    module = Labelled()
+    fit(module, [make(fill="other", labels="mixed")], precision=precision)
+    assert [tuple(rows.shape) for rows in module.labels] == [(4, 5), (4, 5), (2, 5)]
+    assert all(torch.allclose(rows.sum(dim=1), torch.ones(len(rows))) for rows in module.labels)
+
+
+def test_labels_that_cannot_be_mixed_are_refused():
+    batches = Fixed([[x, y.tolist()] for x, y in loader()])
+    with pytest.raises(MisconfigurationException, match="labels must be .* got list"):
+        fit(Lit(), [make(fill="other", labels="mixed")], train=batches)
+
+
 @pytest.mark.parametrize(
     "precision, dtype", [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16), ("64-true", torch.float64)]
 )
@@ -434,6 +472,9 @@ def test_repr_pickle_and_copies_rebuild_it():
         ({"groups": 0}, "positive integer"),
         ({"weights": "grad"}, "weights must be one of"),
         ({"threshold": "median"}, "threshold"),
+        ({"labels": "soft"}, "labels must be 'own' or 'mixed'"),
+        ({"labels": "mixed"}, "labels='mixed' needs fill='other'"),
+        ({"labels": "mixed", "fill": "other", "target_key": None}, "and a target_key"),
     ],
 )
 def test_bad_arguments_raise_where_they_are_given(options, message):
