@@ -520,7 +520,7 @@ def test_p26_a_flat_map_is_no_free_hit():
 
 def test_p27_maps_that_ignore_the_network_fail(net, images):
     """The control explains nothing and stays; Grad-CAM moves; the network and the random state are as before."""
-    before = snapshot(net)
+    before, images = snapshot(net), torch.cat([images, images.flip(-1)])  # enough for a verdict
     control = randomization_check(net, images, lambda x, y: x.abs().sum(1), 1)
     assert control.passed is False and control.spearman == pytest.approx([1] * 4)
     seen = randomization_check(net, images, GradCAM(net, "relu2"), 1)
