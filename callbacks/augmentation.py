@@ -205,7 +205,7 @@ class GroupCAMAugmentation(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make sure that the batch went through our hands, then log what was done to it."""
-        if self._source is None and self.source != "self":
+        if self._source is None and self.source != "self" and not self._is_lazy(trainer):
             self._source = self._make_source(trainer)  # before the first step, so that an average starts at the start
         met, self._met = self._met, False
         if self._dispatcher is not None and batch is not None and batch is not self._dispatcher.last:
@@ -231,7 +231,8 @@ class GroupCAMAugmentation(Callback):
         pl_module.log("groupcam/keep_fraction", done.keep.float().mean(), batch_size=count)
         pl_module.log("groupcam/no_map", done.no_map.float().mean(), batch_size=count)
         if (seconds := self._clock.seconds) is not None:
-            pl_module.log("groupcam/seconds", seconds, batch_size=count)
+            # As a tensor, which stays where it is: Lightning takes a number to the device, and waits for it.
+            pl_module.log("groupcam/seconds", torch.tensor(seconds), batch_size=count)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Hold on to no batch; let an average follow the optimiser's steps."""
@@ -288,9 +289,7 @@ class GroupCAMAugmentation(Callback):
         index = self.augment.draw(len(images), generator)
         if not len(index):
             return batch
-        if self._cam is None and any(
-            is_lazy(p) for p in find_network(trainer, trainer.lightning_module, self.network).parameters()
-        ):
+        if self._cam is None and self._is_lazy(trainer):
             warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
             return batch
         with (
@@ -329,7 +328,11 @@ class GroupCAMAugmentation(Callback):
 
     def _due(self, epoch: int, number: int) -> bool:
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
-        return inside and self.augment.p > 0 and number % self.every_n_steps == 0
+        return inside and self.augment.p > 0 and self.augment.strength > 0 and number % self.every_n_steps == 0
+
+    def _is_lazy(self, trainer: Any) -> bool:
+        """Whether modules wait for the first step to take their shape."""
+        return any(is_lazy(p) for p in find_network(trainer, trainer.lightning_module, self.network).parameters())
 
     def _read(self, batch: Any) -> tuple[Tensor, Any]:
         """The images and targets of a batch, or what is wrong with it."""
@@ -422,7 +425,7 @@ class GroupCAMAugmentation(Callback):
         cam, p = self._cam, self.augment.p
         assert cam is not None  # for the type checker
         share = ("every image" if p == 1 else f"{p:.0%} of the images") + (", labels mixed" if self.labels == "mixed" else "")
-        if cam.layer is None:
+        if not cam.layer_shape:
             return f"Group-CAM augmentation: {self.augment.mask_from!r} masks, {share}: no extra forward pass"
         shape = " x ".join(map(str, cam.layer_shape))
         told = f"Group-CAM augmentation: {cam.layer}, {shape}, G={self.groups}, {share}: "

@@ -8,7 +8,8 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -319,7 +320,7 @@ class SaliencyMonitor(Callback):
                 images, targets = self._watch.images(), self._explained()
                 found = assess(self._watch.cam, images, targets, self._watch.name, activation=self.activation, seed=self.seed)
             put_file(self._folder, f"{self._name.replace('monitor', 'evaluation', 1)}.json", json.dumps(found, indent=1) + "\n")
-        except (RuntimeError, ValueError, TypeError) as error:  # hours of training must not end on this
+        except (RuntimeError, ValueError, TypeError, OSError) as error:  # hours of training must not end on this
             warn(trainer, f"SaliencyMonitor could not evaluate its maps: {error}. The training itself is complete")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -376,7 +377,8 @@ class SaliencyMonitor(Callback):
         if not self._film.count:
             self._film.add(epochs - 1, self._before.maps[self._shown])
         if self._folder is not None:
-            self._exhibit = self._open(trainer.datamodule, self._folder, labels)
+            with self._writing(trainer):
+                self._exhibit = self._open(trainer.datamodule, self._folder, labels)
 
     def _recognise(self, trainer: Any) -> None:
         """Drop what a checkpoint brought if it is of other maps than those to come."""
@@ -428,9 +430,10 @@ class SaliencyMonitor(Callback):
         if news is not None:
             announce(trainer, self._tell(news))
         if self._exhibit is not None:
-            strip = self._exhibit.add(epoch, now, self._film)
-            if self.log_images:
-                self._exhibit.upload(trainer, self.prefix, now, strip, self.grid)
+            with self._writing(trainer):
+                strip = self._exhibit.add(epoch, now, self._film)
+                if self.log_images:
+                    self._exhibit.upload(trainer, self.prefix, now, strip, self.grid)
         seconds = time.perf_counter() - began
         self._measure(trainer, began, seconds)
         if self._folder is not None:
@@ -443,7 +446,17 @@ class SaliencyMonitor(Callback):
                 "probe_alive": alive(now, self.grid),
                 "probe_right": now.right.tolist(),
             }
-            add_line(self._folder, self._name, line)
+            with self._writing(trainer):
+                add_line(self._folder, self._name, line)
+
+    @contextmanager
+    def _writing(self, trainer: Any) -> Iterator[None]:
+        """A full disk must not end a training run: nothing is written from there on."""
+        try:
+            yield
+        except OSError as error:
+            warn(trainer, f"SaliencyMonitor writes nothing from here on: {error}. It goes on logging its values")
+            self._folder = self._exhibit = None
 
     def _log(self, trainer: Any, module: Any, logger: bool | None = None) -> None:
         if trainer.barebones:

@@ -87,7 +87,7 @@ def first_of_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: Ba
 
 
 def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | None, count: int, seed: int) -> Probes | None:
-    """At most `count` samples of the validation data, as many of each class as can be, the same in every run.
+    """At most `count` samples of the validation data, as many of each class as can be, the same in every run and on every rank.
 
     They go the way of a validation batch: the data set's transforms, the loader's `collate_fn`, the module's transfer hooks.
     No loader is iterated, and the random numbers of the run are left as they are.
@@ -101,16 +101,9 @@ def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | No
     device = trainer.strategy.root_device
     with _own_randomness(seed, device):
         loader = next((each for each in _loaders(trainer) if _is_map_style(each)), None)
-        if loader is None:
-            return None
-        chosen = _choose(loader, target_key, count, seed)
-        batch = _transferred(trainer, loader.collate_fn([loader.dataset[i] for i in chosen]))
-        images, labels = _read(trainer, batch, image_key, target_key)
-        images, labels = images.cpu(), None if labels is None else labels.cpu()
-    if len(images) > count:
-        rows = stratified(labels, count) if labels is not None and labels.ndim == 1 else list(range(count))
-        images, labels = images[rows], None if labels is None else labels[rows]
-    return Probes(images.clone(), labels, f"the validation data ({type(loader.dataset).__name__})")
+        found = None if loader is None else _drawn(trainer, loader, image_key, target_key, count, seed)
+    # Ranks may hold other parts of the data; what they watch, and compare when a run is resumed, must be the same.
+    return trainer.strategy.broadcast(found, src=0) if trainer.world_size > 1 else found
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator | None = None) -> list[int]:
@@ -132,6 +125,18 @@ def spread(total: int, count: int) -> list[int]:
     if total <= count:
         return list(range(total))
     return [round(i * (total - 1) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def _drawn(trainer: Any, loader: Any, image_key: BatchKey, target_key: BatchKey | None, count: int, seed: int) -> Probes:
+    """At most `count` samples of this loader."""
+    chosen = _choose(loader, target_key, count, seed)
+    batch = _transferred(trainer, loader.collate_fn([loader.dataset[i] for i in chosen]))
+    images, labels = _read(trainer, batch, image_key, target_key)
+    images, labels = images.cpu(), None if labels is None else labels.cpu()
+    if len(images) > count:
+        rows = stratified(labels, count) if labels is not None and labels.ndim == 1 else list(range(count))
+        images, labels = images[rows], None if labels is None else labels[rows]
+    return Probes(images.clone(), labels, f"the validation data ({type(loader.dataset).__name__})")
 
 
 def _choose(loader: Any, target_key: BatchKey | None, count: int, seed: int) -> list[int]:

@@ -29,7 +29,7 @@ class Source:
         network: the network in training.
     """
 
-    def __init__(self, choice: str | nn.Module, network: nn.Module) -> None:
+    def __init__(self, choice: str | Path | nn.Module, network: nn.Module) -> None:
         self.training = unwrap(network)
         self.average: AveragedModel | None = None
         if choice == "self":
@@ -61,21 +61,36 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     The n-th update keeps min(decay, (n + 1) / (n + 10)) of the average: with a fixed 0.999 it would be the starting weights for
     the first thousand steps, beside normalisation statistics of later ones (those are averaged by no one).
     """
-
-    def move(averaged: Any, current: Any, updates: Tensor | int) -> None:
-        n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (n + 1) / (n + 10)))(averaged, current, updates)
-
-    return AveragedModel(network, multi_avg_fn=move)
+    return _Average(network, decay)
 
 
-def read_weights(path: str, network: nn.Module) -> dict[str, Tensor]:
+class _Average(AveragedModel):
+    """Its own `update_parameters` sends the counter to the device and back, two waits a step."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        n = int(self.n_averaged)  # on the CPU, wherever the network is
+        own, its = ([p.detach() for p in network.parameters()] for network in (self.module, model))
+        its = [new.to(old.device, non_blocking=True) for old, new in zip(own, its, strict=True)]
+        keep = min(self.decay, (n + 1) / (n + 10)) if n else 0.0
+        get_ema_multi_avg_fn(keep)(own, its, n)
+        for old, new in zip(self.module.buffers(), model.buffers(), strict=True):
+            old.copy_(new, non_blocking=True)
+        self.n_averaged += 1
+
+
+def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     """The weights of `network` in a checkpoint: a plain state dict, or one under "state_dict" or "model", with any prefix.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the checkpoint does not hold every tensor of the network.
     """
+    path = str(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"source={path!r} is neither 'self', 'ema' nor a file")
     if path.endswith(".safetensors"):

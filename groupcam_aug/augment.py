@@ -86,7 +86,8 @@ class SaliencyBlur:
         strength: how far non-salient pixels move toward the fill, 0 to 1. Default: 1.
         threshold: "mean" (default), a number in [0, 1], or "q0.6" for a quantile; see `keep_mask`.
         fill: "blur" (default), "mean" (each image's own mean colour), "noise" (normal, the batch's mean and standard deviation
-            per channel), "other" (the pixels of sample i + 1), or a callable `images -> images`.
+            per channel), "other" (the pixels of sample i + 1; a single image is left as it is, and counted), or a callable
+            `images -> images`.
         kernel_size: of the blur, odd, pixels. Default: scaled with the image, 51 at 224.
         sigma: of the blur, pixels. Default: scaled with the image, 50 at 224.
         mask_from: "saliency" (default); the controls "other" (sample i takes the mask of sample i + 1), "whole" (blur
@@ -186,18 +187,18 @@ class SaliencyBlur:
         own = F.one_hot(labels.long(), classes) if indices else labels
         own = own if own.is_floating_point() else own.float()
         lent = torch.zeros(len(own), dtype=torch.float32, device=own.device)
-        lent[done.drawn.to(own.device)] = self.strength * (~done.keep).float().mean(dim=(1, 2)).to(own.device)
+        lent[done.drawn.to(own.device, non_blocking=True)] = self.strength * (~done.keep).float().mean(dim=(1, 2)).to(own.device)
         return torch.lerp(own, own.roll(-1, dims=0), lent.to(own.dtype).reshape(-1, *[1] * (own.ndim - 1)))
 
     def _masks(self, images: Tensor, targets: Targets, index: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
         count, size = len(index), images.shape[2:]
         nothing = torch.zeros(count, *size, dtype=torch.float32, device=images.device)
+        if len(images) == 1 and (self.mask_from == "other" or self.fill == "other"):
+            return nothing, ~nothing.bool(), ~nothing[:, 0, 0].bool()
         if self.mask_from == "whole":
             return nothing, nothing.bool(), nothing[:, 0, 0].bool()
         if self.mask_from == "other":
-            if len(images) == 1:
-                return nothing, ~nothing.bool(), ~nothing[:, 0, 0].bool()
             index, at = (index + 1) % len(images), (at + 1) % len(images)
         whole = torch.equal(index, torch.arange(len(images)))
         chosen = images if whole else images.index_select(0, at)

@@ -36,17 +36,20 @@ class CAM:
         self.network = unwrap(model)
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
-        self._limits: dict[torch.Size, int] = {}  # passes that fit into memory, by shape of the batch
+        self._limits: dict[torch.Size, int] = {}  # images per pass that should fit into memory, by shape of the batch
+        self._ceilings: dict[torch.Size, int] = {}  # and those that did, once memory ran out, by shape of an image
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the network in the caller's precision, whatever they are wrapped in."""
+        if 0 not in images.stride():  # blanks, which are one number, cannot be written to
+            images = images.clone()  # the network, or `preprocess`, may normalise in place
         return select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
 
     def passes(self, images: Tensor) -> int:
         """Most images per forward pass."""
         if images.shape not in self._limits:
             self._limits[images.shape] = self._most(images)
-        return self._limits[images.shape]
+        return min(self._limits[images.shape], self._ceilings.get(images.shape[1:], _MOST))
 
     def in_parts(self, images: Tensor, work: Callable[[slice, int], _T]) -> list[_T]:
         """`work(part of the batch, most images per pass)` on parts of the batch that fit into one pass.
@@ -59,7 +62,7 @@ class CAM:
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise
-        chunk = self._limits[images.shape] = chunk // 2
+        chunk = self._ceilings[images.shape[1:]] = chunk // 2
         warnings.warn(
             f"out of memory while mapping {len(images)} images; going on with at most {chunk} per forward pass", stacklevel=2
         )

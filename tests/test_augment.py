@@ -91,6 +91,31 @@ def test_equals_the_oracle(setting):
     assert not torch.equal(result, images)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("mask_at", ["input", "target"])
+def test_a_network_that_normalises_in_place_gets_pixels_of_its_own(setting, inside, mask_at):
+    net, _, images, labels = setting
+
+    def halved(x):
+        return x.sub_(0.5).div_(2)
+
+    class InPlace(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rest = net
+
+        def forward(self, x):
+            return self.rest(halved(x) if inside else x)
+
+    options = {"groups": 4, "mask_at": mask_at}
+    plain = GroupCAM.for_training(net, "relu2", preprocess=lambda x: (x - 0.5) / 2, **options)
+    odd = GroupCAM.for_training(InPlace(), "rest.relu2", preprocess=None if inside else halved, **options)
+    before = images.clone()
+    for _ in range(2):  # the first call finds out how the network may be split
+        torch.testing.assert_close(SaliencyBlur(odd)(images, labels), SaliencyBlur(plain)(images, labels))
+    assert torch.equal(images, before)
+
+
 def test_images_without_a_map_are_left_and_counted(setting):
     _, cam, images, labels = setting
     images[1] = math.nan
@@ -162,6 +187,8 @@ def test_fills(setting):
     torch.testing.assert_close(noise.std(dim=(0, 2, 3)), images.std(dim=(0, 2, 3)), rtol=0.1, atol=0)
     with pytest.raises(ValueError, match="fill must return images"):
         make(lambda x: x[:1])
+    done = SaliencyBlur(cam, fill="other").apply(images[:1], 2, torch.arange(1))
+    assert torch.equal(done.images, images[:1]) and done.no_map.all() and done.keep.all()  # nobody to take pixels from
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -57,7 +57,7 @@ def test_other_stages_are_untouched(stage):
     assert all(torch.equal(x, y[0]) for x, y in zip(module.evaluated, loader(), strict=True))
 
 
-@pytest.mark.parametrize("options", [{"p": 0.0}, {"start_epoch": 99}, {"stop_epoch": 1, "p": 0.0}])
+@pytest.mark.parametrize("options", [{"p": 0.0}, {"start_epoch": 99}, {"stop_epoch": 1, "p": 0.0}, {"strength": 0.0}])
 def test_switched_off_is_bit_identical_to_no_callback(options):
     _, expected = plain_run(max_epochs=2, train=loader(shuffle=True))
     module = Lit()
@@ -278,6 +278,28 @@ def test_logged_values_profile_and_plan(tmp_path, caplog):
         "Group-CAM augmentation: relu2, 8 x 12 x 10, G=4, every image: +6 forwards per image, "
         "about +200% of a step; preset fast: about +17%"
     ]
+
+
+@pytest.mark.parametrize("options", [{"mask_from": "whole"}, {"mask_from": lambda x, y: x[:, 0] > 0}])
+def test_the_plan_promises_no_pass_where_no_map_is_made(options, caplog):
+    caplog.set_level("INFO")
+    fit(Lit(), [make(**options)])
+    (told,) = [r.getMessage() for r in caplog.records if "Group-CAM augmentation" in r.getMessage()]
+    assert told.endswith("masks, every image: no extra forward pass")
+
+
+def test_logged_seconds_stay_off_the_device():
+    """Lightning takes a number to the device and waits for it; a tensor stays where it is."""
+    logged = {}
+
+    class Logging(Lit):
+        def log(self, name, value, **options):
+            logged[name] = value
+            super().log(name, value, **options)
+
+    fit(Logging(), [make()])
+    assert all(isinstance(value, torch.Tensor) for name, value in logged.items() if name.startswith("groupcam/"))
+    assert logged["groupcam/seconds"].device.type == "cpu"
 
 
 def test_keep_fraction_is_the_share_of_untouched_pixels(tmp_path):

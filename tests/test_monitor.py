@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor
+from groupcam_aug.callbacks import exhibit as exhibit_module
 from groupcam_aug.callbacks import monitor as monitor_module
 from groupcam_aug.callbacks.readings import UNKNOWN, Reading, numbers
 from groupcam_aug.callbacks.record import read_lines
@@ -461,6 +462,18 @@ def test_an_evaluation_that_fails_does_not_take_the_training_with_it(tmp_path, m
     with pytest.warns(UserWarning, match="could not evaluate its maps: no memory left. The training itself is complete"):
         _, trainer = watched(tmp_path, monitor=SaliencyMonitor(num_images=6, evaluate=True), max_epochs=1)
     assert trainer.state.finished
+
+
+@pytest.mark.parametrize("fails", ["put_file", "add_line"])
+def test_a_full_disk_does_not_take_the_training_with_it(tmp_path, monkeypatch, fails):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    whole, _ = watched(tmp_path / "whole")
+    monkeypatch.setattr(monitor_module if fails == "add_line" else exhibit_module, fails, full)
+    with pytest.warns(UserWarning, match="writes nothing from here on: .*No space left"):
+        monitor, trainer = watched(tmp_path / "full")
+    assert trainer.state.finished and monitor.history == whole.history
 
 
 # Modules of all kinds

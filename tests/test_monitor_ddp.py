@@ -85,6 +85,12 @@ def test_all_ranks_watch_the_first_batch_of_rank_zero(seen):
     assert first["state"]["fingerprint"] == second["state"]["fingerprint"] == seen["alone"]["stream"]["state"]["fingerprint"]
 
 
+def test_all_ranks_watch_the_validation_images_of_rank_zero(seen):
+    first, second = (rank["shards"] for rank in seen["ranks"])
+    assert first["state"]["fingerprint"] == second["state"]["fingerprint"] == seen["alone"]["shards"]["state"]["fingerprint"]
+    compare(first["history"], seen["alone"]["shards"]["history"])
+
+
 def test_all_ranks_stop_at_the_same_epoch(seen):
     assert [rank["stopped"]["epochs"] for rank in seen["ranks"]] == [2, 2] and seen["alone"]["stopped"]["epochs"] == 2
 

@@ -39,6 +39,25 @@ def test_teacher_gives_the_maps_and_stays_as_it_was():
     assert known == {id(p) for p in module.parameters()}
 
 
+class Unshaped(Lit):
+    """The classifier takes its shape in the first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.fc = torch.nn.LazyLinear(5)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.conv1.parameters(), 0.05)
+
+
+def test_average_of_lazy_modules_waits_for_their_shape():
+    module = Unshaped()
+    with pytest.warns(UserWarning, match="take their shape in the first step"):
+        fit(module, [make(source="ema")], num_sanity_val_steps=0)
+    raw = [x for x, _ in loader()]
+    assert torch.equal(module.seen[0], raw[0]) and not torch.equal(module.seen[1], raw[1])
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt"])
 def test_checkpoint_path_is_the_network_with_those_weights(tmp_path, suffix):
     net, path = teacher(), tmp_path / f"weights{suffix}"
@@ -51,7 +70,7 @@ def test_checkpoint_path_is_the_network_with_those_weights(tmp_path, suffix):
         trainer.strategy.connect(Lit(net))
         trainer.save_checkpoint(path)
     by_path, by_net = Lit(), Lit()
-    fit(by_path, [make(source=str(path))])
+    fit(by_path, [make(source=str(path) if suffix == ".pt" else path)])
     fit(by_net, [make(source=net)])
     assert same(by_path.seen, by_net.seen)
 

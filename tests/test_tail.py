@@ -66,6 +66,45 @@ def test_mask_at_a_layer_resizes_the_mask_with_antialiasing(net, images):
     assert full.mask_at == "input"
 
 
+def test_a_head_that_starts_at_zero_does_not_make_any_pooling_a_mean(images):
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.conv, net.act, net.pool = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1)
+    net.flat, net.fc = nn.Flatten(), nn.Linear(8, 4)
+    net.double().eval()
+    nn.init.zeros_(net.fc.weight)
+    nn.init.zeros_(net.fc.bias)
+    cam = GroupCAM.for_training(net, "act", groups=4, mask_at="target")
+    assert not cam(images, 1).any()
+    nn.init.normal_(net.fc.weight)
+    fresh = GroupCAM.for_training(net, "act", groups=4, mask_at="target")
+    maps = [cam(images, label) for label in range(4)]
+    assert any(found.any() for found in maps)
+    for label, found in enumerate(maps):
+        torch.testing.assert_close(found, fresh(images, label))
+
+
+def test_modules_that_return_no_tensor_are_passed_over(images):
+    class Log(nn.Module):
+        def forward(self, x):
+            return None
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+
+    class Logged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.log, self.body, self.fc = Log(), net, nn.Linear(8, 4)
+
+        def forward(self, x):
+            self.log(x)
+            return self.fc(self.body(x).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    cam = GroupCAM.for_training(Logged().double().eval(), "body.1", groups=4, mask_at="target")
+    assert torch.equal(cam(images, 1), cam(images, 1))
+
+
 class Residual(nn.Module):
     """Siblings before and behind the target, a shared activation, a functional step, a skip, an in-place addition."""
 
