@@ -1,7 +1,8 @@
 """Insertion, deletion and over-all of every method on the ImageNet photographs, by the code of `groupcam-aug evaluate`.
 
 Over-all of every form of Group-CAM and of Grad-CAM must lie above that of a centred blob, that above random cells, and those
-above inverted maps. Stopped, the same command goes on where it was: rows are kept in `--rows`.
+above inverted maps. Stopped, the same command goes on where it was: rows are kept in `--rows`. `--only-sanity` does nothing but
+re-initialise the network, layer by layer, and tells what is left of the maps.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true", help="other libraries' methods, too")
     parser.add_argument("--rise", type=int, default=0, metavar="MASKS", help="RISE with so many masks, too")
     parser.add_argument("--sanity-images", type=int, default=8)
+    parser.add_argument("--only-sanity", action="store_true", help="the sanity check alone, on --sanity-images photographs")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rows", default=str(Path(tempfile.gettempdir()) / "groupcam_ordering"), help="(default: %(default)s)")
     parser.add_argument("--tag", default="", help="ending of the result file's name")
+    parser.add_argument("--rows", help="(default: a folder named after the result file, with other temporary files)")
     parser.add_argument("--restart", action="store_true", help="drop the rows that are there")
     options = parser.parse_args()
+    name = "sanity" if options.only_sanity else "ordering" + "_authors" * options.author_compatible
+    name += f"_{options.tag}" if options.tag else ""
+    rows = Path(options.rows or Path(tempfile.gettempdir()) / f"groupcam_{name}")
     setting = Setting(options)
     if setting.half:
         sys.exit("areas are measured in fp32: leave --precision out")
@@ -57,31 +62,37 @@ def main() -> None:
 
         methods.append(rise.method(options.rise))
     plan = Plan(
+        measures=("sanity",) if options.only_sanity else Plan().measures,
         steps=options.steps,
         author_compatible=options.author_compatible,
         sanity_images=options.sanity_images,
         batch_size=options.batch_size,
     )
     with tempfile.TemporaryDirectory() as folder:
-        items = photographs(Path(folder), options.images)
+        items = photographs(Path(folder), options.sanity_images if options.only_sanity else options.images)
         setup = Setup.of(subject.network, first_image(subject, items, {}))
         fixed = {"weights": weights_of(subject.network), "layer": setup.layer, "classes": "labels", "device": options.device}
-        book = Book(Path(options.rows), {**fixed, **plan.settings()}, restart=options.restart)
+        book = Book(rows, {**fixed, **plan.settings()}, restart=options.restart)
         outcome = evaluate(subject, setup, items, methods, plan, book)
     figures = figures_of(items, methods, book)
     told = f"{subject.told}, layer {setup.layer}; {len(items)} ImageNet photographs, their labels; {plan.told()}"
-    write_files(Path(options.rows), make_record(figures, {}, methods, book, outcome, told, setup))
-    table = conditions(
-        network="SqueezeNet 1.1, ImageNet",
-        layer=setup.layer,
-        images=len(items),
-        steps="the authors'" if plan.author_compatible else plan.steps,
-        ordering=ordering(figures),
-        **{f"sanity of {key}": verdict(book.sanity[key]["sanity"]) for key in book.sanity},
+    write_files(rows, make_record(figures, {}, methods, book, outcome, told, setup))
+    told_shortly = {
+        "network": "SqueezeNet 1.1, ImageNet",
+        "layer": setup.layer,
+        "images": len(items),
         **{f"left out, {key}": reason for key, reason in outcome.left_out.items()},
-    )
-    name = "ordering" + "_authors" * plan.author_compatible + (f"_{options.tag}" if options.tag else "")
-    report(filed(name, setting.device), table, list(row({})), [list(row(own, name).values()) for name, own in figures.items()])
+    }
+    if options.only_sanity:
+        table = [sanity_row(method.name, book.sanity[method.key]) for method in methods if method.key in book.sanity]
+        header = ["method", "first stage", "all layers", "two photographs", "maps left, first stage", "maps left, end", "verdict"]
+        report(filed(name, setting.device), conditions(**told_shortly), header, table)
+        return
+    steps = "the authors'" if plan.author_compatible else plan.steps
+    sanity = {f"sanity of {key}": verdict(book.sanity[key]["sanity"]) for key in book.sanity}
+    table = [list(row(own, name).values()) for name, own in figures.items()]
+    told_whole = conditions(**told_shortly, steps=steps, ordering=ordering(figures), **sanity)
+    report(filed(name, setting.device), told_whole, list(row({})), table)
 
 
 def photographs(folder: Path, limit: int) -> list[Item]:
@@ -109,6 +120,15 @@ def ordering(figures: dict[str, Any]) -> str:
 
 def verdict(sanity: dict[str, Any]) -> str:
     return f"{sanity['spearman'][-1]:.2f} of {sanity['floors']['other_image']:.2f}, {sanity['undefined'][-1]:.0%} without a map"
+
+
+def sanity_row(name: str, line: dict[str, Any]) -> list[Any]:
+    """Likeness to the original maps at both ends, of two photographs' maps, how many maps are left, and what follows."""
+    sanity, count = line["sanity"], len(line["files"])
+    ends = [sanity["spearman"][i] if sanity["undefined"][i] < 1 else None for i in (0, -1)]
+    left = [f"{round((1 - sanity['undefined'][i]) * count)} of {count}" for i in (0, -1)]
+    said = {True: "passed", False: "**failed**", None: "none"}[sanity["passed"]]
+    return [name, *ends, sanity["floors"]["other_image"], *left, said]
 
 
 def row(own: dict[str, Any], name: str = "") -> dict[str, Any]:
