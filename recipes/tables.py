@@ -21,7 +21,8 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     lines += [
         f"Mean ± standard error over seeds. Differences are paired by seed (arm minus `{summary['reference']}`), with 95 % "
         "percentile bootstrap intervals over seeds (too narrow: they hold the mean in about 80 % of the cases with 4 seeds, 84 % "
-        "with 5, 89 % with 8) and two-sided exact sign-flip p values, not corrected for the number of arms. *Null* = "
+        "with 5, 89 % with 8), then Student's (right for differences that are about normal) and two-sided exact sign-flip p "
+        "values; nothing is corrected for the number of arms. *Null* = "
         f"shown to lie within ±{summary['margin']:g} points (two one-sided t tests, p < 0.05). Recovered = share of the "
         "oracle's gain (same fill), told where that gain's interval is above zero. Cost = training time in runs without "
         "augmentation.",
@@ -49,7 +50,7 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
             continue
         names = list(dict.fromkeys((class_of.primary, class_of.second)))
         chosen = [next(m for m in metrics if m.name == name) for name in names]
-        head = ["arm", *(part for m in chosen for part in (f"Δ {m.title}", "p", "null"))]
+        head = ["arm", *(part for m in chosen for part in (f"Δ {m.title}", "Student", "p", "null"))]
         head += ["recovered"]
         rows = []
         for arm in group["arms"]:
@@ -86,8 +87,8 @@ def _against_controls(group: Mapping[str, Any], metric: Metric) -> list[str]:
     for arm in group["arms"]:
         found = [arm[key].get(metric.name) for key in kinds]
         if any(found):
-            rows.append([f"`{arm['name']}`", *(part for one in found for part in _difference(one, metric)[:2])])
-    head = [f"arm, {metric.title}", *(part for told in kinds.values() for part in (f"Δ to {told}", "p"))]
+            rows.append([f"`{arm['name']}`", *(part for one in found for part in _difference(one, metric)[:3])])
+    head = [f"arm, {metric.title}", *(part for told in kinds.values() for part in (f"Δ to {told}", "Student", "p"))]
     return ["", *_table(head, rows)] if rows else []
 
 
@@ -141,13 +142,17 @@ def _number(value: float | None, digits: int, unit: str) -> str:
 
 
 def _difference(found: Mapping[str, Any] | None, metric: Metric) -> list[str]:
+    """Mean and bootstrap interval, Student's interval, p, whether shown to be null."""
     if found is None:
-        return ["-", "-", "-"]
+        return ["-"] * 4
     digits = metric.digits + 1
-    interval = "" if found["low"] is None else f" [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
+    bootstrap, student = (
+        "" if found[low] is None else f"[{found[low]:+.{digits}f}, {found[high]:+.{digits}f}]"
+        for low, high in (("low", "high"), ("t_low", "t_high"))
+    )
     null = "-" if found["equivalence"] is None else "yes" if found["equivalence"] < 0.05 else "no"
     p = "-" if found["p"] is None else f"{found['p']:.3f}"
-    return [f"{found['mean']:+.{digits}f}{interval}", p, null]
+    return [f"{found['mean']:+.{digits}f} {bootstrap}".strip(), student or "-", p, null]
 
 
 def _recovered(found: Mapping[str, Any] | None) -> str:
