@@ -49,8 +49,7 @@ def assess(
             missing = int(seen.undefined.sum())
         if not bool(seen.undefined.all()):
             methods[label] = _rows(seen, seed)
-    several = sum(1 for module in cam.network.modules() if module._parameters) > STAGES
-    sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES if several else None)
+    sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES)
     told = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
     if missing:
         told += f"; {missing} of them have no map and do not count"

@@ -73,6 +73,7 @@ class SaliencyEarlyStopping(EarlyStopping):
             raise TypeError(f"prefix must be the prefix= of a SaliencyMonitor, got {type(prefix).__name__}")
         self.prefix = prefix
         self._convergence = Convergence(**self._own)
+        self._of: dict[str, Any] = {}  # whose maps were counted, see SaliencyMonitor.fingerprint
         super().__init__("saliency/change", patience=self._convergence.patience, mode="min")
 
     @property
@@ -101,9 +102,8 @@ class SaliencyEarlyStopping(EarlyStopping):
             )
             raise misconfigured(trainer, f"SaliencyEarlyStopping needs {which} in the same Trainer, and {there}: {remedy}")
         self._watched = monitors[0]
-        theirs = {name: getattr(self._watched, name) for name in ("threshold", "patience", "min_lr_share", "min_alive")}
         if trainer.current_epoch == 0:  # not when the same Trainer goes on
-            self._convergence = Convergence(**{**theirs, **self._own})
+            self._convergence, self._of = self._new_convergence(), {}
             self.stopped_epoch = self.wait_count = 0
         self.monitor, self.patience = f"{self._watched.prefix}change", self._convergence.patience
 
@@ -111,6 +111,10 @@ class SaliencyEarlyStopping(EarlyStopping):
         """Take in the probings since the last epoch, and decide. Lightning calls this after every other callback."""
         if trainer.fast_dev_run:
             return
+        if self._of and self._of != self._watched.fingerprint:  # resumed with other maps: those counted so far say nothing
+            counted, self._convergence = self._convergence, self._new_convergence()
+            self._convergence.last_epoch = counted.last_epoch
+        self._of = self._watched.fingerprint
         for seen in self._watched.history:
             self._convergence.update(seen["epoch"], seen["change"], seen["alive"], seen["lr"], seen["max_lr"])
         self.wait_count = self._convergence.settled
@@ -133,9 +137,14 @@ class SaliencyEarlyStopping(EarlyStopping):
 
     def state_dict(self) -> dict[str, Any]:
         """Builtins only."""
-        return {"stopped_epoch": self.stopped_epoch, "convergence": self._convergence.state_dict()}
+        return {"stopped_epoch": self.stopped_epoch, "convergence": self._convergence.state_dict(), "of": dict(self._of)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.stopped_epoch = state_dict["stopped_epoch"]
         self._convergence.load_state_dict(state_dict["convergence"])
+        self._of = dict(state_dict.get("of", {}))
+
+    def _new_convergence(self) -> Convergence:
+        theirs = {name: getattr(self._watched, name) for name in ("threshold", "patience", "min_lr_share", "min_alive")}
+        return Convergence(**{**theirs, **self._own})

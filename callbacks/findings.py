@@ -57,7 +57,8 @@ def _run(journal: Journal) -> Iterator[Finding]:
     for name in ("train/loss", "train_loss", "loss", "val/loss", "val_loss"):
         lines = [line for line in journal.epochs if name in line]
         if lines and lines[-1][name] is None:
-            since = next(line["epoch"] for line in lines if line[name] is None)
+            finite = max((i for i, line in enumerate(lines) if line[name] is not None), default=-1)
+            since = lines[finite + 1]["epoch"]
             yield Finding("warning", f"{name} is not a finite number since epoch {since}.", "Training has diverged.")
             return
 
@@ -67,7 +68,8 @@ def _maps(journal: Journal) -> Iterator[Finding]:
         return
     last = journal.probings[-1]
     alive, noise = last.get("alive"), last.get("noise")
-    if alive is not None and alive < 0.5:
+    enough = journal.min_alive
+    if alive is not None and alive < enough:
         yield Finding(
             "warning",
             f"Only {alive:.0%} of the probes have a map.",
@@ -76,7 +78,7 @@ def _maps(journal: Journal) -> Iterator[Finding]:
         )
     cut = _cut(journal)
     epochs, change = series(journal.compared, "change")
-    trusted = len(change) >= 3 and (alive is None or alive >= 0.5)
+    trusted = len(change) >= 3 and (alive is None or alive >= enough)
     if cut is not None:
         before, at, after = cut
         yield Finding(
@@ -97,14 +99,15 @@ def _maps(journal: Journal) -> Iterator[Finding]:
             f"The maps still change: {change[-1]:.2f} at the last probing (epoch {epochs[-1]:g}).",
             "0 = the maps of the probing before, 1 = unrelated ones. The network has not made up its mind where to look.",
         )
-    if noise is not None and noise > 0.5 and len(change) >= 3:
+    if noise is not None and noise > 0.5 and trusted:
         yield Finding(
             "warning",
             f"The maps are noisy: {noise:.2f}.",
             "An image and its mirror image are explained by different places. Expected early on, with random labels, and where "
             "mirroring changes the class.",
         )
-    flip, correct = last.get("flip_rate"), last.get("correct")
+    flip, right = last.get("flip_rate"), last.get("probe_right")
+    correct = sum(right) / len(right) if right else None  # `correct` of the line is the share right at both probings
     if correct is not None and correct < 0.5:
         yield Finding(
             "note",
@@ -124,7 +127,7 @@ def _cut(journal: Journal) -> tuple[float, int, float] | None:
     peak = max(epoch for epoch, rate in rates.items() if rate == highest)  # before it the rate is low because it is rising
     high = [(epoch, value) for epoch, value, rate in points if rate >= CUT * highest or epoch <= peak]
     low = [value for epoch, value, rate in points if rate < CUT * highest and epoch > peak]
-    if not high or not low:
+    if not high or not low or high[-1][0] > points[-1 - len(low)][0]:  # the rate rose again: nothing is said about now
         return None
     at, before = high[-1]
     return (before, int(at), low[-1]) if before > journal.monitor.get("threshold", SETTLED) and low[-1] <= before / 2 else None
@@ -220,7 +223,7 @@ def _evaluation(journal: Journal) -> Iterator[Finding]:
     sanity = journal.evaluation.get("sanity") or {}
     values = [value for value in sanity.get("spearman") or [] if value is not None]
     floor = (sanity.get("floors") or {}).get("other_image")
-    if values and floor is not None and values[-1] > max(floor, 0.0) + 0.05:
+    if sanity.get("passed") is False and values and floor is not None and values[-1] > max(floor, 0.0) + 0.05:
         yield Finding(
             "warning",
             f"The maps survive a network of random weights: rank correlation {values[-1]:.2f} with the original ones.",

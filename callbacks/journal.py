@@ -13,6 +13,7 @@ from groupcam_aug.callbacks.record import read_lines
 
 __all__ = ["FILES", "Journal", "higher_is_better", "main_metric", "read_journal", "series"]
 
+ENOUGH_ALIVE = 0.5  # where the monitor does not say
 FILES = ("run.json", "run.jsonl", "monitor.json", "monitor.jsonl", "augmentation.json", "augmentation.jsonl", "evaluation.json")
 
 
@@ -37,10 +38,16 @@ class Journal:
 
     @property
     def compared(self) -> list[dict[str, Any]]:
-        """The probings whose change is known: maps of an untrained network are no reference, and neither are none."""
+        """The probings whose change is known: maps of an untrained network are no reference, and neither are too few."""
         warmup = self.monitor.get("warmup_epochs", 1)
         pairs = zip(self.probings, self.probings[1:], strict=False)
-        return [line for before, line in pairs if before.get("epoch", 0) + 1 >= warmup and line.get("counted") != 0]
+        known = [line for before, line in pairs if before.get("epoch", 0) + 1 >= warmup and line.get("counted") != 0]
+        return [line for line in known if line.get("alive") is None or line["alive"] >= self.min_alive]
+
+    @property
+    def min_alive(self) -> float:
+        """Share of the probes that must have a map, below which the monitor sets the change to 1."""
+        return float(self.monitor.get("min_alive", ENOUGH_ALIVE))
 
     def class_name(self, label: int | str | None) -> str:
         """A class in words: "cat", or "class 3" where names are unknown; "" for None."""

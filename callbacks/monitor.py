@@ -269,7 +269,8 @@ class SaliencyMonitor(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose the probes, and map them before anything is learned."""
-        self._follow_rate(trainer)
+        if self._lr is None:  # else the rate of the last step, after which a schedule may have moved on
+            self._follow_rate(trainer)
         if not self._active:
             return
         self._folder = record_folder(trainer)
@@ -331,6 +332,11 @@ class SaliencyMonitor(Callback):
         """The same after an error or Ctrl-C, when Lightning calls no teardown."""
         self._release()
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What maps are watched: of which probes, by which method, at which layer. Empty before they are."""
+        return dict(self._fingerprint)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only: the last reading in the probes' order, whose it is, the history, the counters."""
         if self._before is None:
@@ -344,6 +350,7 @@ class SaliencyMonitor(Callback):
             "values": dict(self.values),
             "convergence": self._convergence.state_dict(),
             "film": self._film.state_dict(),
+            "lr": self._lr,
             "max_lr": self._max_lr,
         }
 
@@ -355,7 +362,7 @@ class SaliencyMonitor(Callback):
         self.history, self.values = list(state_dict["history"]), {**UNKNOWN, **state_dict["values"]}
         self._convergence.load_state_dict(state_dict["convergence"])
         self._film.load_state_dict(state_dict["film"])
-        self._max_lr = state_dict["max_lr"]
+        self._lr, self._max_lr = state_dict.get("lr"), state_dict["max_lr"]
 
     def _begin(self, trainer: Any, module: Any, epochs: int) -> None:
         """Get ready for the probes at hand: go on where a checkpoint stopped, or take a reference after `epochs` epochs."""
@@ -379,6 +386,9 @@ class SaliencyMonitor(Callback):
         if self._folder is not None:
             with self._writing(trainer):
                 self._exhibit = self._open(trainer.datamodule, self._folder, labels)
+        # A checkpoint of an epoch's last step: Lightning goes on with the next epoch and calls no hook for the end of that one.
+        if epochs > self._epochs and epochs % self.every_n_epochs == 0:
+            self._probe(trainer, epochs - 1)
 
     def _recognise(self, trainer: Any) -> None:
         """Drop what a checkpoint brought if it is of other maps than those to come."""

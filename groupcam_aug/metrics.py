@@ -89,11 +89,19 @@ class _Sums(Metric):
             setattr(self, name, state + value.detach().to(device=state.device, dtype=state.dtype))
 
     def _apply(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:
-        if fn(torch.empty(0)).device.type in _NO_FLOAT64:
-            for name, default in self._defaults.items():
-                self._defaults[name] = default.float()  # type: ignore[union-attr]
-                setattr(self, name, getattr(self, name).float())
-        return super()._apply(fn, *args, **kwargs)
+        """Go to another device, but to no other precision: counts in bfloat16 would stop growing at 256."""
+        dtype = torch.float32 if fn(torch.empty(0)).device.type in _NO_FLOAT64 else torch.float64
+        states = {name: getattr(self, name).to(dtype) for name in self._defaults}
+        defaults: dict[str, Any] = {name: default.to(dtype) for name, default in self._defaults.items()}  # type: ignore[union-attr]
+        for name in states:
+            setattr(self, name, states[name])
+        self._defaults.update(defaults)
+        super()._apply(fn, *args, **kwargs)
+        for name in states:
+            device = getattr(self, name).device
+            setattr(self, name, states[name].to(device))
+            self._defaults[name] = defaults[name].to(device)
+        return self
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Figure and axes of one value, or of a list of values over time (default: `compute()`); needs matplotlib."""

@@ -100,7 +100,7 @@ def randomization_check(
         mode: "cascading" = each stage keeps those before it re-initialised; "independent" = one stage at a time.
         seed: each module draws from a generator of its own, seeded from this and its name.
         stages: names of modules (each with all that is below it), from the output down; a number = neighbours are merged into
-            this many stages; None = every module with parameters by itself, in reverse order of the forward pass, the
+            at most so many stages; None = every module with parameters by itself, in reverse order of the forward pass, the
             classifier first.
         grid: most cells along a side. Default: 14.
         output: where the logits are in what the network returns; default: as `cam` does. Used if `targets` is None.
@@ -123,6 +123,7 @@ def randomization_check(
     preprocess = getattr(cam, "preprocess", None) if preprocess is None else preprocess
 
     def logits(batch: Tensor) -> Tensor:
+        batch = batch.clone()  # the network, or `preprocess`, may normalise in place
         return select_output(network(batch if preprocess is None else preprocess(batch)), output)
 
     with as_found(network, images.device):
@@ -199,10 +200,10 @@ def _stages(network: nn.Module, stages: Sequence[str] | int | None, run: Callabl
     single = [(name or "(network)", members) for name, members in groups.items() if members][::-1]
     if stages is None:
         return single
-    if not 1 <= stages <= len(single):
-        raise ValueError(f"stages={stages}: the network has {len(single)} modules with parameters, so 1 to {len(single)} stages")
+    if stages < 1:
+        raise ValueError(f"stages={stages}: at least 1 stage is needed")
     merged = []
-    for part in torch.arange(len(single)).tensor_split(stages):
+    for part in torch.arange(len(single)).tensor_split(min(stages, len(single))):
         own = [single[i] for i in part.tolist()]
         label = own[0][0] if len(own) == 1 else f"{own[0][0]} .. {own[-1][0]}"
         merged.append((label, [name for _, members in own for name in members]))

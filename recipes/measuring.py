@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from groupcam_aug.borrow import as_found
+from groupcam_aug.fidelity import wait_for
 from groupcam_aug.metrics import average_drop, box_masks, energy_pointing_game, insertion_deletion, pointing_game
 from groupcam_aug.recipes.items import Item, evenly
 from groupcam_aug.recipes.methods import Maps, Method, Setup
@@ -113,10 +114,10 @@ def estimate(subject: Subject, setup: Setup, items: Sequence[Item], methods: Seq
     noise = torch.rand(batch[:, 0].shape, generator=torch.Generator().manual_seed(plan.seed)).to(batch)
     steps = 4
     insertion_deletion(setup.network, batch[:1], noise[:1], 0, steps=1)
-    _wait(batch.device)
+    wait_for(batch.device)
     start = time.perf_counter()
     insertion_deletion(setup.network, batch, noise, 0, steps=steps)
-    _wait(batch.device)
+    wait_for(batch.device)
     seconds = (time.perf_counter() - start) / (2 * steps * len(batch))
     trials = STAGES * min(plan.sanity_images, len(items))
     return {
@@ -238,10 +239,10 @@ def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tenso
 
 def _timed(maps: Maps, images: Tensor, classes: Tensor, seeds: Sequence[int]) -> tuple[Tensor, float]:
     """The maps, and the seconds that one image's took."""
-    _wait(images.device)
+    wait_for(images.device)
     start = time.perf_counter()
     found = maps(images, classes, seeds)
-    _wait(images.device)
+    wait_for(images.device)
     return found, (time.perf_counter() - start) / len(images)
 
 
@@ -290,7 +291,6 @@ def _check(
     if not own or book.sanity.get(method.key, {}).get("files") == [item.key for item in own]:
         return
     images = images.to(next(setup.network.parameters()).device)
-    several = sum(1 for module in setup.network.modules() if module._parameters) > STAGES
     assert method.cam is not None  # for the type checker
     classes = _classes(setup.network, own, images)
     found = randomization_check(
@@ -300,15 +300,10 @@ def _check(
         classes,
         mode=plan.sanity_mode,
         seed=plan.seed,
-        stages=STAGES if several else None,
+        stages=STAGES,
     )
     book.add({"method": method.key, "files": [item.key for item in own], "sanity": found.summary()})
 
 
 def _seed(seed: int, item: Item) -> int:
     return seed + zlib.crc32(item.key.encode())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)

@@ -186,6 +186,21 @@ def test_its_count_goes_on_from_a_checkpoint(tmp_path, scripted):
     assert stopping.converged_epoch is None, "another fit begins anew"
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_its_count_begins_anew_with_other_maps(tmp_path, scripted):
+    scripted(0.5, 0.01, 0.01)
+    stop, saver = SaliencyEarlyStopping(), ModelCheckpoint(tmp_path / "saved", save_last=True)
+    watched(tmp_path, monitor=small(), after=[stop, saver], enable_checkpointing=True, max_epochs=3)
+    assert stop.wait_count == 2
+    scripted(0.01)
+    again = SaliencyEarlyStopping()
+    with pytest.warns(UserWarning, match="starts anew"):
+        _, trainer = watched(
+            tmp_path, monitor=small(layer="net.conv"), after=[again], ckpt_path=tmp_path / "saved" / "last.ckpt", max_epochs=12
+        )
+    assert trainer.current_epoch == 6, "three quiet probings of the new maps, not one"
+
+
 def test_beside_an_early_stopping_of_lightnings_own(tmp_path):
     both = [SaliencyEarlyStopping(), EarlyStopping("saliency/change"), EarlyStopping("accuracy", mode="max")]
     saver = ModelCheckpoint(tmp_path / "saved", save_last=True)

@@ -96,6 +96,12 @@ def test_recommends_the_cheapest_within_the_floor(net, pictures):
     )
     assert found.recommended == "free" and found["off"].iou < found.floor
 
+    def few(images, targets):
+        return free(images, targets) * (torch.arange(len(images)) == 0)[:, None, None]
+
+    found = measure_fidelity(net, pictures, groups=4, modes={"few": few}, batch_size=5, repeats=0)
+    assert found["few"].iou == 1 and found["few"].no_map > 0.5 and found.recommended == "input", "most images have no map"
+
 
 @pytest.mark.parametrize("options", [{"regroupings": 0}, {"batch_size": 0}, {"repeats": -1}])
 def test_refuses(net, pictures, options):
@@ -126,3 +132,19 @@ def test_command(tmp_path, capsys):
     record = json.loads((tmp_path / "f.json").read_text())
     assert [row["mode"] for row in record["rows"]] == ["input", "target, zero"] and 0 < record["floor"] <= 1
     assert main([*words, "--limit", "0"]) == 2
+    assert "groups=4)" in told
+    assert main([*words, "--size", "64", "--groups", "4", "--modes", "target, zero", "--importance", "gradient"]) == 1
+    assert 'weights="gradient")' in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["fidelity", str(tmp_path / "images")]) == 1
+    assert "say which network" in capsys.readouterr().err
+
+
+def test_waiting_for_a_device(monkeypatch):
+    from groupcam_aug.fidelity import wait_for
+
+    waited = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    wait_for(torch.device("cpu"))
+    wait_for(torch.device("mps"))
+    assert waited == ["mps"]

@@ -215,6 +215,21 @@ def test_checkpoints_and_trackers():
     assert tracker.best_metric(return_step=True) == (0.0, 1), "lower is better"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_module_in_low_precision_leaves_the_sums_as_they_are(dtype):
+    """Lightning's `bf16-true` casts the module with all its metrics; counts in bfloat16 stop growing at 256."""
+    module = torch.nn.ModuleDict({"metric": metrics.EnergyPointingGame()})
+    maps, masks = torch.ones(4, 4, 4), torch.zeros(4, 4, 4, dtype=torch.bool)
+    masks[:, :2] = True
+    module["metric"].update(maps, masks)
+    module.to(dtype=dtype)
+    for _ in range(300):
+        module["metric"].update(maps, masks)
+    assert module["metric"].energy_count == 4 * 301 and module["metric"].compute() == 0.5
+    module["metric"].reset()
+    assert module["metric"].energy_sum.dtype == torch.float64
+
+
 def test_a_device_without_float64(monkeypatch):
     """MPS has no float64: the states become float32 on the way there. The meta device stands for it."""
     monkeypatch.setattr(metrics, "_NO_FLOAT64", {"meta"})

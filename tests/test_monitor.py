@@ -346,6 +346,28 @@ def test_resuming_within_an_epoch_keeps_the_reference_of_its_start(tmp_path):
 
 
 @no_saver
+@pytest.mark.parametrize("when", [{"every_n_train_steps": 3}, {"every_n_epochs": 1, "save_on_train_epoch_end": False}])
+def test_resuming_from_the_end_of_an_epoch_before_its_probing(tmp_path, when):
+    """Of the last step: Lightning calls no hook for that epoch's end any more. Of a validation: the rate was cut after it."""
+    saver = ModelCheckpoint(tmp_path / "saved", filename="{epoch}-{step}", save_top_k=-1, **when)
+    settings = {"max_epochs": 4, "images": textures(5, seed=4)}
+    whole, _ = watched(
+        tmp_path / "whole",
+        Learner(cuts=(2,)),
+        SaliencyMonitor(images=settings["images"]),
+        after=[saver],
+        enable_checkpointing=True,
+        max_epochs=4,
+    )
+    path = tmp_path / "saved" / "epoch=1-step=6.ckpt"
+    again, _ = watched(
+        tmp_path / "again", Learner(cuts=(2,), seed=99), SaliencyMonitor(images=settings["images"]), ckpt_path=path, max_epochs=4
+    )
+    assert [entry["lr"] for entry in whole.history] == pytest.approx([0.05, 0.05, 0.0005, 0.0005])
+    assert again.history == whole.history
+
+
+@no_saver
 @pytest.mark.parametrize(
     ("other", "named"),
     [

@@ -270,7 +270,7 @@ def test_a_change_that_fell_with_the_learning_rate(tmp_path, lr, change, expecte
     [
         (lambda f: records.monitor(f, alive=0.3), "Only 30% of the probes have a map."),
         (lambda f: records.monitor(f, noise=0.7), "The maps are noisy: 0.70."),
-        (lambda f: records.monitor(f, correct=0.2), "Only 20% of the probes are classified correctly."),
+        (lambda f: records.monitor(f, probes=5, probe_right=[True] + 4 * [False]), "Only 20% of the probes are classified"),
         (lambda f: records.monitor(f, converged_epoch=3), "The maps had settled by epoch 3."),
         (lambda f: (records.run(f), records.monitor(f, change=lambda e: 0.6)), "The maps still change: 0.60 at the last probing"),
         (lambda f: (records.run(f), records.monitor(f, seconds=9.0)), "Watching the probes takes 17.6% of the training time."),
@@ -287,6 +287,36 @@ def test_a_change_that_fell_with_the_learning_rate(tmp_path, lr, change, expecte
 def test_each_warning_has_its_reason(tmp_path, make, expected):
     make(tmp_path)
     assert [text for text in told(tmp_path) if text.startswith(expected)], told(tmp_path)
+
+
+def falling(epoch):
+    return 0.4 if epoch < 3 else 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "unsaid"),
+    [
+        # without a verdict: one stage alone, or too few maps left
+        (lambda f: records.evaluation(f, spearman=(0.9, 0.8), passed=None), "The maps survive"),
+        # right at both of the last probings is not what counts
+        (lambda f: records.monitor(f, correct=0.1), "Only"),
+        # with too few maps change is 1 and noise may be, by convention
+        (lambda f: (records.run(f), records.monitor(f, alive=0.4, change=lambda e: 1.0)), "The maps still change"),
+        (lambda f: records.monitor(f, alive=0.0, noise=1.0), "The maps are noisy"),
+        # a rate that rises again after it was cut
+        (lambda f: (records.run(f, lr=lambda e: (1, 1, 1, 0.1, 0.1, 0.5)[e]), records.monitor(f, change=falling)), "Change fell"),
+    ],
+)
+def test_nothing_is_said_where_numbers_do_not_say_it(tmp_path, make, unsaid):
+    make(tmp_path)
+    assert not [text for text in told(tmp_path) if text.startswith(unsaid)], told(tmp_path)
+
+
+def test_a_loss_that_was_finite_in_between_is_lost_since_the_last_time(tmp_path):
+    records.run(tmp_path, epochs=0)
+    for epoch, loss in enumerate((1.0, float("nan"), 1.0, float("nan"), float("nan"))):
+        add_line(tmp_path, "run", {"train/loss": loss, "epoch": epoch, "step": epoch, "seconds": 1.0})
+    assert "train/loss is not a finite number since epoch 3." in told(tmp_path)
 
 
 # The callback

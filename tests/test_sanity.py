@@ -39,6 +39,22 @@ def net():
     return PooledNet()
 
 
+@pytest.mark.parametrize("targets", [None, 1])
+def test_a_network_that_normalises_in_place_leaves_the_images_as_they_are(net, images, targets):
+    def halved(x):
+        return x.sub_(0.5).div_(2)
+
+    before = images.clone()
+    found = randomization_check(net, images, GradCAM(net, "relu2", preprocess=halved), targets)
+    plain = randomization_check(net, images, GradCAM(net, "relu2", preprocess=lambda x: (x - 0.5) / 2), targets)
+    assert torch.equal(images, before)
+    torch.testing.assert_close(found.rho, plain.rho, equal_nan=True)
+
+
+def test_more_stages_than_modules_are_as_many_as_there_are(net, images):
+    assert randomization_check(net, images, GradCAM(net, "relu2"), 1, stages=8).stages == ("fc", "conv2", "bn1", "conv1")
+
+
 def test_stages_are_the_forward_order_from_the_output_down(net, images):
     """By when a layer runs, not by when it was registered: fc, conv2, bn1, conv1."""
     backwards = PooledNet()
@@ -269,7 +285,7 @@ def test_wrapped_outputs(net, images):
         ({"stages": ["nowhere"]}, "no module 'nowhere'"),
         ({"stages": ["pool"]}, "no parameters"),
         ({"stages": "fc"}, "list of module names"),
-        ({"stages": 9}, "4 modules with parameters"),
+        ({"stages": 0}, "at least 1 stage"),
         ({"targets": [1]}, "1 targets for 6 images"),
     ],
 )
