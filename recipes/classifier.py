@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from groupcam_aug.recipes.networks import build_network, head_name, load_weights
+from groupcam_aug.recipes.networks import build_network, head_name, load_weights, read_tensors
 
 __all__ = ["Classifier", "export_state_dict", "load_classifier", "read_checkpoint"]
 
@@ -29,7 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(path)!r}: no such file (looked in {path.absolute().parent})")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint: Any = read_tensors(path)
     known = isinstance(checkpoint, dict) and set(INFO) <= set(checkpoint.get("hyper_parameters", {}))
     if not known:
         raise ValueError(
@@ -47,7 +47,7 @@ def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple
 
     Returns:
         The module, and a dict with ``network`` (name or class_path mapping), ``num_classes``, ``class_names`` (list or None),
-        ``mean`` and ``std`` (lists or None; for images in [0, 1]) and ``size`` (pixels or None).
+        ``mean`` and ``std`` (lists or None; for images in [0, 1]), ``size`` and ``resize`` (pixels or None).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -58,6 +58,7 @@ def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple
     if network is None and arguments["network"] is None:
         raise ValueError(f"{str(path)!r} was trained around a live module, which it cannot describe; pass network=<that module>")
     info = {key: arguments[key] for key in INFO}
+    info["resize"] = checkpoint.get("datamodule_hyper_parameters", {}).get("resize")
     classifier = Classifier(**(arguments | {"network": network if network is not None else arguments["network"]}))
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval(), info

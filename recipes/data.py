@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-__all__ = ["DATASETS", "ImageData", "class_folders", "eval_transform", "train_transform"]
+__all__ = ["DATASETS", "ImageData", "as_rgb", "class_folders", "eval_transform", "is_hidden", "train_transform"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL = 64  # pixels; up to here an image is small: kept whole for validation, padded and cropped for training
 
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes
+
 # name: (torchvision class, arguments of its training, validation and test part, None = no such part, may be downloaded)
-DATASETS: dict[str, tuple[str, dict | None, dict | None, dict | None, bool]] = {
-    "cifar10": ("CIFAR10", {"train": True}, {"train": False}, None, True),
-    "cifar100": ("CIFAR100", {"train": True}, {"train": False}, None, True),
+DATASETS: dict[str, tuple[str, dict, dict | None, dict | None, bool]] = {
+    "cifar10": ("CIFAR10", {"train": True}, None, {"train": False}, True),
+    "cifar100": ("CIFAR100", {"train": True}, None, {"train": False}, True),
     "flowers102": ("Flowers102", {"split": "train"}, {"split": "val"}, {"split": "test"}, True),
     "imagenet": ("ImageNet", {"split": "train"}, {"split": "val"}, None, False),
     "imagenette": ("Imagenette", {"split": "train"}, {"split": "val"}, None, True),
-    "oxfordiiitpet": ("OxfordIIITPet", {"split": "trainval"}, {"split": "test"}, None, True),
+    "oxfordiiitpet": ("OxfordIIITPet", {"split": "trainval"}, None, {"split": "test"}, True),
 }
 
 
@@ -36,7 +41,7 @@ def class_folders(root: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
-        ValueError: there is no class folder, or one holds no image.
+        ValueError: there is no class folder, one holds no image, or they are named like parts of a data set.
     """
     if not root.is_dir():
         parent = next((p for p in root.absolute().parents if p.is_dir()), Path("/"))
@@ -47,6 +52,10 @@ def class_folders(root: Path) -> list[str]:
         raise ValueError(
             f"{str(root)!r} has no class folders; expected train/<class>/*.jpg and val/<class>/*.jpg, or root/<class>/*.jpg"
         )
+    if {name.lower() for name in classes} <= PARTS:
+        raise ValueError(
+            f"{str(root)!r} holds {', '.join(classes)}, which are no classes; name the parts train/, val/ and perhaps test/"
+        )
     for name in classes:
         if not any(path.suffix.lower() in datasets.folder.IMG_EXTENSIONS for path in (root / name).rglob("*")):
             raise ValueError(
@@ -54,6 +63,28 @@ def class_folders(root: Path) -> list[str]:
                 "add images or delete the folder"
             )
     return classes
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a part of the path below `root` begins with a dot, as copies that notebooks and file managers keep do."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture in 8-bit RGB. Pictures of 16 bits a pixel are scaled, which Pillow would clip; transparency is dropped.
+
+    Raises:
+        ValueError: numbers whose range is not known (floating point, 32 bits).
+    """
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ValueError(
+                f"pixels of mode {picture.mode!r} ({values.min():g} to {values.max():g}) have no known range; "
+                "save the image with 8 or 16 bits a channel"
+            )
+        picture = Image.fromarray((values / 257).round().astype(np.uint8))
+    return picture.convert("RGB")
 
 
 def train_transform(name: str, size: int) -> v2.Transform:
@@ -96,8 +127,9 @@ class ImageData(pl.LightningDataModule):
     ``class_names``, ``size``, ``mean`` and ``std`` can be read right after construction.
 
     Args:
-        root: folder with ``train/`` and ``val/`` (perhaps ``test/``) of class folders, or one folder of class folders, of which
-            ``val_fraction`` is held out. With ``dataset``: where that is kept. Default: "data".
+        root: folder with ``train/``, ``val/`` and ``test/`` of class folders, or one folder of class folders. Without ``val/``,
+            ``val_fraction`` of the training images is held out; without ``test/`` the validation images are tested on.
+            With ``dataset``: where that is kept. Default: "data".
         dataset: imagenette, cifar10, cifar100, flowers102, oxfordiiitpet or imagenet (from its own folder). Default: None.
         download: fetch ``dataset`` if it is not in ``root``. Default: False.
         size: height and width of the images the network sees, in pixels. Default: 224.
@@ -106,7 +138,8 @@ class ImageData(pl.LightningDataModule):
             "crop-resize", and "pad-crop" for small images.
         batch_size: images per batch and device. Default: 32.
         num_workers: loading processes per device. Default: None = one per CPU core, at most 4.
-        val_fraction: share of each class held out when there is no ``val/``, in (0, 1); at least one image. Default: 0.2.
+        val_fraction: share of each class held out when there is no ``val/``, or no such part of ``dataset`` (CIFAR, pets), in
+            (0, 1); at least one image. Default: 0.2.
         seed: of the held-out split. Default: 0.
         mean: per channel, subtracted from images in [0, 1]. Default: ImageNet's.
         std: per channel, divides. Default: ImageNet's.
@@ -142,12 +175,15 @@ class ImageData(pl.LightningDataModule):
         self.root, self.size, self.batch_size, self.num_workers = Path(root).expanduser(), size, batch_size, num_workers
         self.mean, self.std = tuple(mean), tuple(std)
         self.val_fraction, self.seed = val_fraction, seed
+        # In checkpoints, so that a test from one holds out the same images and crops them alike.
+        self.save_hyperparameters({"resize": resize, "val_fraction": val_fraction, "seed": seed})
         finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
         if train_transform is None:
             train_transform = "pad-crop" if size <= SMALL else "crop-resize"
         first = _by_name(train_transform, size) if isinstance(train_transform, str) else train_transform
         self._train_transform = _Then(first, finish)
         self._eval_transform = _Then(eval_transform(size, resize), finish)
+        self.untestable: str | None = None
         if dataset is None:
             self.train_set, self.val_set, self.test_set, self.class_names = self._from_folder()
         else:
@@ -156,19 +192,20 @@ class ImageData(pl.LightningDataModule):
 
     def _from_folder(self) -> tuple[Dataset, Dataset, Dataset, list[str]]:
         if not (self.root / "train").is_dir():
-            classes = class_folders(self.root)
-            if "val" in classes:
+            if (self.root / "val").is_dir():
                 raise ValueError(
                     f"{str(self.root)!r} has val/ but no train/; add train/, or put the class folders directly in root"
                 )
-            train, val = _Folder(self.root, self._train_transform), _Folder(self.root, self._eval_transform)
-            kept, held_out = stratified_split(train.targets, self.val_fraction, self.seed)
-            val_set: Dataset = torch.utils.data.Subset(val, held_out)
-            return torch.utils.data.Subset(train, kept), val_set, val_set, classes
+            classes = class_folders(self.root)
+            train_set, val_set = self._split(lambda transform: _Folder(self.root, transform))
+            return train_set, val_set, val_set, classes
         classes = class_folders(self.root / "train")
         parts: dict[str, Dataset] = {}
         for part in ("val", "test"):
-            if part == "test" and not (self.root / part).is_dir():
+            if not (self.root / part).is_dir():
+                continue
+            if part == "test" and not any(path.is_dir() for path in (self.root / part).iterdir()):
+                self.untestable = f"{str(self.root / part)!r} has no class folders: add them, or move the folder away"
                 continue
             found = class_folders(self.root / part)
             if found != classes:
@@ -177,7 +214,19 @@ class ImageData(pl.LightningDataModule):
                     f"only in {part} {_some(set(found) - set(classes))}; give both the same class folders"
                 )
             parts[part] = _Folder(self.root / part, self._eval_transform)
-        return _Folder(self.root / "train", self._train_transform), parts["val"], parts.get("test", parts["val"]), classes
+        if "val" in parts:
+            parts["train"] = _Folder(self.root / "train", self._train_transform)
+        else:
+            parts["train"], parts["val"] = self._split(lambda transform: _Folder(self.root / "train", transform))
+        return parts["train"], parts["val"], parts.get("test", parts["val"]), classes
+
+    def _split(self, make: Callable[[Callable], Any]) -> tuple[Dataset, Dataset]:
+        """Training and validation part of the data set that `make` makes with a transform."""
+        train, val = make(self._train_transform), make(self._eval_transform)
+        # OxfordIIITPet keeps its labels to itself.
+        labels = train.targets if hasattr(train, "targets") else train._labels
+        kept, held_out = stratified_split(labels, self.val_fraction, self.seed)
+        return Subset(train, kept), Subset(val, held_out)
 
     def _from_torchvision(self, name: str, download: bool) -> tuple[Dataset, Dataset, Dataset, list[str]]:
         key = name.lower()
@@ -189,22 +238,26 @@ class ImageData(pl.LightningDataModule):
                 f"dataset={name!r} cannot be downloaded; put it into root={str(self.root)!r} and set download to false"
             )
         make: Any = getattr(datasets, attribute)
-        sets: list[Any] = []
+
+        def part_of(part: dict, transform: Callable) -> Any:
+            # Imagenette may refuse to download over an existing copy, the one of its other part included.
+            present = key == "imagenette" and (self.root / "imagenette2").is_dir()
+            return make(self.root, transform=transform, **part, **({"download": True} if download and not present else {}))
+
         try:
-            for part, transform in ((train, self._train_transform), (val, self._eval_transform), (test, self._eval_transform)):
-                # Imagenette may refuse to download over an existing copy, the one of its other part included.
-                present = key == "imagenette" and (self.root / "imagenette2").is_dir()
-                options = {"download": True} if download and not present else {}
-                sets.append(make(self.root, transform=transform, **part, **options) if part is not None else None)
+            if val is None:
+                train_set, val_set = self._split(functools.partial(part_of, train))
+            else:
+                train_set, val_set = part_of(train, self._train_transform), part_of(val, self._eval_transform)
+            test_set = val_set if test is None else part_of(test, self._eval_transform)
         except (RuntimeError, FileNotFoundError) as error:
             remedy = (
                 "set download to true, or root to the folder that has it" if downloads else "give root the folder that has it"
             )
             raise FileNotFoundError(f"dataset={name!r} is not in root={str(self.root)!r} ({error}); {remedy}") from error
-        names = getattr(sets[0], "classes", None) or [
-            str(i) for i in range(102)
-        ]  # only Flowers102 of older torchvision has no names
-        return sets[0], sets[1], sets[2] or sets[1], [name if isinstance(name, str) else name[0] for name in names]
+        whole = train_set.dataset if isinstance(train_set, Subset) else train_set
+        names = getattr(whole, "classes", None) or [str(i) for i in range(102)]  # only Flowers102 of older torchvision has none
+        return train_set, val_set, test_set, [name if isinstance(name, str) else name[0] for name in names]
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches; the last one may be smaller."""
@@ -216,11 +269,16 @@ class ImageData(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """Batches of ``test``, or of ``val`` where there is no ``test``, in order."""
-        return self._loader(self.test_set)
+        return self._loader(self._tested())
 
     def predict_dataloader(self) -> DataLoader:
         """The same batches as for ``test``."""
-        return self._loader(self.test_set)
+        return self._loader(self._tested())
+
+    def _tested(self) -> Dataset:
+        if self.untestable is not None:
+            raise ValueError(self.untestable)
+        return self.test_set
 
     def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
         return DataLoader(
@@ -259,9 +317,21 @@ def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple
 class _Folder(datasets.ImageFolder):
     """ImageFolder with the checks, and the hidden folders passed over, of `class_folders`."""
 
+    def __init__(self, root: Path, transform: Callable) -> None:
+        super().__init__(root, transform, loader=_load, is_valid_file=functools.partial(_is_image, root=root))
+
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = class_folders(Path(directory))
         return names, {name: i for i, name in enumerate(names)}
+
+
+def _load(path: str) -> Image.Image:
+    with Image.open(path) as picture:
+        return as_rgb(picture)
+
+
+def _is_image(path: str, root: Path) -> bool:
+    return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not is_hidden(Path(path), root)
 
 
 class _Then:

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from groupcam_aug import measure_fidelity
+from groupcam_aug.callbacks.record import put_file
+from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images
 
 __all__ = ["run"]
@@ -42,31 +44,37 @@ def run(command: str, words: list[str]) -> int:
         parser.error(f"--limit {options.limit}: give at least 1")
     console = Console()
     failed: dict[Path, str] = {}
-    subject = load_subject(options)
-    paths = find_images(options.paths)
-    paths = paths[:: math.ceil(len(paths) / options.limit)]
-    console.print(f"{subject.told}; {len(paths)} images", soft_wrap=True, highlight=False)
-    images, targets = _read(paths, subject, options.batch_size, failed, console)
-    result = measure_fidelity(
-        subject.network,
-        images,
-        targets,
-        layer=options.layer,
-        groups=options.groups,
-        modes=options.modes,
-        weights=options.importance,
-        batch_size=options.batch_size,
-        progress=lambda parts: track(parts, "mapping", console=console),
-    )
+    with refusing():
+        subject = load_subject(options)
+        paths = find_images(options.paths)
+        paths = paths[:: math.ceil(len(paths) / options.limit)]
+        console.print(f"{subject.told}; {len(paths)} images", soft_wrap=True, highlight=False)
+        images, targets = _read(paths, subject, options.batch_size, failed, console)
+        result = measure_fidelity(
+            subject.network,
+            images,
+            targets,
+            layer=options.layer,
+            groups=options.groups,
+            modes=options.modes,
+            weights=options.importance,
+            batch_size=options.batch_size,
+            progress=lambda parts: track(parts, "mapping", console=console),
+        )
     console.print(str(result), soft_wrap=True, highlight=False, markup=False)
     place, _, base = result.recommended.partition(", ")
-    chosen = f'mask_at="{place}"' + (f', baseline="{base}"' if base else "")
-    console.print(f"GroupCAMAugmentation({chosen})", soft_wrap=True, highlight=False, markup=False)
+    # What was not left at its default must be set in training, too, or other maps are trained with than were measured.
+    chosen = {"mask_at": place, "baseline": base or None, "layer": options.layer}
+    chosen |= {"groups": options.groups if options.groups != 16 else None}
+    chosen |= {"weights": options.importance if options.importance != "none" else None}
+    told = ", ".join(f"{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None)
+    console.print(f"GroupCAMAugmentation({told})", soft_wrap=True, highlight=False, markup=False)
     for path, reason in failed.items():
         console.print(f"left out {path}: {reason}", soft_wrap=True, highlight=False, markup=False)
     if options.json:
         record: dict[str, Any] = {**asdict(result), "rows": [row._asdict() for row in result.rows], "torch": torch.__version__}
-        Path(options.json).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        file = Path(options.json)
+        put_file(file.parent, file.name, json.dumps(record, indent=2) + "\n")
     return 1 if failed else 0
 
 

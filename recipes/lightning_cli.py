@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import json
 import re
 import sys
@@ -16,15 +17,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
+from torch.utils.data import Subset
 
-from groupcam_aug.recipes.classifier import read_checkpoint
+from groupcam_aug.callbacks.record import put_file
+from groupcam_aug.recipes.classifier import Classifier, read_checkpoint
 from groupcam_aug.recipes.cli import Refused, find_recipe, nearest, refusing
+from groupcam_aug.recipes.networks import read_tensors
 
 __all__ = ["GroupCAMCLI", "run"]
 
 CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
 IMAGE_DATA = "groupcam_aug.recipes.data.ImageData"
 LINKED = ("num_classes", "class_names", "mean", "std", "size")  # the data knows them, the model keeps them
+CHOICES = ("resize", "val_fraction", "seed")  # of `ImageData`, which a test must make like the training did
 
 
 class _Parser(LightningArgumentParser):
@@ -43,10 +48,12 @@ class _Parser(LightningArgumentParser):
 class GroupCAMCLI(LightningCLI):
     """LightningCLI for any model and data class by ``class_path``; by default `Classifier` on `ImageData`.
 
-    Number and names of the classes, normalisation and image size go from the data to the model if it takes them.
+    Number and names of the classes, normalisation and image size go from the data to the model if it takes them; to a model other
+    than `Classifier` only where it has no default of its own and the config no value.
     """
 
     def __init__(self, args: list[str]) -> None:
+        self._links = [_Attribute(name) for name in LINKED]  # for the parsers of all commands
         super().__init__(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -67,19 +74,24 @@ class GroupCAMCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Defaults and links."""
         parser.set_defaults({"model": {"class_path": CLASSIFIER}, "data": {"class_path": IMAGE_DATA}})
-        for name in LINKED:
-            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=_Attribute(name), apply_on="instantiate")
+        for link in self._links:
+            parser.link_arguments("data", f"model.init_args.{link.name}", compute_fn=link, apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Make data, model and Trainer; what they refuse is told without a traceback."""
+        for link in self._links:
+            link.heed(self._get(self.config, "model"))
         try:
             super().instantiate_classes()
         except (OSError, ValueError, TypeError) as error:
             # jsonargparse wraps what a class raised in a message about types; the cause is what helps.
             raise Refused(str(error.__cause__ or error)) from error
+        if self.subcommand in ("test", "predict") and (reason := getattr(self.datamodule, "untestable", None)):
+            raise Refused(reason)
         path, here = self._get(self.config, "ckpt_path"), getattr(self.datamodule, "class_names", None)
         if path and Path(path).is_file():
-            kept = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {}).get("class_names")
+            with refusing():
+                kept = read_tensors(path).get("hyper_parameters", {}).get("class_names")
             if kept and here and list(kept) != list(here):
                 raise Refused(
                     f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
@@ -87,8 +99,10 @@ class GroupCAMCLI(LightningCLI):
 
     def predict(self, **arguments: Any) -> None:
         """Predict, and write ``predictions.csv`` (file or index, class, probability) to the log folder."""
+        if self.trainer.world_size > 1:  # each process would have a part of the samples, in an order of its own
+            raise Refused(f"predict writes the file of one process, not of {self.trainer.world_size}: add --trainer.devices 1")
         batches: Any = self.trainer.predict(**arguments)
-        if batches and self.trainer.is_global_zero and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
+        if batches and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
             print(f"wrote {write_predictions(Path(self.trainer.log_dir or '.'), batches, self.datamodule, self.model)}")
 
     def _parse_ckpt_path(self) -> None:
@@ -119,13 +133,24 @@ def run(command: str, words: list[str]) -> int:
 
 
 class _Attribute:
-    """Reads one attribute of the data module, None if it has none (picklable and named, unlike a lambda)."""
+    """Reads one attribute of the data module for the model (picklable and named, unlike a lambda)."""
 
     def __init__(self, name: str) -> None:
         self.name, self.__name__ = name, f"data.{name}"
+        self.given: Any = None  # what the config says
+        self.open = True  # whether the data may say otherwise
+
+    def heed(self, model: Any) -> None:
+        """Look at the model's config, which a link would overwrite."""
+        module, _, attribute = model.class_path.rpartition(".")
+        found = getattr(sys.modules.get(module), attribute)
+        self.given = (model.get("init_args") or {}).get(self.name)
+        if not issubclass(found, Classifier):
+            known = inspect.signature(found).parameters.get(self.name)
+            self.open = self.given is None and (known is None or known.default in (None, known.empty))
 
     def __call__(self, data: pl.LightningDataModule) -> Any:
-        return getattr(data, self.name, None)
+        return getattr(data, self.name, self.given) if self.open else self.given
 
 
 def _few(names: Sequence[str]) -> str:
@@ -147,7 +172,7 @@ def with_recipes(words: list[str]) -> list[str]:
 
 
 def from_checkpoint(words: list[str]) -> list[str]:
-    """Add the model, and the size and normalisation of the data, from ``--ckpt_path`` where neither model nor config is given."""
+    """Add model, size, normalisation and split from ``--ckpt_path``, where neither model nor config is given."""
     given = {
         word.partition("=")[0]: word.partition("=")[2] or following
         for word, following in zip(words, [*words[1:], ""], strict=True)
@@ -155,16 +180,19 @@ def from_checkpoint(words: list[str]) -> list[str]:
     path = given.get("--ckpt_path")
     if not path or path in ("best", "last") or any(flag in ("--config", "-c") or flag.startswith("--model") for flag in given):
         return words
-    arguments = dict(read_checkpoint(path)["hyper_parameters"])
+    checkpoint = read_checkpoint(path)
+    arguments = dict(checkpoint["hyper_parameters"])
     if arguments["network"] is None:
         raise ValueError(f"{path!r} was trained around a live module, which it cannot describe; give --model or --config")
     linked = {name: arguments.pop(name) for name in LINKED}
     model = ["--model", json.dumps({"class_path": CLASSIFIER, "init_args": arguments})]
-    data = []
-    if given.get("--data", IMAGE_DATA).rpartition(".")[2] in ("ImageData", "ShapesDataModule"):
-        for name in ("size", "mean", "std"):
-            if linked[name] is not None and not given.keys() & {f"--data.{name}", f"--data.init_args.{name}"}:
-                data += [f"--data.{name}", json.dumps(linked[name])]
+    data, kind = [], given.get("--data", IMAGE_DATA).rpartition(".")[2]
+    known = {name: linked[name] for name in ("size", "mean", "std")} if kind in ("ImageData", "ShapesDataModule") else {}
+    if kind == "ImageData":
+        known |= {name: checkpoint.get("datamodule_hyper_parameters", {}).get(name) for name in CHOICES}
+    for name, value in known.items():
+        if value is not None and not given.keys() & {f"--data.{name}", f"--data.init_args.{name}"}:
+            data += [f"--data.{name}", json.dumps(value)]
     return [*words, *data, *model]
 
 
@@ -196,16 +224,19 @@ def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model:
     Args:
         folder: where ``predictions.csv`` goes; made if missing.
         batches: probabilities (N, num_classes) in the order of the data's ``test_set``.
-        data: its ``test_set.samples``, where it has them, give the files.
+        data: its ``test_set.samples``, or those of the data set that it is a subset of, give the files, where it has them.
         model: its ``class_names``, where it has them, name the classes.
     """
     probability, label = torch.cat(list(batches)).max(dim=1)
-    samples = getattr(getattr(data, "test_set", None), "samples", None)
+    tested = getattr(data, "test_set", None)
+    samples = getattr(tested, "samples", None)
+    if isinstance(tested, Subset) and hasattr(tested.dataset, "samples"):
+        samples = [tested.dataset.samples[i] for i in tested.indices]
     names = getattr(model, "class_names", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file" if samples else "index", "class", "probability"])
-        for i, (which, share) in enumerate(zip(label.tolist(), probability.tolist(), strict=True)):
-            writer.writerow([samples[i][0] if samples else i, names[which] if names else which, f"{share:.4f}"])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["file" if samples else "index", "class", "probability"])
+    for i, (which, share) in enumerate(zip(label.tolist(), probability.tolist(), strict=True)):
+        writer.writerow([samples[i][0] if samples else i, names[which] if names else which, f"{share:.4f}"])
+    put_file(folder, "predictions.csv", text.getvalue())
     return folder / "predictions.csv"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_weights", "read_state_dict"]
+__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_weights", "read_state_dict", "read_tensors"]
+
+
+def read_tensors(path: str | Path) -> Any:
+    """What ``torch.save`` wrote, on the CPU: tensors and plain values, nothing that would run code.
+
+    Raises:
+        ValueError: another kind of file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, KeyError, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no file of tensors and plain values ({str(error).strip().partition(chr(10))[0]}); "
+            "save model.state_dict(), not the model"
+        ) from error
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -40,7 +56,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
         state: Any = load_file(path)
     else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
         for key in ("state_dict", "model"):
             if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
                 state = state[key]

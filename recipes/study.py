@@ -55,7 +55,7 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="NAME or NAME,key=value,... (default: the study's)")
     parser.add_argument("--seeds", metavar="N", help="how many, from 0; or which: 3-7, or 0,2,5 (default: the study's)")
     parser.add_argument("--reference", default="none", metavar="ARM", help="arm that others are compared with (default: none)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of network passes")
     parser.add_argument("--jobs", type=int, help="runs at a time, one thread each on a CPU (default: one per core; 1 on a GPU)")
     parser.add_argument("--data", help="folder with CIFAR-10 and pretrained weights (default: $GROUPCAM_DATA)")

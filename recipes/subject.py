@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from groupcam_aug.recipes.classifier import load_classifier
-from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform
+from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, as_rgb, eval_transform, is_hidden
 from groupcam_aug.recipes.networks import build_network, head_name, load_weights, read_state_dict
 
 __all__ = ["Subject", "add_arguments", "find_images", "load_subject", "read_images"]
@@ -33,11 +33,13 @@ class Subject:
     told: str  # one line: what it is
 
     def class_index(self, name: str) -> int:
-        """The index of a class given by name or number.
+        """The index of a class given by name, or by number where none has such a name.
 
         Raises:
             ValueError: no such class; near names are suggested.
         """
+        if name in self.class_names:
+            return list(self.class_names).index(name)
         if name.lstrip("-").isdigit():
             if not 0 <= int(name) < len(self.class_names):
                 raise ValueError(
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained", action="store_true", help="fetch --model's published weights")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line (default: those the weights come with)")
     group.add_argument("--size", type=int, help="pixels a side (default: the network's own)")
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
 
 
 def load_subject(options: argparse.Namespace) -> Subject:
@@ -78,7 +80,7 @@ def load_subject(options: argparse.Namespace) -> Subject:
     if options.ckpt_path is not None:
         classifier, info = load_classifier(options.ckpt_path)
         network, mean, std = classifier.network, info["mean"] or IMAGENET_MEAN, info["std"] or IMAGENET_STD
-        size, resize, names = info["size"] or 224, None, info["class_names"]
+        size, resize, names = info["size"] or 224, info["resize"], info["class_names"]
         count, told = info["num_classes"], f"{options.ckpt_path} ({type(network).__name__})"
     else:
         network, count = _by_name(options)
@@ -96,7 +98,7 @@ def load_subject(options: argparse.Namespace) -> Subject:
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
-    """Image files among `paths`: files as they are, folders searched through, in order.
+    """Image files among `paths`: files as they are, folders searched through but for hidden parts, in order.
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder without images.
@@ -104,7 +106,8 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            files = (file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+            inside = sorted(file for file in files if not is_hidden(file, path))
             if not inside:
                 raise FileNotFoundError(f"{str(path)!r} holds no image ({', '.join(IMG_EXTENSIONS)})")
             found += inside
@@ -124,9 +127,9 @@ def read_images(
     for i, path in enumerate(paths):
         try:
             with Image.open(path) as picture:
-                images.append(subject.transform(picture.convert("RGB")))
+                images.append(subject.transform(as_rgb(picture)))
             kept.append(path)
-        except (UnidentifiedImageError, OSError, ValueError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
             failed[path] = str(error)
         if images and (len(images) == batch_size or i == len(paths) - 1):
             yield kept, torch.stack(images)
@@ -141,7 +144,8 @@ def _by_name(options: argparse.Namespace) -> tuple[nn.Module, int]:
             f"--model {options.model} needs its weights: --weights FILE, or --pretrained to fetch the published ones"
         )
     if options.weights is None:
-        return build_network(options.model, 1000, True), 1000
+        count = _published_classes(options.model)
+        return build_network(options.model, count, True), count
     state = read_state_dict(options.weights)
     draft = build_network(options.model, 1000)
     head = head_name(draft) + ".weight"
@@ -149,6 +153,23 @@ def _by_name(options: argparse.Namespace) -> tuple[nn.Module, int]:
     network = draft if count == 1000 else build_network(options.model, count)
     load_weights(network, state)
     return network, count
+
+
+def _published_classes(spec: str) -> int:
+    """How many classes the published weights have; another number would silently get a fresh, random head.
+
+    Raises:
+        ValueError: they have no classifier.
+    """
+    import timm
+
+    library, _, name = spec.rpartition("/")
+    config = timm.get_pretrained_cfg(name) if library in ("", "timm") and timm.is_model(name) else None
+    if config is None:
+        return 1000  # all of torchvision's classifiers
+    if not config.num_classes:
+        raise ValueError(f"the published weights of {spec} have no classifier; fine-tune it and give --ckpt_path, or another tag")
+    return int(config.num_classes)
 
 
 def _expects(network: nn.Module) -> tuple[Sequence[float], Sequence[float], int, int | None]:

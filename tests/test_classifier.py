@@ -83,6 +83,7 @@ def test_a_checkpoint_serves_alone(checkpoint):
         **INFO,
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.2, 0.2],
+        "resize": None,
     }
     assert torch.equal(Classifier.load_from_checkpoint(path).eval()(x), loaded(x))
 

@@ -210,6 +210,57 @@ def test_a_model_that_takes_some_links_gets_those(folder, monkeypatch):
     assert main(["fit", *words, "--trainer.fast_dev_run", "true", *QUIET]) == 0
 
 
+def test_what_a_model_was_given_is_not_overwritten_by_data_that_do_not_know_it(folder, monkeypatch):
+    (folder / "own_two.py").write_text(
+        "from pytorch_lightning.demos.boring_classes import BoringModel\n"
+        "class Own(BoringModel):\n"
+        "    def __init__(self, num_classes: int = 5, size: str = 'small', mean: float = 0.25, std: list[float] | None = None):\n"
+        "        super().__init__()\n"
+        "        print('got', num_classes, size, mean, std)\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    boring = "pytorch_lightning.demos.boring_classes.BoringDataModule"
+    words = ["--model", "own_two.Own", "--model.num_classes", "7", "--trainer.fast_dev_run", "true", *QUIET]
+    for data, told in (
+        (["--data", boring], "got 7 small 0.25 None"),
+        (["--data.root", "images", "--data.size", "32", "--data.std", "[0.5,0.5,0.5]"], "got 7 small 0.25 [0.5, 0.5, 0.5]"),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-m", "groupcam_aug.recipes.cli", "fit", *words, *data], capture_output=True, text=True, cwd=folder
+        )
+        assert told in found.stdout, found.stderr[-2000:]
+
+
+def test_a_checkpoint_brings_the_split_it_was_trained_on(folder):
+    from groupcam_aug.recipes.classifier import load_classifier
+    from groupcam_aug.recipes.lightning_cli import from_checkpoint
+
+    words = ["--data.root", "images/train", "--data.size", "32", "--data.num_workers", "0", "--data.seed", "3"]
+    words += ["--data.val_fraction", "0.4", "--data.resize", "40"]
+    limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
+    path = str(next((folder / "run").rglob("*.ckpt")))
+    found = from_checkpoint(["--ckpt_path", path, "--data.root", "images/train"])
+    assert [found[found.index(f"--data.{name}") + 1] for name in ("seed", "val_fraction", "resize")] == ["3", "0.4", "40"]
+    assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"])
+    assert load_classifier(path)[1]["resize"] == 40
+    assert main(["predict", "--ckpt_path", path, "--data.root", "images/train", "--trainer.logger", "false", *QUIET]) == 0
+    lines = list(csv.reader((folder / "predictions.csv").open()))
+    assert lines[0][0] == "file" and len(lines) == 3 and all("images/train" in line[0] for line in lines[1:])
+
+
+def test_predict_is_for_one_process(checkpoint, folder, capsys):
+    words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.devices", "2"]
+    assert main(["predict", *words, "--trainer.strategy", "ddp_spawn", *QUIET]) == 1
+    assert "of one process, not of 2: add --trainer.devices 1" in capsys.readouterr().err
+
+
+def test_test_images_without_classes_are_refused_before_they_are_needed(checkpoint, folder, capsys):
+    (folder / "images" / "test").mkdir()
+    assert main(["test", "--ckpt_path", str(checkpoint), "--data.root", "images", *QUIET]) == 1
+    assert "test' has no class folders" in capsys.readouterr().err
+
+
 def test_export_writes_a_state_dict(checkpoint, folder, capsys):
     assert main(["export", str(checkpoint), "out.safetensors"]) == 0
     assert (folder / "out.safetensors").is_file()

@@ -1,11 +1,15 @@
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 from torchvision.transforms import v2
 
-from groupcam_aug.recipes.data import ImageData, class_folders, eval_transform, stratified_split, train_transform
+from groupcam_aug.recipes.data import ImageData, as_rgb, class_folders, eval_transform, stratified_split, train_transform
+from groupcam_aug.recipes.subject import find_images
 
 
 @pytest.fixture
@@ -96,10 +100,57 @@ def test_val_without_train_is_refused(root):
         make(root)
 
 
-def test_train_without_val_is_refused(root):
-    shutil.rmtree(root / "val")
-    with pytest.raises(FileNotFoundError, match=r"val' is no folder"):
+def test_without_val_a_share_of_train_is_held_out(root):
+    shutil.move(root / "val", root / "test")
+    data = make(root, val_fraction=0.4)
+    assert len(data.train_set) == 9 and len(data.val_set) == 6 and len(data.test_set) == 6
+    assert isinstance(data.test_set, type(data.val_set.dataset)) and set(data.train_set.indices).isdisjoint(data.val_set.indices)
+
+
+def test_a_test_folder_without_classes_is_no_hindrance_to_training(root):
+    (root / "test").mkdir()
+    Image.new("RGB", (40, 40)).save(root / "test" / "unknown.png")
+    data = make(root)
+    assert len(list(data.val_dataloader())) == 2
+    with pytest.raises(ValueError, match="test' has no class folders"):
+        data.test_dataloader()
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation")])
+def test_parts_are_not_taken_for_classes(root, names):
+    for old, new in zip(("train", "val"), names):
+        shutil.move(root / old, root / f"{new}_")  # by way of another name: some file systems do not tell cases apart
+        shutil.move(root / f"{new}_", root / new)
+    with pytest.raises(ValueError, match="which are no classes; name the parts train/, val/"):
         make(root)
+
+
+def test_hidden_copies_are_no_images(root):
+    copy = root / "train" / "ant" / ".ipynb_checkpoints"
+    copy.mkdir()
+    shutil.copy(root / "train" / "ant" / "0.png", copy)
+    assert len(make(root).train_set) == 15 and len(find_images([str(root / "train")])) == 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 64 * 64).round().astype(np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    with Image.open(tmp_path / f"ramp.{suffix}") as picture:
+        found = np.asarray(as_rgb(picture))
+    assert found.shape == (64, 64, 3) and found.dtype == np.uint8
+    np.testing.assert_array_equal(found[..., 0], (ramp / 257).round())
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "float.tiff")
+    with Image.open(tmp_path / "float.tiff") as picture, pytest.raises(ValueError, match=r"mode 'F' \(0 to 1\)"):
+        as_rgb(picture)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    assert as_rgb(Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)).getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("name", ["crop-resize", "pad-crop", "none"])
@@ -149,5 +200,22 @@ def test_a_torchvision_set_is_read(tmp_path):
             folder.mkdir(parents=True)
             Image.new("RGB", (40, 40)).save(folder / f"{wnid}_0.JPEG")
     data = make(tmp_path, dataset="imagenette")
+    assert data.test_set is data.val_set
     assert data.num_classes == len(data.class_names) >= 5 and all(isinstance(name, str) for name in data.class_names)
     assert data.train_set[0][0].shape == (3, 32, 32)
+
+
+def test_a_set_with_an_official_test_part_is_validated_on_held_out_training_images(tmp_path, monkeypatch):
+    """CIFAR-10 as torchvision keeps it: what chooses the checkpoint must not be what the test reports."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        pixels = np.full((20, 3072), 200 if name == "test_batch" else 50, dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(20)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"c{i}" for i in range(10)]}))
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(datasets.cifar, "check_integrity", lambda *_: True)
+    data = make(tmp_path, dataset="cifar10", mean=(0, 0, 0), std=(1, 1, 1))
+    assert len(data.train_set) == 80 and len(data.val_set) == 20 and len(data.test_set) == 20 and data.num_classes == 10
+    assert [round(part[0][0].max().item() * 255) for part in (data.train_set, data.val_set, data.test_set)] == [50, 50, 200]
+    assert set(data.train_set.indices).isdisjoint(data.val_set.indices)

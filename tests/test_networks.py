@@ -73,6 +73,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="a list"):
         read_state_dict(tmp_path / "list.pt")
+    torch.save(CIFARResNet(8, width=4), tmp_path / "module.pt")
+    (tmp_path / "noise.pt").write_bytes(b"hello, this is no file of torch")
+    whole = (tmp_path / "module.pt").read_bytes()
+    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("module.pt", "noise.pt", "torn.pt"):
+        with pytest.raises(ValueError, match=rf"{name}' is no file of tensors .*save model.state_dict\(\), not the model"):
+            read_state_dict(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18", "resnet18", "torchvision/squeezenet1_1"])
