@@ -212,12 +212,13 @@ def _work(options: argparse.Namespace) -> Work:
 
 
 def _missing(name: str, size: str, machine: Machine, out: Path) -> list[tuple[str, str, int]]:
-    """(regime, arm, number of seeds) of the study's own plan without a record, for the summary."""
+    """(regime, arm, number of seeds) of the study's own plan without a record, for the summary; none if all are."""
+    trials = planned(name, size, machine, None, None, None)
+    missing = [trial for trial in trials if not trial.path(out).is_file()]
     counts: dict[tuple[str, str], int] = {}
-    for trial in planned(name, size, machine, None, None, None):
-        if not trial.path(out).is_file():
-            key = trial.regime.name, trial.arm.name
-            counts[key] = counts.get(key, 0) + 1
+    for trial in missing if len(missing) < len(trials) else ():
+        key = trial.regime.name, trial.arm.name
+        counts[key] = counts.get(key, 0) + 1
     return [(*key, count) for key, count in counts.items()]
 
 
