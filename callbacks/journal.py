@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from groupcam_aug.callbacks.record import read_lines
 
 __all__ = ["FILES", "Journal", "higher_is_better", "main_metric", "read_journal", "series"]
 
+CLOCKS = 5.0  # seconds
 ENOUGH_ALIVE = 0.5  # where the monitor does not say
 FILES = ("run.json", "run.jsonl", "monitor.json", "monitor.jsonl", "augmentation.json", "augmentation.jsonl", "evaluation.json")
 
@@ -60,23 +62,33 @@ class Journal:
 
 
 def read_journal(folder: Path) -> Journal:
-    """Read `folder`, the `groupcam` folder of a run.
+    """Read `folder`, the `groupcam` folder of a run. Files last written before the run began are of an earlier one there.
 
     Raises:
         ValueError: a file there is not what it should be; it is named.
     """
-    last = _last_epoch(read_lines(folder, "augmentation"))
-    galleries = [_read(path) for path in sorted((folder / "gallery").glob("epoch_*.json"))]
+    run = _read(folder / "run.json")
+    began = _began(run)
+
+    def lines(name: str) -> list[dict[str, Any]]:
+        return read_lines(folder, name) if _is_new(folder / f"{name}.jsonl", began) else []
+
+    def facts(path: Path) -> dict[str, Any]:
+        return _read(path) if _is_new(path, began) else {}
+
+    augmented = lines("augmentation")
+    last = _last_epoch(augmented)
+    galleries = [found for path in sorted((folder / "gallery").glob("epoch_*.json")) if (found := facts(path))]
     return Journal(
         folder=folder,
-        run=_read(folder / "run.json"),
-        epochs=read_lines(folder, "run"),
-        monitor=_read(folder / "monitor.json"),
-        probings=read_lines(folder, "monitor"),
-        augmentation=_read(folder / "augmentation.json"),
-        augmented=read_lines(folder, "augmentation"),
+        run=run,
+        epochs=lines("run"),
+        monitor=facts(folder / "monitor.json"),
+        probings=lines("monitor"),
+        augmentation=facts(folder / "augmentation.json"),
+        augmented=augmented,
         galleries=[gallery for gallery in galleries if last is None or gallery.get("epoch", 0) <= last],
-        evaluation=_read(folder / "evaluation.json"),
+        evaluation=facts(folder / "evaluation.json"),
     )
 
 
@@ -116,6 +128,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, not an object; move it away, the report does without it")
     return content
+
+
+def _began(run: dict[str, Any]) -> float:
+    """When the run began, in seconds since 1970; 0 if that is not known."""
+    try:
+        return datetime.fromisoformat(run["started"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _is_new(path: Path, began: float) -> bool:
+    """Whether a file is of a run that began then; clocks of file servers may differ by seconds."""
+    return path.is_file() and path.stat().st_mtime >= began - CLOCKS
 
 
 def _last_epoch(lines: list[dict[str, Any]]) -> int | None:

@@ -1,10 +1,12 @@
 """The report: what is in it, that it stands alone, and that a run leaves it whatever happens."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from datetime import datetime
 from html.parser import HTMLParser
 
 import lit
@@ -317,6 +319,20 @@ def test_a_loss_that_was_finite_in_between_is_lost_since_the_last_time(tmp_path)
     for epoch, loss in enumerate((1.0, float("nan"), 1.0, float("nan"), float("nan"))):
         add_line(tmp_path, "run", {"train/loss": loss, "epoch": epoch, "step": epoch, "seconds": 1.0})
     assert "train/loss is not a finite number since epoch 3." in told(tmp_path)
+
+
+def test_records_of_an_earlier_run_in_the_same_folder_are_not_this_runs(tmp_path):
+    records.run(tmp_path)
+    records.augmentation(tmp_path, no_map=90)
+    records.evaluation(tmp_path, spearman=(0.9, 0.8))
+    assert read_journal(tmp_path).augmented and len(told(tmp_path)) >= 2
+    began = json.loads((tmp_path / "run.json").read_text())["started"]
+    before = datetime.fromisoformat(began).timestamp() - 60
+    for path in [*tmp_path.glob("augmentation.*"), *tmp_path.glob("gallery/*"), tmp_path / "evaluation.json"]:
+        os.utime(path, (before, before))
+    journal = read_journal(tmp_path)
+    assert journal.epochs and not (journal.augmented or journal.augmentation or journal.galleries or journal.evaluation)
+    assert not told(tmp_path)
 
 
 # The callback
