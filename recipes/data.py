@@ -175,8 +175,9 @@ class ImageData(pl.LightningDataModule):
         self.root, self.size, self.batch_size, self.num_workers = Path(root).expanduser(), size, batch_size, num_workers
         self.mean, self.std = tuple(mean), tuple(std)
         self.val_fraction, self.seed = val_fraction, seed
-        # In checkpoints, so that a test from one holds out the same images and crops them alike.
-        self.save_hyperparameters({"resize": resize, "val_fraction": val_fraction, "seed": seed})
+        # In checkpoints, so that a test from one holds out the same images and crops them alike; in no logger, where they
+        # could clash with those of a model.
+        self.save_hyperparameters({"resize": resize, "val_fraction": val_fraction, "seed": seed}, logger=False)
         finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
         if train_transform is None:
             train_transform = "pad-crop" if size <= SMALL else "crop-resize"

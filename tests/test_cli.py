@@ -244,6 +244,8 @@ def test_a_checkpoint_brings_the_split_it_was_trained_on(folder):
     assert [found[found.index(f"--data.{name}") + 1] for name in ("seed", "val_fraction", "resize")] == ["3", "0.4", "40"]
     assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"])
     assert load_classifier(path)[1]["resize"] == 40
+    kept = torch.load(path, weights_only=True)["datamodule_hyper_parameters"]
+    assert kept == {"resize": 40, "val_fraction": 0.4, "seed": 3}
     assert main(["predict", "--ckpt_path", path, "--data.root", "images/train", "--trainer.logger", "false", *QUIET]) == 0
     lines = list(csv.reader((folder / "predictions.csv").open()))
     assert lines[0][0] == "file" and len(lines) == 3 and all("images/train" in line[0] for line in lines[1:])
