@@ -132,7 +132,7 @@ class Arm:
         return 1.03 + self.p * passes / 3
 
     def twin(self, mask: Literal["other", "centre"]) -> Arm:
-        """The control of this arm: the same with another sample's mask, or with a disc as large as its own."""
+        """The control of an arm with own masks: the same with another sample's mask, or with a disc as large as its own."""
         return _named(dataclasses.replace(self, mask=mask, inverse_share=0.0, other_share=0.0))
 
 

@@ -141,7 +141,16 @@ def plans(size: str) -> tuple[Plan, ...]:
     controls: tuple[str, ...] = ("other", "centre", "shifted", "whole", "inverse", "oracle", "erase", "erase,area=0.18", "cutmix")
     filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "inverse", "oracle"))
     sources = tuple(f"fast-weights,source={source}{fill}" for source in ("teacher", "few") for fill in ("", ",fill=other"))
-    twins = ("fast-weights", "fast,fill=other", "fast-weights,fill=other", "oracle", "oracle,fill=other", *sources)
+    twins = (
+        "balanced",
+        "gradcam",
+        "fast-weights",
+        "fast,fill=other",
+        "fast-weights,fill=other",
+        "oracle",
+        "oracle,fill=other",
+        *sources,
+    )
     taught = (*sources, "fast-weights,source=ema,fill=other", "frozen,source=teacher", "frozen,source=few")
     controls += tuple(f"{arm},mask=other" for arm in twins)
     changes = (
@@ -156,10 +165,12 @@ def plans(size: str) -> tuple[Plan, ...]:
     )
     variants = ("fast-weights,source=early", "fast-weights,source=ema", *(f"fast,{change}" for change in changes))
     photographs: tuple[str, ...] = ("none", "fast", "other", "centre", "oracle", "cutmix", "oracle,fill=other")
-    photographs += ("fast-weights,fill=other", sources[1], sources[3], f"{sources[3]},mask=other")
+    photographs += tuple(
+        f"{arm}{mask}" for arm in ("fast-weights,fill=other", sources[1], sources[3]) for mask in ("", ",mask=other")
+    )
     return (
         Plan(("rho0.95",), (*paper, *controls, *filled, *taught), 8),
-        Plan(("rho0.8", "rho0.5"), ("none", "fast", "oracle,fill=other", "fast-weights,source=teacher,fill=other"), 8),
+        Plan(("rho0.8", "rho0.5"), ("none", "fast", "other", "oracle,fill=other", sources[1], f"{sources[1]},mask=other"), 8),
         Plan(("rho0.95",), variants, 4 if size == "cpu" else 8),
         Plan(("photos0.95",), photographs, 4 if size == "cpu" else 8),
     )

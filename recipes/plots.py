@@ -20,7 +20,7 @@ COLUMNS = 3  # regimes side by side
 
 
 def forest(summary: Mapping[str, Any]) -> bytes | None:
-    """A PNG: for each regime and arm the difference to the reference in the study's two main metrics, with 95 % intervals.
+    """A PNG: for each regime and arm the difference to the reference in two metrics, with Student's 95 % intervals.
 
     None if no arm can be compared.
     """
@@ -42,8 +42,8 @@ def forest(summary: Mapping[str, Any]) -> bytes | None:
             arms = {arm["name"]: arm["difference"][metric] for arm in group["arms"] if metric in arm["difference"]}
             found = [(i + offset, arms[name]) for i, name in enumerate(order) if name in arms]
             for y, one in found:
-                if one["low"] is not None:
-                    panel.plot([one["low"], one["high"]], [y, y], color=colour, linewidth=1.6, zorder=2)
+                if one["t_low"] is not None:
+                    panel.plot([one["t_low"], one["t_high"]], [y, y], color=colour, linewidth=1.6, zorder=2)
             x = [one["mean"] for _, one in found]
             panel.scatter(x, [y for y, _ in found], color=colour, marker=marker, s=22, zorder=3, label=titles[metric])
         panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
@@ -53,7 +53,7 @@ def forest(summary: Mapping[str, Any]) -> bytes | None:
         panel.set_yticks(range(len(order)), [_short(name) for name in order])
         panel.set_ylim(-0.7, len(order) - 0.3)
         panel.set_title(f"{group['name']} ({group['size']}, {len(group['seeds'])} seeds)", fontsize=9.5, loc="left")
-        panel.set_xlabel(f"points more than {summary['reference']}", fontsize=8.5)
+        panel.set_xlabel(f"points more than {summary['reference']} (Student's 95 %)", fontsize=8.5)
         _tidy(panel, "x")
     for panel in panels[len(groups) :]:
         panel.set_visible(False)

@@ -96,7 +96,12 @@ def _of_regime(records: Sequence[Mapping[str, Any]], metrics: Sequence[Metric], 
     _check_pairing(records)
     by_arm: dict[str, dict[int, Mapping[str, Any]]] = {}
     for record in records:
-        by_arm.setdefault(record["arm"], {})[record["seed"]] = record
+        other = by_arm.setdefault(record["arm"], {}).setdefault(record["seed"], record)
+        if other["hash"] != record["hash"]:
+            raise ValueError(
+                f"{record['study']} {record['regime']}: two runs of {record['arm']}, seed {record['seed']}, with other settings "
+                f"({other['hash']}, {record['hash']}); delete one"
+            )
     values = {
         arm: {
             m.name: {seed: m.scale * one["metrics"][m.name] for seed, one in runs.items() if _is_there(one, m)} for m in metrics
@@ -172,9 +177,9 @@ def _check_pairing(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _twin(name: str, mask: Literal["other", "centre"], known: Mapping[str, Any]) -> str | None:
-    """The very same arm with that control mask, if it has been run."""
+    """The very same arm with that control mask, if it has been run. Arms that hide what is salient have none."""
     arm = read_arm(name)
-    if arm.kind != "map" or arm.mask in (mask, "whole"):
+    if arm.kind != "map" or arm.mask in (mask, "whole", "inverse") or arm.inverse_share or arm.other_share:
         return None
     own = arm.twin(mask).name
     return own if own in known else None
@@ -216,6 +221,10 @@ _FACTS = ("replaced", "no_map", "object_kept", "ground_replaced", "alignment", "
 
 
 def _facts(runs: Mapping[int, Mapping[str, Any]], key: str) -> dict[int, float]:
+    if key == "alignment":  # of the masks, where they were counted: records have that of the maps, soft ones and hard ones
+        kept, replaced = _facts(runs, "object_kept"), _facts(runs, "replaced")
+        if kept:
+            return {seed: share / (1 - replaced[seed]) for seed, share in kept.items() if replaced.get(seed, 1.0) < 1}
     return {seed: run["facts"][key] for seed, run in runs.items() if run["facts"].get(key) is not None}
 
 

@@ -98,7 +98,7 @@ def _masks(group: Mapping[str, Any]) -> list[str]:
         "replaced": ("pixels replaced %", 100, 0),
         "object_kept": ("of the object kept %", 100, 0),
         "ground_replaced": ("of the background replaced %", 100, 0),
-        "alignment": ("alignment", 1, 2),
+        "alignment": ("alignment of masks", 1, 2),
         "no_map": ("no map %", 100, 0),
         "loss": ("loss at the end", 1, 2),
     }

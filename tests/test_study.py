@@ -64,7 +64,7 @@ def test_every_study_runs_pairs_its_arms_and_writes_results(data, tmp_path, monk
         summary = json.loads((out / f"{name}.json").read_text())
         assert [arm["n"] for arm in summary["regimes"][0]["arms"]] == [2] * len(arms)
         told = (out / f"{name}.md").read_text()
-        assert all(f"`{arm}`" in told for arm in arms) and "## Not run" in told
+        assert all(f"`{arm}`" in told for arm in arms) and "## Not run" not in told  # nothing here is of the study's own plan
         assert min(Image.open(out / f"{name}_forest.png").size) > 150
         assert (out / f"{name}_alignment.png").exists() == (name != "finetune")
         assert not list((out / "starts").glob("*-data.pt"))  # all arms of the seed are through
@@ -188,9 +188,9 @@ def test_the_plan_is_the_contract():
     for trial in trials:
         by_regime.setdefault(trial.regime.name, {}).setdefault(trial.arm.name, set()).add(trial.seed)
     assert {name: len(arms) for name, arms in by_regime.items() if name != "rho0.95"} == {
-        "rho0.8": 4,
-        "rho0.5": 4,
-        "photos0.95": 11,
+        "rho0.8": 6,
+        "rho0.5": 6,
+        "photos0.95": 13,
     }
     assert all(seeds == set(range(8)) for name in ("rho0.8", "rho0.5") for seeds in by_regime[name].values())
     whole = {arm for arm, seeds in by_regime["rho0.95"].items() if seeds == set(range(8))}
@@ -205,6 +205,15 @@ def test_the_plan_is_the_contract():
     own = study.planned("finetune", "cpu", cpu, ["scratch-50,epochs=20", "scratch-full"], None, "2")
     assert {trial.regime.name for trial in own} == {"scratch-50,epochs=20", "scratch-full"} and len(own) > 20
     assert all(trial.arm.kind != "frozen" for trial in own)  # the plan's, which an untrained network has no use for
+
+
+def test_what_is_missing_of_the_plan_is_listed_unless_all_is(tmp_path):
+    cpu = Machine()
+    assert study._missing("scenes", "smoke", cpu, tmp_path) == []
+    first = study.planned("scenes", "smoke", cpu, None, None, None)[0].path(tmp_path)
+    first.parent.mkdir()
+    first.touch()
+    assert study._missing("scenes", "smoke", cpu, tmp_path) == [("texture", "fast", 2), ("texture", "none", 1)]
 
 
 @pytest.mark.slow
@@ -298,6 +307,27 @@ def test_numbers_by_hand():
     assert found["oracle"]["recovered"] == {} and found["other"]["to_other"] == found["oracle"]["to_other"] == {}
     assert fast["facts"]["alignment"]["mean"] == 1.5 and "alignment" not in none["facts"]
     assert found["other"]["difference"]["kept"]["equivalence"] == 0.0  # the very same: shown to be null
+
+
+def test_arms_that_hide_what_is_salient_have_no_twin():
+    """Another's mask would keep what is salient there: the other side, and another share of the pixels."""
+    values = {arm: [0.5, 0.6] for arm in ("none", "other", "centre", "inverse", "fast,inverse_share=0.3", "fast")}
+    found = arms_of(summarise(records(values)))
+    assert found["fast"]["to_other"] and found["fast"]["to_centre"]
+    for arm in ("inverse", "fast,inverse_share=0.3"):
+        assert found[arm]["to_other"] == found[arm]["to_centre"] == {}
+
+
+def test_two_runs_of_an_arm_and_seed_are_not_mixed():
+    one, other = records({"none": [0.5], "fast": [0.6]}), records({"fast": [0.99]})
+    with pytest.raises(ValueError, match="two runs of fast, seed 0, with other settings"):
+        summarise([*one, {**other[0], "hash": "0"}])
+
+
+def test_alignment_is_that_of_the_masks_where_it_was_counted():
+    facts = {"alignment": 1.5, "object_kept": 0.9, "replaced": 0.55}
+    found = arms_of(summarise(records({"none": [0.5, 0.5], "fast": [0.6, 0.6]}, facts=facts)))
+    assert found["fast"]["facts"]["alignment"]["mean"] == pytest.approx(2.0)
 
 
 def test_differences_to_another_reference_and_own_twins():
