@@ -105,6 +105,7 @@ class SaliencyReport(Callback):
     _epoch: dict[str, Any] | None  # that is over, and not yet reported
     _began: float | None
     _rates: list[Any]  # of the last step, one per group of parameters
+    _set_up: str  # when this fit was
     _next: float  # when the page may be written again
 
     def __init__(self, dirpath: str | None = None, filename: str = "report.html") -> None:
@@ -119,6 +120,10 @@ class SaliencyReport(Callback):
         """Where the report is written in the current or last fit; None before, and where nothing is recorded."""
         return None if self._folder is None else Path(self.dirpath or self._folder) / self.filename
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Note the time, before any callback of this run writes."""
+        self._set_up = _now()
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Note the facts of the run."""
         self._reset()
@@ -126,7 +131,7 @@ class SaliencyReport(Callback):
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)  # tells the others that this run is recorded
-        self._facts = _facts(trainer, pl_module, self._folder)
+        self._facts = _facts(trainer, pl_module, self._folder, self._set_up)
         self._note(trainer, "running")
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -195,7 +200,7 @@ class SaliencyReport(Callback):
         self._rates = []
 
 
-def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
+def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any]:
     """What is known of a run before its first step."""
     before: dict[str, Any] = {}
     if trainer.current_epoch and (folder / "run.json").is_file():
@@ -220,7 +225,7 @@ def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
         "command": _command(sys.argv),
         "directory": str(Path.cwd()),
         "versions": {"Python": platform.python_version(), **{name: _version(name) for name in packages}},
-        "started": before.get("started") or _now(),
+        "started": before.get("started") or began,
         "resumed": [*before.get("resumed", []), *([trainer.current_epoch] if trainer.current_epoch else [])],
     }
 

@@ -49,7 +49,8 @@ class CAM:
         """Most images per forward pass."""
         if images.shape not in self._limits:
             self._limits[images.shape] = self._most(images)
-        return min(self._limits[images.shape], self._ceilings.get(images.shape[1:], _MOST))
+        most = self._limits[images.shape]
+        return min(most, self._ceilings.get(images.shape[1:], most))
 
     def in_parts(self, images: Tensor, work: Callable[[slice, int], _T]) -> list[_T]:
         """`work(part of the batch, most images per pass)` on parts of the batch that fit into one pass.

@@ -90,17 +90,20 @@ class _Sums(Metric):
 
     def _apply(self, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:
         """Go to another device, but to no other precision: counts in bfloat16 would stop growing at 256."""
-        dtype = torch.float32 if fn(torch.empty(0)).device.type in _NO_FLOAT64 else torch.float64
-        states = {name: getattr(self, name).to(dtype) for name in self._defaults}
-        defaults: dict[str, Any] = {name: default.to(dtype) for name, default in self._defaults.items()}  # type: ignore[union-attr]
-        for name in states:
-            setattr(self, name, states[name])
-        self._defaults.update(defaults)
+        narrow = fn(torch.empty(0)).device.type in _NO_FLOAT64
+        states = {name: getattr(self, name) for name in self._defaults}
+        defaults: dict[str, Any] = dict(self._defaults)
+        if narrow:  # before the move, which would fail
+            states, defaults = ({name: value.float() for name, value in each.items()} for each in (states, defaults))
+            for name in states:
+                setattr(self, name, states[name])
+            self._defaults.update(defaults)
         super()._apply(fn, *args, **kwargs)
         for name in states:
             device = getattr(self, name).device
-            setattr(self, name, states[name].to(device))
-            self._defaults[name] = defaults[name].to(device)
+            dtype = torch.float32 if device.type in _NO_FLOAT64 else torch.float64
+            setattr(self, name, states[name].to(device).to(dtype))
+            self._defaults[name] = defaults[name].to(device).to(dtype)
         return self
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

@@ -38,6 +38,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def kept_choices(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What `ImageData` left in a checkpoint: ``resize``, ``val_fraction`` and ``seed`` of the split; nothing of other data."""
+    return dict(checkpoint.get("ImageData") or {})  # where Lightning puts the `state_dict` of a data module of that name
+
+
 def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple[Classifier, dict[str, Any]]:
     """Rebuild a classifier from its checkpoint alone, in eval mode on the CPU.
 
@@ -58,7 +63,7 @@ def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple
     if network is None and arguments["network"] is None:
         raise ValueError(f"{str(path)!r} was trained around a live module, which it cannot describe; pass network=<that module>")
     info = {key: arguments[key] for key in INFO}
-    info["resize"] = checkpoint.get("datamodule_hyper_parameters", {}).get("resize")
+    info["resize"] = kept_choices(checkpoint).get("resize")
     classifier = Classifier(**(arguments | {"network": network if network is not None else arguments["network"]}))
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval(), info

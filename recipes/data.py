@@ -71,14 +71,14 @@ def is_hidden(path: Path, root: Path) -> bool:
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """The picture in 8-bit RGB. Pictures of 16 bits a pixel are scaled, which Pillow would clip; transparency is dropped.
+    """The picture, as opened, in 8-bit RGB. 16 bits a pixel are scaled, which Pillow would clip; transparency is dropped.
 
     Raises:
         ValueError: numbers whose range is not known (floating point, 32 bits).
     """
     if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
         values = np.asarray(picture)
-        if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):  # those hold 16 bits at most
             raise ValueError(
                 f"pixels of mode {picture.mode!r} ({values.min():g} to {values.max():g}) have no known range; "
                 "save the image with 8 or 16 bits a channel"
@@ -175,9 +175,7 @@ class ImageData(pl.LightningDataModule):
         self.root, self.size, self.batch_size, self.num_workers = Path(root).expanduser(), size, batch_size, num_workers
         self.mean, self.std = tuple(mean), tuple(std)
         self.val_fraction, self.seed = val_fraction, seed
-        # In checkpoints, so that a test from one holds out the same images and crops them alike; in no logger, where they
-        # could clash with those of a model.
-        self.save_hyperparameters({"resize": resize, "val_fraction": val_fraction, "seed": seed}, logger=False)
+        self.resize = resize
         finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
         if train_transform is None:
             train_transform = "pad-crop" if size <= SMALL else "crop-resize"
@@ -200,6 +198,9 @@ class ImageData(pl.LightningDataModule):
             classes = class_folders(self.root)
             train_set, val_set = self._split(lambda transform: _Folder(self.root, transform))
             return train_set, val_set, val_set, classes
+        odd = [path.name for path in self.root.iterdir() if path.is_dir() and _is_odd(path, self.root)]
+        if odd:
+            raise ValueError(f"{str(self.root)!r} has {', '.join(sorted(odd))} beside train/; name the parts train/, val/, test/")
         classes = class_folders(self.root / "train")
         parts: dict[str, Dataset] = {}
         for part in ("val", "test"):
@@ -259,6 +260,10 @@ class ImageData(pl.LightningDataModule):
         whole = train_set.dataset if isinstance(train_set, Subset) else train_set
         names = getattr(whole, "classes", None) or [str(i) for i in range(102)]  # only Flowers102 of older torchvision has none
         return train_set, val_set, test_set, [name if isinstance(name, str) else name[0] for name in names]
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints, so that a test from one holds out the same images and crops them alike; see `from_checkpoint`."""
+        return {"resize": self.resize, "val_fraction": self.val_fraction, "seed": self.seed}
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches; the last one may be smaller."""
@@ -324,6 +329,13 @@ class _Folder(datasets.ImageFolder):
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = class_folders(Path(directory))
         return names, {name: i for i, name in enumerate(names)}
+
+
+def _is_odd(path: Path, root: Path) -> bool:
+    """Whether a folder is a part of the data under another name than ours, and would be passed over."""
+    ours = [root / part for part in ("train", "val", "test")]
+    same = any(part.exists() and part.samefile(path) for part in ours)  # where file systems do not tell Val from val
+    return path.name.lower() in PARTS and not same
 
 
 def _load(path: str) -> Image.Image:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from groupcam_aug.callbacks.record import put_file
-from groupcam_aug.recipes.classifier import Classifier, read_checkpoint
+from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_checkpoint
 from groupcam_aug.recipes.cli import Refused, find_recipe, nearest, refusing
 from groupcam_aug.recipes.networks import read_tensors
 
@@ -29,7 +29,6 @@ __all__ = ["GroupCAMCLI", "run"]
 CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
 IMAGE_DATA = "groupcam_aug.recipes.data.ImageData"
 LINKED = ("num_classes", "class_names", "mean", "std", "size")  # the data knows them, the model keeps them
-CHOICES = ("resize", "val_fraction", "seed")  # of `ImageData`, which a test must make like the training did
 
 
 class _Parser(LightningArgumentParser):
@@ -48,8 +47,8 @@ class _Parser(LightningArgumentParser):
 class GroupCAMCLI(LightningCLI):
     """LightningCLI for any model and data class by ``class_path``; by default `Classifier` on `ImageData`.
 
-    Number and names of the classes, normalisation and image size go from the data to the model if it takes them; to a model other
-    than `Classifier` only where it has no default of its own and the config no value.
+    Number and names of the classes, normalisation and image size go from the data to the model if it takes them. To a model other
+    than `Classifier` the first two go unless the config says otherwise, the rest only where it has no default either.
     """
 
     def __init__(self, args: list[str]) -> None:
@@ -142,15 +141,28 @@ class _Attribute:
 
     def heed(self, model: Any) -> None:
         """Look at the model's config, which a link would overwrite."""
-        module, _, attribute = model.class_path.rpartition(".")
-        found = getattr(sys.modules.get(module), attribute)
+        found = _imported(model.class_path)
         self.given = (model.get("init_args") or {}).get(self.name)
-        if not issubclass(found, Classifier):
-            known = inspect.signature(found).parameters.get(self.name)
-            self.open = self.given is None and (known is None or known.default in (None, known.empty))
+        if not (isinstance(found, type) and issubclass(found, Classifier)):
+            known = None if found is None else inspect.signature(found).parameters.get(self.name)
+            default = None if known is None or known.default is known.empty else known.default
+            # What classes there are is a fact of the data, whatever a model takes for ordinary; the rest may mean other things.
+            about_classes = self.name in ("num_classes", "class_names")
+            self.open = self.given in (None, default) and (about_classes or default is None)
 
     def __call__(self, data: pl.LightningDataModule) -> Any:
         return getattr(data, self.name, self.given) if self.open else self.given
+
+
+def _imported(path: str) -> Any:
+    """The object of that dotted path, perhaps nested in a class, whose module is imported already; None if it is not found."""
+    parts = path.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        if (found := sys.modules.get(".".join(parts[:count]))) is not None:
+            for name in parts[count:]:
+                found = getattr(found, name, None)
+            return found
+    return None
 
 
 def _few(names: Sequence[str]) -> str:
@@ -189,7 +201,9 @@ def from_checkpoint(words: list[str]) -> list[str]:
     data, kind = [], given.get("--data", IMAGE_DATA).rpartition(".")[2]
     known = {name: linked[name] for name in ("size", "mean", "std")} if kind in ("ImageData", "ShapesDataModule") else {}
     if kind == "ImageData":
-        known |= {name: checkpoint.get("datamodule_hyper_parameters", {}).get(name) for name in CHOICES}
+        known |= kept_choices(checkpoint)
+        if given.keys() & {"--data.size", "--data.init_args.size"}:
+            known.pop("resize", None)  # belongs to the other size
     for name, value in known.items():
         if value is not None and not given.keys() & {f"--data.{name}", f"--data.init_args.{name}"}:
             data += [f"--data.{name}", json.dumps(value)]

@@ -90,6 +90,8 @@ def load_subject(options: argparse.Namespace) -> Subject:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
+    if options.size and options.size != size and options.ckpt_path is not None:
+        resize = None  # belongs to the other size
     size = options.size or size
     finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
     shape = eval_transform(size, resize if resize is None or resize >= size else None)

@@ -136,6 +136,10 @@ def test_out_of_memory_halves_the_passes_once_and_stays_there(images):
         assert max(network.seen) == 5
 
 
+def test_a_chunk_that_was_asked_for_is_kept(images):
+    assert GroupCAM.for_training(PooledNet(), groups=4, chunk=1000).passes(images) == 1000
+
+
 def test_out_of_memory_twice_is_raised_as_it_is(images):
     cam = GroupCAM.for_training(Cramped(3).eval(), groups=4, chunk=16)
     images = torch.cat([images.float()] * 4)

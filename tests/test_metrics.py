@@ -238,6 +238,11 @@ def test_a_device_without_float64(monkeypatch):
     assert module["metric"].energy_sum.dtype == module["curve"].insertion_curve.dtype == torch.float32
     module["metric"].reset()
     assert module["metric"].energy_sum.dtype == torch.float32 and module["metric"].energy_sum.is_meta
+    cast = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, own=torch.Tensor.to: (cast.append((x.is_meta, a)), own(x, *a))[1])
+    module.half()
+    assert module["metric"].energy_sum.dtype == torch.float32
+    assert not [a for is_meta, a in cast if is_meta and torch.float64 in a], "which such a device refuses"
     assert metrics.EnergyPointingGame().to("cpu").energy_sum.dtype == torch.float64
 
 
