@@ -29,11 +29,17 @@ def run(folder, epochs=6, names=None, lr=lambda epoch: 0.1, status="finished", *
         add_line(folder, "run", {**scores, "epoch": epoch, "step": 10 * epoch, "lr": lr(epoch), "seconds": 60.0})
 
 
-def monitor(folder, epochs=6, probes=3, names=None, change=lambda epoch: 0.5 / (epoch + 1), pictures=True, **values):
+def monitor(
+    folder, epochs=6, probes=3, names=None, change=lambda epoch: 0.5 / (epoch + 1), pictures=True, min_alive=0.5, **values
+):
     """As SaliencyMonitor leaves it."""
     shown = list(range(min(probes, 12)))
     facts = {"method": "gradcam", "layer": "layer4", "num_probes": probes, "labels": [i % 3 for i in range(probes)]}
-    put_file(folder, "monitor.json", json.dumps({**facts, "class_names": names, "shown": shown, "every_n_epochs": 1}))
+    put_file(
+        folder,
+        "monitor.json",
+        json.dumps({**facts, "class_names": names, "shown": shown, "every_n_epochs": 1, "min_alive": min_alive}),
+    )
     for epoch in range(epochs):
         numbers = {"change": change(epoch), "noise": 0.1, "alive": 1.0, "correct": 0.9, "flip_rate": 0.0, "seconds": 0.2}
         add_line(

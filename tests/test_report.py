@@ -292,7 +292,7 @@ def test_each_warning_has_its_reason(tmp_path, make, expected):
 
 
 def falling(epoch):
-    return 0.4 if epoch < 3 else 0.1
+    return 0.4 if epoch < 3 or epoch == 5 else 0.1
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def falling(epoch):
         # right at both of the last probings is not what counts
         (lambda f: records.monitor(f, correct=0.1), "Only"),
         # with too few maps change is 1 and noise may be, by convention
-        (lambda f: (records.run(f), records.monitor(f, alive=0.4, change=lambda e: 1.0)), "The maps still change"),
+        (lambda f: (records.run(f), records.monitor(f, alive=0.7, min_alive=0.8, change=lambda e: 1.0)), "The maps still change"),
         (lambda f: records.monitor(f, alive=0.0, noise=1.0), "The maps are noisy"),
         # a rate that rises again after it was cut
         (lambda f: (records.run(f, lr=lambda e: (1, 1, 1, 0.1, 0.1, 0.5)[e]), records.monitor(f, change=falling)), "Change fell"),
