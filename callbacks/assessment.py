@@ -36,23 +36,26 @@ def assess(
         seed: of the random cells and the new weights.
 
     Returns:
-        What evaluation.json holds: `methods`, `sanity`, `told`. A method none of whose maps exists is left out of `methods`.
+        What evaluation.json holds: `methods`, `sanity`, `told`. Images without a map count in no row of
+        `methods`; if none has one, the controls alone are there, over all images.
     """
     maps = cam(images, targets)
     assert isinstance(maps, Tensor)  # for the type checker: one layer in, one tensor out
-    methods, missing = {}, 0
     controls = {"centred blob": centred_blob(maps), "random cells": random_cells(maps, seed)}
-    for label, each in {name: maps, **controls}.items():
-        options: dict[str, Any] = {"activation": activation, "output": cam.output, "preprocess": cam.preprocess}
-        seen = insertion_deletion(cam.network, images, each, targets, steps=STEPS, chunk=cam.chunk, **options)
-        if label == name:
-            missing = int(seen.undefined.sum())
-        if not bool(seen.undefined.all()):
-            methods[label] = _rows(seen, seed)
+    options: dict[str, Any] = {"activation": activation, "output": cam.output, "preprocess": cam.preprocess}
+    seen = {
+        label: insertion_deletion(cam.network, images, each, targets, steps=STEPS, chunk=cam.chunk, **options)
+        for label, each in {name: maps, **controls}.items()
+    }
+    mapped = ~seen[name].undefined
+    missing = len(images) - int(mapped.sum())
+    # Controls are judged on the images that the method maps: those it does not may be harder or easier than the rest.
+    scored, labels = (mapped, [name, *controls]) if missing < len(images) else (~mapped, list(controls))
+    methods = {label: _rows(seen[label], scored, seed) for label in labels}
     sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES)
     told = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
     if missing:
-        told += f"; {missing} of them have no map and do not count"
+        told += f"; {missing} of them have no map" + (" and count in no row" if missing < len(images) else "")
     return {"methods": methods, "sanity": sanity.summary(), "told": told}
 
 
@@ -76,8 +79,7 @@ def interval(values: Tensor, seed: int = 0) -> list[float]:
     return [float(means[round(share * (RESAMPLES - 1))]) for share in (0.025, 0.975)]
 
 
-def _rows(seen: Curves, seed: int) -> dict[str, Any]:
-    defined = ~seen.undefined
+def _rows(seen: Curves, scored: Tensor, seed: int) -> dict[str, Any]:
     rows = {}
     for kind, curve, area in (
         ("insertion", seen.insertion, seen.insertion_auc),
@@ -85,8 +87,8 @@ def _rows(seen: Curves, seed: int) -> dict[str, Any]:
     ):
         rows[kind] = {
             "fractions": seen.fractions.tolist(),
-            "mean": curve[defined].mean(dim=0).tolist(),
-            "auc": float(area[defined].mean()),
-            "interval": interval(area[defined], seed),
+            "mean": curve[scored].mean(dim=0).tolist(),
+            "auc": float(area[scored].mean()),
+            "interval": interval(area[scored], seed),
         }
     return rows

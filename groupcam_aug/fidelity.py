@@ -147,15 +147,17 @@ def measure_fidelity(
         batch = images[part].to(device)
         labels = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
         reference = exact(batch, labels)
-        tallies[EXACT].add(reference, reference, threshold)
+        tallies[EXACT].add(reference, threshold, reference)
         orders = orders or [torch.randperm(exact.layer_shape[0], generator=generator) for _ in range(regroupings)]
+        regrouped = []
         for order in orders:
             exact.channels = order
-            tallies[None].add(exact(batch, labels), reference, threshold)
+            regrouped.append(exact(batch, labels))
         exact.channels = None
+        tallies[None].add(reference, threshold, *regrouped)
         for name, method in methods.items():
             if name != EXACT:
-                tallies[name].add(method(batch, labels), reference, threshold)
+                tallies[name].add(reference, threshold, method(batch, labels))
     first = images[parts[0]].to(device)
     own = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
     calls = {name: (lambda method=method: method(first, own)) for name, method in methods.items()}
@@ -177,23 +179,30 @@ class _Tally:
     """Sums over the images of one mode."""
 
     def __init__(self) -> None:
-        self.ious: list[Tensor] = []
+        self.ious: list[Tensor] = []  # (n, R), of R measurements of the same images; NaN where one of two has no map
         self.rhos: list[Tensor] = []
         self.missing: list[Tensor] = []
 
-    def add(self, maps: Tensor, reference: Tensor, threshold: float | str) -> None:
-        both = has_map(maps) & has_map(reference)
-        mine, its = keep_mask(maps, threshold), keep_mask(reference, threshold)
-        union = (mine | its).sum(dim=(1, 2)).clamp(min=1)
-        change = map_change(reference, maps)
-        self.ious.append(((mine & its).sum(dim=(1, 2)) / union)[both].cpu())
-        self.rhos.append(change.spearman[change.both].cpu())
-        self.missing.append((~has_map(maps)).float().cpu())
+    def add(self, reference: Tensor, threshold: float | str, *measured: Tensor) -> None:
+        own = keep_mask(reference, threshold)
+        columns = []
+        for maps in measured:
+            its = keep_mask(maps, threshold)
+            iou = (own & its).sum(dim=(1, 2)) / (own | its).sum(dim=(1, 2)).clamp(min=1)
+            columns.append(iou.where(has_map(maps) & has_map(reference), torch.nan))
+            change = map_change(reference, maps)
+            self.rhos.append(change.spearman[change.both].cpu())
+            self.missing.append((~has_map(maps)).float().cpu())
+        self.ious.append(torch.stack(columns, dim=1).cpu())
 
     def iou(self) -> tuple[float, float]:
-        values = torch.cat(self.ious)
-        error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
-        return float(values.mean()), error
+        """Mean, and its standard error: measurements of one image count as one, for they move together."""
+        values = torch.cat(self.ious).double()
+        counts, sums = (~values.isnan()).sum(dim=1), values.nansum(dim=1)
+        mean, images = sums.sum() / counts.sum(), int((counts > 0).sum())
+        if images < 2:
+            return float(mean), float("nan")
+        return float(mean), float((sums - mean * counts).norm() / counts.sum()) * (images / (images - 1)) ** 0.5
 
     def spearman(self) -> float:
         return float(torch.cat(self.rhos).mean())

@@ -72,6 +72,9 @@ def test_the_floor_is_the_exact_mask_with_its_channels_in_another_order(net, pic
         a, b = keep_mask(maps)[both], keep_mask(reference)[both]
         ious.append((a & b).sum(dim=(1, 2)) / (a | b).sum(dim=(1, 2)))
     assert found.floor == pytest.approx(float(torch.cat(ious).mean())) and 0 < found.floor < 1
+    assert both.sum() > 2, "and each image that has maps has both regroupings' below"
+    own = torch.stack(ious).mean(dim=0)
+    assert found.floor_error == pytest.approx(float(own.std() / len(own) ** 0.5)), "an image counts once, however often regrouped"
     assert math.isnan(found["input"].time)
 
 
