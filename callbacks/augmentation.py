@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from groupcam_aug.augment import Augmented, SaliencyBlur
+from groupcam_aug.augment import Augmented, Fill, MaskFrom, SaliencyBlur
 from groupcam_aug.borrow import as_found
 from groupcam_aug.callbacks.batch import BatchKey, Dispatcher, describe, get_item, replace_item
 from groupcam_aug.callbacks.clock import Clock
@@ -63,7 +63,7 @@ class GroupCAMAugmentation(Callback):
         strength: how far non-salient pixels move toward the fill, 0 to 1.
         threshold: "mean", a number in [0, 1], or a quantile such as "q0.6".
         fill: "blur", "mean", "noise", "other", or a callable `images -> images`.
-        mask_from: "saliency", or the controls "other", "whole", "inverse", or a callable; see `SaliencyBlur`.
+        mask_from: "saliency", or the controls "other", "centre", "whole", "inverse", or a callable; see `SaliencyBlur`.
         labels: "own", or "mixed" with fill="other": as in CutMix the label of the image that lent pixels counts for their
             share, so batches that are augmented hold rows (N, classes) where they held class indices, which
             cross-entropy takes as they are.
@@ -123,8 +123,8 @@ class GroupCAMAugmentation(Callback):
         p: float | None = None,
         strength: float = 1.0,
         threshold: float | str = "mean",
-        fill: Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor] = "blur",
-        mask_from: Literal["saliency", "other", "whole", "inverse"] | Callable[[Tensor, Any], Tensor] = "saliency",
+        fill: Fill = "blur",
+        mask_from: MaskFrom = "saliency",
         labels: Literal["own", "mixed"] = "own",
         source: str | nn.Module = "self",
         start_epoch: int = 0,
@@ -303,6 +303,7 @@ class GroupCAMAugmentation(Callback):
         if not self._told:
             self._told = True
             announce(trainer, self._plan())
+            self._question(targets)
         batch = replace_item(batch, self.image_key, done.images)
         if mixed is None or self.target_key is None:
             return batch
@@ -315,6 +316,16 @@ class GroupCAMAugmentation(Callback):
             if self._told:
                 raise
             raise misconfigured(self._trainer, str(error)) from error  # before the first step: a matter of set-up
+
+    def _question(self, targets: Any) -> None:
+        """Labels of the first batch that look like several an image, where scores are those of one."""
+        rows = isinstance(targets, Tensor) and targets.ndim == 2 and self.activation == "softmax"
+        if rows and bool((targets.float().sum(dim=1) > 1.01).any()):
+            warn(
+                self._trainer,
+                "rows of labels sum to more than 1: with several labels an image GroupCAMAugmentation(activation='sigmoid') "
+                "scores each class by itself; now all share one softmax",
+            )
 
     def _mix(self, targets: Any, done: Augmented) -> Tensor:
         assert self._cam is not None  # for the type checker
@@ -435,7 +446,7 @@ class GroupCAMAugmentation(Callback):
             return told + f"+{passes:g} forwards per image, about +{passes / 3:.0%} of a step; preset fast: about +17%"
         return (
             told
-            + f"+{passes:g} forwards per image and {self.groups} short ones behind {cam.place}, over +{passes / 3:.0%} of a step"
+            + f"+{passes:g} forwards per image and {self.groups} short ones behind {cam.place}, about +{passes / 3:.0%} of a step"
         )
 
     def _facts(self, trainer: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from groupcam_aug.targets import Targets
 __all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask"]
 
 Fill = Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor]
-MaskFrom = Literal["saliency", "other", "whole", "inverse"] | Callable[[Tensor, Any], Tensor]
+MaskFrom = Literal["saliency", "other", "centre", "whole", "inverse"] | Callable[[Tensor, Any], Tensor]
 
 
 def keep_mask(maps: Tensor, threshold: float | str = "mean") -> Tensor:
@@ -90,9 +90,10 @@ class SaliencyBlur:
             `images -> images`.
         kernel_size: of the blur, odd, pixels. Default: scaled with the image, 51 at 224.
         sigma: of the blur, pixels. Default: scaled with the image, 50 at 224.
-        mask_from: "saliency" (default); the controls "other" (sample i takes the mask of sample i + 1), "whole" (blur
-            everything, no network pass), "inverse" (blur the salient pixels); or a callable
-            `(images, targets) -> (n, H, W) bool` giving the pixels to keep.
+        mask_from: "saliency" (default); the controls "other" (sample i takes the mask of sample i + 1; with fill="other", whose
+            pixels come from there, that of sample i + 2; a batch too small for that is left as it is, and counted), "centre" (a
+            disc in the middle, of as many pixels as the own mask keeps), "whole" (blur everything, no network pass), "inverse"
+            (blur the salient pixels); or a callable `(images, targets) -> (n, H, W) bool` giving the pixels to keep.
         generator: CPU generator for the draws. Default: torch's global one, used only if 0 < p < 1 or fill="noise".
 
     Raises:
@@ -118,8 +119,8 @@ class SaliencyBlur:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not callable(fill) and fill not in ("blur", "mean", "noise", "other"):
             raise ValueError(f"fill must be 'blur', 'mean', 'noise', 'other' or a callable; got {fill!r}")
-        if not callable(mask_from) and mask_from not in ("saliency", "other", "whole", "inverse"):
-            raise ValueError(f"mask_from must be 'saliency', 'other', 'whole', 'inverse' or a callable; got {mask_from!r}")
+        if not callable(mask_from) and mask_from not in (kinds := get_args(get_args(MaskFrom)[0])):
+            raise ValueError(f"mask_from must be one of {', '.join(map(repr, kinds))} or a callable; got {mask_from!r}")
         _read_threshold(threshold)
         self.cam, self.p, self.strength, self.threshold = cam, p, strength, threshold
         self.fill, self.kernel_size, self.sigma, self.mask_from, self.generator = fill, kernel_size, sigma, mask_from, generator
@@ -194,12 +195,14 @@ class SaliencyBlur:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
         count, size = len(index), images.shape[2:]
         nothing = torch.zeros(count, *size, dtype=torch.float32, device=images.device)
-        if len(images) == 1 and (self.mask_from == "other" or self.fill == "other"):
+        # How many samples on the mask is taken from: past the one that lends its pixels, or the mask would hide what it lends.
+        on = (1 + (self.fill == "other")) if self.mask_from == "other" else 0
+        if len(images) <= max(on, self.fill == "other"):
             return nothing, ~nothing.bool(), ~nothing[:, 0, 0].bool()
         if self.mask_from == "whole":
             return nothing, nothing.bool(), nothing[:, 0, 0].bool()
-        if self.mask_from == "other":
-            index, at = (index + 1) % len(images), (at + 1) % len(images)
+        if on:
+            index, at = (index + on) % len(images), (at + on) % len(images)
         whole = torch.equal(index, torch.arange(len(images)))
         chosen = images if whole else images.index_select(0, at)
         targets = targets if whole else _chosen_targets(targets, index, at)
@@ -214,6 +217,9 @@ class SaliencyBlur:
         keep, no_map = keep_mask(maps, self.threshold), ~has_map(maps)
         if self.mask_from == "inverse":
             keep = ~keep | no_map[:, None, None]
+        elif self.mask_from == "centre":
+            keep = _centred(keep)
+            maps = (keep & ~no_map[:, None, None]).float()
         return maps, keep, no_map
 
     def _fill(self, images: Tensor, drawn: Tensor, at: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -235,6 +241,14 @@ class SaliencyBlur:
         if self.fill == "other":
             return images.index_select(0, (at + 1) % len(images))
         return blur(drawn, self.kernel_size, self.sigma)
+
+
+def _centred(keep: Tensor) -> Tensor:
+    """For each mask (n, H, W) one of as many pixels, those nearest to the centre."""
+    height, width = keep.shape[1:]
+    rows, columns = (torch.arange(length, device=keep.device) - (length - 1) / 2 for length in (height, width))
+    rank = (rows[:, None] ** 2 + columns**2).flatten().argsort(stable=True).argsort()
+    return (rank < keep.sum(dim=(1, 2))[:, None]).reshape(keep.shape)
 
 
 def _chosen_targets(targets: Targets, index: Tensor, at: Tensor) -> Targets:

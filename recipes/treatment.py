@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
 from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur
-from groupcam_aug.augment import Augmented, has_map, keep_mask
+from groupcam_aug.augment import Augmented, MaskFrom, keep_mask
 from groupcam_aug.callbacks.source import moving_average
 from groupcam_aug.recipes.arms import Arm
 from groupcam_aug.recipes.training import seeded
@@ -62,10 +62,9 @@ class Treatment:
             self._find_source(sources or {})
         self.cam: Any = None
         self.labels = self.masks = torch.empty(0)
-        self.batch = torch.empty(0)  # of images
-        threshold = "mean" if arm.mask == "centre" else arm.threshold  # `_map` has counted the pixels already
-        form: dict[str, Any] = {"strength": arm.strength, "threshold": threshold, "fill": arm.fill}
-        self.forms = {kind: SaliencyBlur(self._map, mask_from=kind, **form) for kind in ("saliency", "inverse", "other", "whole")}
+        form: dict[str, Any] = {"strength": arm.strength, "threshold": arm.threshold, "fill": arm.fill}
+        kinds: tuple[MaskFrom, ...] = ("saliency", "other", "centre", "whole", "inverse")
+        self.forms = {kind: SaliencyBlur(self._map, mask_from=kind, **form) for kind in kinds}
         self.classes = classes
         self.cutmix = v2.CutMix(alpha=arm.alpha, num_classes=classes)
         self.share = arm.area or 0.0  # to be erased
@@ -148,10 +147,9 @@ class Treatment:
             return images, labels
         if arm.map == "oracle" and masks is None:
             raise ValueError(f"arm {arm.name}: this regime knows no object masks")
-        self.batch, self.labels, self.masks = images, labels, labels if masks is None else masks
+        self.labels, self.masks = labels, labels if masks is None else masks
         positions = torch.arange(count, device=images.device)  # in place of targets: `_map` looks labels and masks up itself
-        made_here = arm.mask in ("shifted", "centre") or self._skips_one
-        kind: Literal["saliency", "other", "inverse", "whole"] = "saliency" if made_here else arm.mask  # type: ignore[assignment]
+        kind: MaskFrom = "saliency" if arm.mask == "shifted" else arm.mask
         if not arm.inverse_share and not arm.other_share:
             done = self.forms[kind].apply(images, positions, index, draw)
             self._count(done, images, masks)
@@ -168,9 +166,6 @@ class Treatment:
 
     def _map(self, images: Tensor, positions: Tensor) -> Tensor:
         """Maps (n, H, W) in [0, 1] for the images at these positions of the batch."""
-        if self._skips_one:
-            positions = (positions + 2) % len(self.batch)
-            images = self.batch[positions]
         if self.arm.map == "oracle":
             maps = self.masks[positions].float()
         else:
@@ -179,14 +174,7 @@ class Treatment:
             maps = self.cam(images, self.labels[positions])
         if self.arm.mask == "shifted":
             maps = maps.roll((maps.shape[1] // 2, maps.shape[2] // 2), dims=(1, 2))
-        if self.arm.mask == "centre":
-            maps = _centred(keep_mask(maps, self.arm.threshold)) * has_map(maps)[:, None, None]
         return maps
-
-    @property
-    def _skips_one(self) -> bool:
-        """Whether masks come from two images on: the next one lends its pixels already, and those outside its own mask only."""
-        return self.arm.mask == "other" and self.arm.fill == "other"
 
     def _make_cam(self) -> Any:
         arm = self.arm
@@ -247,15 +235,6 @@ class Treatment:
             value = torch.as_tensor(amount)
             value = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
             self.sums[name] = value if name not in self.sums else self.sums[name].to(value.device) + value
-
-
-def _centred(keep: Tensor) -> Tensor:
-    """For each mask (n, H, W) one of as many pixels, those nearest to the centre, as float."""
-    height, width = keep.shape[1:]
-    rows, columns = (torch.arange(length, device=keep.device) - (length - 1) / 2 for length in (height, width))
-    distance = (rows[:, None] ** 2 + columns**2).flatten()
-    rank = distance.argsort(stable=True).argsort()
-    return (rank < keep.sum(dim=(1, 2))[:, None]).reshape(keep.shape).float()
 
 
 def _frozen(network: nn.Module) -> nn.Module:

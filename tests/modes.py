@@ -191,6 +191,8 @@ MODES = {
     "labels mixed": Mode({"labels": "mixed", "fill": "other"}),
     "mask_from saliency": Mode({"mask_from": "saliency"}),
     "mask_from other": Mode({"mask_from": "other"}),
+    "mask_from other, fill other": Mode({"mask_from": "other", "fill": "other"}),
+    "mask_from centre": Mode({"mask_from": "centre"}),
     "mask_from whole": Mode({"mask_from": "whole"}),
     "mask_from inverse": Mode({"mask_from": "inverse"}),
     "mask_from callable": Mode({"mask_from": keep_left}),

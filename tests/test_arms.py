@@ -107,7 +107,10 @@ def test_what_is_wrong_with_an_arm(text, told):
         read_arm(text)
 
 
-@pytest.mark.parametrize("name", ["fast", "exact", "balanced", "fast-weights", "other", "inverse", "fast,fill=other", "whole"])
+@pytest.mark.parametrize(
+    "name",
+    ["fast", "exact", "balanced", "fast-weights", "other", "centre", "inverse", "fast,fill=other", "other,fill=other", "whole"],
+)
 def test_an_arm_is_what_the_callback_does(network, batch, name):
     images, labels, masks = batch
     arm = read_arm(name)
@@ -206,7 +209,7 @@ def test_shares_of_inverse_and_other_masks(network, batch):
     treat = treatment("oracle,p=1,fill=other,inverse_share=.3,other_share=.3", network)
     got, _ = treat.apply(images, labels, masks, 0, 0)
     neighbour = images.roll(-1, 0)
-    forms = {"own": masks, "inverse": ~masks, "other": masks.roll(-1, 0)}
+    forms = {"own": masks, "inverse": ~masks, "other": masks.roll(-2, 0)}
     counts = {
         name: sum(torch.equal(torch.where(mask[i], images[i], neighbour[i]), got[i]) for i in range(COUNT))
         for name, mask in forms.items()

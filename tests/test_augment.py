@@ -168,6 +168,33 @@ def test_controls(setting):
         SaliencyBlur(cam, mask_from=lambda x, y: torch.ones(len(x), 24, 20))(images, labels)
 
 
+def test_a_disc_in_the_middle_of_as_many_pixels_as_the_own_mask(setting):
+    _, cam, images, labels = setting
+    for threshold in ("mean", "q0.7"):
+        own = SaliencyBlur(cam, threshold=threshold).apply(images, labels, torch.arange(5))
+        disc = SaliencyBlur(cam, threshold=threshold, mask_from="centre").apply(images, labels, torch.arange(5))
+        assert torch.equal(disc.keep.sum(dim=(1, 2)), own.keep.sum(dim=(1, 2))) and torch.equal(disc.no_map, own.no_map)
+        assert not torch.equal(disc.keep, own.keep) and torch.equal(disc.maps.bool(), disc.keep & ~own.no_map[:, None, None])
+    rows, columns = torch.arange(24) - 11.5, torch.arange(20) - 9.5
+    distance = rows[:, None] ** 2 + columns**2
+    for keep in disc.keep[~own.no_map]:
+        assert distance[keep].max() <= distance[~keep].min()
+
+
+def test_another_mask_is_not_of_the_image_that_lends_its_pixels(setting):
+    _, cam, images, labels = setting
+    own = SaliencyBlur(cam).apply(images, labels, torch.arange(5))
+    augment = SaliencyBlur(cam, mask_from="other", fill="other")
+    some = augment.apply(images, labels, torch.tensor([1, 3, 4]))
+    torch.testing.assert_close(some.maps, own.maps[[3, 0, 1]])
+    expected = torch.where(some.keep[:, None], images[[1, 3, 4]], images[[2, 4, 0]])
+    assert torch.equal(some.images[[1, 3, 4]], expected) and torch.equal(some.images[[0, 2]], images[[0, 2]])
+    pair = augment.apply(images[:2], labels[:2], torch.arange(2))  # two on is the image itself: no control any more
+    assert torch.equal(pair.images, images[:2]) and pair.no_map.all()
+    three = augment.apply(images[:3], labels[:3], torch.arange(3))
+    torch.testing.assert_close(three.maps, own.maps[[2, 0, 1]])
+
+
 def test_other_mask_for_some_of_the_batch(setting):
     _, cam, images, labels = setting
     own = SaliencyBlur(cam).apply(images, labels, torch.arange(5))

@@ -502,3 +502,18 @@ def test_repr_pickle_and_copies_rebuild_it():
 def test_bad_arguments_raise_where_they_are_given(options, message):
     with pytest.raises(ValueError, match=message):
         GroupCAMAugmentation(**options)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "rows, options, warned",
+    [
+        ([[1, 1, 0, 0, 0]] * 4, {}, True),
+        ([[1, 1, 0, 0, 0]] * 4, {"activation": "sigmoid"}, False),
+        ([[0.3, 0.7, 0, 0, 0]] * 4, {}, False),
+    ],
+)
+def test_several_labels_an_image_under_softmax_are_pointed_out(rows, options, warned, recwarn):
+    batch = [next(iter(loader()))[0], torch.tensor(rows, dtype=torch.float32)]
+    pl.Trainer(**SILENT, max_steps=1, callbacks=[make(**options)]).fit(Lit(), Fixed([batch]))
+    assert any("activation='sigmoid'" in str(each.message) for each in recwarn) == warned
