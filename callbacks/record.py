@@ -67,13 +67,13 @@ def put_file(folder: Path, name: str, content: bytes | str) -> None:
     Args:
         folder: made if missing, like folders within `name`.
         name: of the file, relative to the folder.
-        content: bytes, or text (written as UTF-8).
+        content: bytes, or text (written as UTF-8; names of files that are not UTF-8 as they are).
     """
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["COMMANDS", "Command", "Refused", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
+__all__ = ["COMMANDS", "Command", "Refused", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,23 @@ def refusing() -> Iterator[None]:
         raise Refused(str(error)) from error
 
 
+def device_of(name: str) -> str:
+    """The device that `--device` names, "auto" resolved: cuda if there is one, else cpu.
+
+    Raises:
+        ValueError: no such device on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return name
+
+
 def nearest(name: str, known: object) -> str:
     """A suggestion to append to a message, or nothing if no name is near.
 
@@ -180,8 +197,9 @@ def run_recipes(command: str, words: list[str]) -> int:
     target = target / source.name if target.is_dir() or not target.suffix else target
     if target.exists() and not options.force:
         return _failed(f"{str(target)!r} exists; give another destination, or --force to overwrite it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    with refusing():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     print(f"wrote {target}")
     return 0
 

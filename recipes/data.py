@@ -21,6 +21,7 @@ __all__ = ["DATASETS", "ImageData", "as_rgb", "class_folders", "eval_transform",
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BROKEN = (OSError, ValueError, SyntaxError)  # what Pillow raises for damaged files; the last for some PNG
 SMALL = 64  # pixels; up to here an image is small: kept whole for validation, padded and cropped for training
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes
@@ -51,13 +52,16 @@ def class_folders(root: Path) -> list[str]:
     if not classes:
         raise ValueError(
             f"{str(root)!r} has no class folders; expected train/<class>/*.jpg and val/<class>/*.jpg, or root/<class>/*.jpg"
+            + (f" (a class cannot be called {root.name!r}: that is a part of the data)" if root.name.lower() in PARTS else "")
         )
     if {name.lower() for name in classes} <= PARTS:
         raise ValueError(
             f"{str(root)!r} holds {', '.join(classes)}, which are no classes; name the parts train/, val/ and perhaps test/"
         )
     for name in classes:
-        if not any(path.suffix.lower() in datasets.folder.IMG_EXTENSIONS for path in (root / name).rglob("*")):
+        # As ImageFolder goes through it: links are followed, hidden parts are not.
+        files = (Path(folder) / file for folder, _, files in os.walk(root / name, followlinks=True) for file in files)
+        if not any(_is_image(str(file), root) for file in files):
             raise ValueError(
                 f"class folder {str(root / name)!r} holds no image ({', '.join(datasets.folder.IMG_EXTENSIONS)}); "
                 "add images or delete the folder"
@@ -206,7 +210,7 @@ class ImageData(pl.LightningDataModule):
         for part in ("val", "test"):
             if not (self.root / part).is_dir():
                 continue
-            if part == "test" and not any(path.is_dir() for path in (self.root / part).iterdir()):
+            if part == "test" and not any(p.is_dir() and not p.name.startswith(".") for p in (self.root / part).iterdir()):
                 self.untestable = f"{str(self.root / part)!r} has no class folders: add them, or move the folder away"
                 continue
             found = class_folders(self.root / part)
@@ -339,8 +343,11 @@ def _is_odd(path: Path, root: Path) -> bool:
 
 
 def _load(path: str) -> Image.Image:
-    with Image.open(path) as picture:
-        return as_rgb(picture)
+    try:
+        with Image.open(path) as picture:
+            return as_rgb(picture)
+    except BROKEN as error:
+        raise ValueError(f"{path!r} cannot be read: {error}") from error
 
 
 def _is_image(path: str, root: Path) -> bool:

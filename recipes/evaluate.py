@@ -28,7 +28,7 @@ from groupcam_aug.callbacks.report import render
 from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.figures import ablation_rows, figures_of, make_record
 from groupcam_aug.recipes.items import Item, coco_items, evenly, folder_items, read_class_map, voc_items
-from groupcam_aug.recipes.measuring import estimate, first_image, measure, weights_of
+from groupcam_aug.recipes.measuring import estimate, first_image, measure, preprocessing_of, weights_of
 from groupcam_aug.recipes.methods import ABLATIONS, METHODS, Method, Setup, ablation, choose
 from groupcam_aug.recipes.rendering import show, write_files
 from groupcam_aug.recipes.report import find_records
@@ -80,7 +80,12 @@ def run(command: str, words: list[str]) -> int:
         every = list(dict.fromkeys([*methods, *(method for rows in ablations.values() for method in rows.values())]))
         if not every:
             raise ValueError("nothing to do: --methods none without --ablate; --list shows the methods")
-        fixed = {"weights": weights_of(subject.network), "size": list(image.shape[-2:]), "layer": setup.layer, "classes": classes}
+        fixed: dict[str, Any] = {
+            "weights": weights_of(subject.network),
+            "preprocessing": preprocessing_of(subject),
+            "layer": setup.layer,
+        }
+        fixed |= {"size": list(image.shape[-2:]), "classes": classes}
         book = Book(out, {**fixed, **plan.settings()}, restart=options.restart)
     told = f"{subject.told}, layer {setup.layer}; {told}; {plan.told()}"
     console.print(escape(told), soft_wrap=True, highlight=False)
@@ -223,7 +228,7 @@ def _items(options: argparse.Namespace, subject: Subject) -> tuple[list[Item], A
     """What is measured, what its classes depend on, and both in words."""
     names = subject.class_names
     if options.images:
-        paths = evenly(find_images(options.images), options.limit)
+        paths = evenly(find_images(options.images, Path(options.out)), options.limit)
         items, named = folder_items(paths, names)
         source = "of their folders" if named else "of the network's first choice"
         return items, source, f"{len(items)} images, classes {source}"

@@ -25,6 +25,8 @@ EPILOG = """examples:
   groupcam-aug explain photos/ --model torchvision/squeezenet1_1 --weights squeezenet.safetensors --top 3
   groupcam-aug explain photo.jpg --model timm/resnet50 --pretrained --target "tabby" --method gradcam --style raw"""
 
+ON_SHEET = 100  # images at most: they are held until it is drawn
+
 Maps = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), classes (n,) -> (n, H, W), or (n, 3, H, W) for guided Grad-CAM
 
 
@@ -56,7 +58,7 @@ def run(command: str, words: list[str]) -> int:
         parser.error("--top and --batch-size must be at least 1")
     console = Console(stderr=True)
     with refusing():
-        subject, paths = load_subject(options), find_images(options.images)
+        subject, paths = load_subject(options), find_images(options.images, Path(options.out))
         fixed = None if options.target is None else subject.class_index(options.target)
         if options.top > len(subject.class_names):
             raise ValueError(f"--top {options.top}, but the network has {len(subject.class_names)} classes")
@@ -71,16 +73,25 @@ def run(command: str, words: list[str]) -> int:
 def explain(
     subject: Subject, paths: list[Path], options: argparse.Namespace, fixed: int | None, console: Console
 ) -> dict[Path, str]:
-    """Write a picture (or .npy) per image into `options.out`, and a sheet of all if there are several.
+    """Write a picture (or .npy) per image into `options.out`, and a sheet of the first `ON_SHEET` if there are several.
 
     Returns:
         The files that could not be read, with the reason.
+
+    Raises:
+        ValueError: a picture would take the place of an image.
     """
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     maps_of = _method(subject, options)
     failed: dict[Path, str] = {}
-    rows, captions, missing, names = [], [], 0, _unique_names(paths)
+    rows: list[list[Tensor]] = []
+    captions: list[list[str]] = []
+    missing, names = 0, _unique_names(paths)
+    kind = "npy" if options.style == "raw" else "png"
+    for path in paths:
+        if path.resolve() == (out / f"{names[path]}.{kind}").resolve():
+            raise ValueError(f"{str(path)!r} would be overwritten by its map: give another folder by --out")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("mapping", total=len(paths))
@@ -101,15 +112,17 @@ def explain(
                     np.save(out / f"{names[path]}.npy", maps[i].cpu().numpy())
                     continue
                 told = [f"{subject.class_names[c]} {float(probability[i, c]):.0%}" for c in classes[i].tolist()]
-                rows.append([pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])])
-                captions.append([path.name, *told])
-                panels(rows[-1:], captions=captions[-1:], size=max(224, *pixels.shape[-2:])).save(out / f"{names[path]}.png")
+                row, caption = [pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])], [path.name, *told]
+                panels([row], captions=[caption], size=max(224, *pixels.shape[-2:])).save(out / f"{names[path]}.png")
+                if len(rows) < ON_SHEET:
+                    rows.append(row)
+                    captions.append(caption)
             progress.update(task, completed=min(len(paths), progress.tasks[0].completed + len(batch)))
         progress.update(task, completed=len(paths))
     if len(rows) > 1:
         panels(rows, captions=captions, size=160).save(out / "sheet.png")
-    kind = "arrays" if options.style == "raw" else "pictures"
-    console.print(f"wrote {len(paths) - len(failed)} {kind} to {escape(str(out))}/", soft_wrap=True)
+    things = "arrays" if options.style == "raw" else "pictures"
+    console.print(f"wrote {len(paths) - len(failed)} {things} to {escape(str(out))}/", soft_wrap=True)
     if missing:
         empty = f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does"
         console.print(empty, soft_wrap=True)
@@ -133,7 +146,7 @@ def _drawn(pixels: Tensor, saliency: Tensor, style: str) -> Tensor:
 def _unique_names(paths: list[Path]) -> dict[Path, str]:
     """A file name for each image: its stem, with the folder or a number where stems repeat."""
     names: dict[Path, str] = {}
-    taken: set[str] = set()
+    taken = {"sheet"}
     for path in paths:
         candidates = [path.stem, f"{path.parent.name}_{path.stem}", *(f"{path.stem}_{i}" for i in range(2, len(paths) + 2))]
         name = next(candidate for candidate in candidates if candidate not in taken)

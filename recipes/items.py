@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import xml.etree.ElementTree as ElementTree
@@ -26,6 +27,15 @@ class Item:
     label: str = ""  # the class in the data's words
     boxes: Tensor | None = None  # (k, 4) x0, y0, x1, y1 of the class in pixels of the file, ends exclusive
     size: tuple[int, int] = (0, 0)  # height and width of the file, where there are boxes
+
+    @functools.cached_property
+    def stamp(self) -> str:
+        """Size and time of the file: rows of one that was replaced do not hold for it any more."""
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return ""
+        return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 def evenly(things: Sequence[Path], limit: int | None) -> list[Path]:

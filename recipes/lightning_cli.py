@@ -88,10 +88,11 @@ class GroupCAMCLI(LightningCLI):
         if self.subcommand in ("test", "predict") and (reason := getattr(self.datamodule, "untestable", None)):
             raise Refused(reason)
         path, here = self._get(self.config, "ckpt_path"), getattr(self.datamodule, "class_names", None)
-        if path and Path(path).is_file():
+        # Only ours are looked into: checkpoints of other modules may hold what is not read without trust.
+        if path and here and isinstance(self.model, Classifier) and Path(path).expanduser().is_file():
             with refusing():
-                kept = read_tensors(path).get("hyper_parameters", {}).get("class_names")
-            if kept and here and list(kept) != list(here):
+                kept = read_tensors(Path(path).expanduser()).get("hyper_parameters", {}).get("class_names")
+            if kept and list(kept) != list(here):
                 raise Refused(
                     f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
                 )

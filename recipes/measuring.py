@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +29,7 @@ from groupcam_aug.recipes.rows import Book, Outcome, Plan
 from groupcam_aug.recipes.subject import Subject, read_images
 from groupcam_aug.sanity import randomization_check
 
-__all__ = ["checked", "estimate", "first_image", "measure", "weights_of"]
+__all__ = ["checked", "estimate", "first_image", "measure", "preprocessing_of", "weights_of"]
 
 STAGES = 8  # at most so many in the sanity check
 
@@ -75,8 +79,8 @@ def measure(
         classes = _classes(setup.network, own, images)
         made: dict[str, Tensor] = {}
         for method in todo:
-            told = f"{number * plan.batch_size + len(chunk)} of {len(items)}, {method.name}"
-            progress.update(task, description=told)
+            reached = number * plan.batch_size + len(chunk)
+            progress.update(task, description=f"{reached} of {len(items)}, {method.name}")
             maps = made.get(method.of)
             seconds = None
             if maps is None:
@@ -86,7 +90,8 @@ def measure(
             rows = _rows(setup.network, own, images, maps, classes, plan, book)
             for item, label, row in zip(own, classes.tolist(), rows, strict=True):
                 timing = {} if seconds is None else {"seconds": round(seconds, 6), "warm": method.key in warm}
-                book.add({"file": item.key, "method": method.key, "class": label, "label": item.label, **row, **timing})
+                told = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
+                book.add({**told, **row, **timing})
             warm.add(method.key)
             progress.advance(task, len(chunk) * effort[method.key])
     for method in checked(kept, plan):
@@ -153,6 +158,13 @@ def weights_of(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def preprocessing_of(subject: Subject) -> str:
+    """A fingerprint of what happens to a picture before the network sees it, and of the classes' names and order."""
+    ramp = np.linspace(0, 255, 3 * 97 * 61).reshape(97, 61, 3).astype(np.uint8)
+    seen = subject.transform(Image.fromarray(ramp)).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(seen + json.dumps(list(subject.class_names)).encode()).hexdigest()[:16]
 
 
 _CHECKED = ("groupcam", "training", "gradcam")  # a form each; their cheap modes share what they see
@@ -288,7 +300,8 @@ def _check(
     """The sanity check of one method, on a few images evenly picked."""
     picked = evenly([item.path for item in items if item.path not in outcome.failed], plan.sanity_images)
     own, images = _read(subject, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
-    if not own or book.sanity.get(method.key, {}).get("files") == [item.key for item in own]:
+    files = [f"{item.key} {item.stamp}" for item in own]
+    if not own or book.sanity.get(method.key, {}).get("files") == files:
         return
     images = images.to(next(setup.network.parameters()).device)
     assert method.cam is not None  # for the type checker
@@ -302,8 +315,8 @@ def _check(
         seed=plan.seed,
         stages=STAGES,
     )
-    book.add({"method": method.key, "files": [item.key for item in own], "sanity": found.summary()})
+    book.add({"method": method.key, "files": files, "sanity": found.summary()})
 
 
 def _seed(seed: int, item: Item) -> int:
-    return seed + zlib.crc32(item.key.encode())
+    return seed + zlib.crc32(os.fsencode(item.key))  # names of files need not be UTF-8

@@ -52,9 +52,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"weights={str(path)!r}: no such file (looked in {path.absolute().parent}); give the path of a state dict"
         )
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        state: Any = load_file(path)
+        try:
+            state: Any = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"weights={str(path)!r} is no whole safetensors file ({error}); fetch it again") from error
     else:
         state = read_tensors(path)
         for key in ("state_dict", "model"):

@@ -18,6 +18,7 @@ from groupcam_aug.recipes.training import Machine, Schedule, Split, digest, logi
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = [
+    "PROTOCOL",
     "SOURCES",
     "Data",
     "Metric",
@@ -33,6 +34,7 @@ __all__ = [
     "settings_hash",
 ]
 
+PROTOCOL = 1  # of a study's runs, and of all that they call: raised when the same settings would give other numbers
 SOURCES = ("teacher", "few")  # networks that are trained or read apart from the runs
 
 
@@ -180,10 +182,10 @@ def kept_network(stock: Stock, name: str, network: nn.Module, train: Callable[[n
 
 
 def piece_name(regime: Regime, seed: int, piece: str, machine: Machine | None = None) -> str:
-    """The name of a piece in the stock: another for other settings, and for networks trained on another machine."""
+    """The name of a piece in the stock: another for other settings and protocols, and for networks trained on another machine."""
     extra = "" if machine is None else f"-{torch.device(machine.device).type}-{machine.precision}"
     label = regime.name.replace(",", "_").replace("=", "")
-    return f"{regime.study}-{label}-{regime.size}-{settings_hash(regime.settings())[:8]}-s{seed}-{piece}{extra}"
+    return f"{regime.study}-{label}-{regime.size}-{settings_hash(regime.settings())[:8]}-p{PROTOCOL}-s{seed}-{piece}{extra}"
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -108,8 +108,8 @@ class Book:
         self._take(line)
 
     def todo(self, items: Iterable[Item], method: Method) -> list[Item]:
-        """Those without a row of this method."""
-        return [item for item in items if (item.key, method.key) not in self.rows]
+        """Those without a row of this method, or with one of a file that has been replaced since."""
+        return [item for item in items if self.rows.get((item.key, method.key), {}).get("stamp") != item.stamp]
 
     def _take(self, line: dict[str, Any]) -> None:
         if "cost" in line:

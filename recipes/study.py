@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groupcam_aug.recipes.arms import ARMS, Arm, read_arm
-from groupcam_aug.recipes.cli import Refused, nearest, refusing
+from groupcam_aug.recipes.cli import Refused, device_of, nearest, refusing
 from groupcam_aug.recipes.variants import changed, read_variant
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for `--help`
@@ -79,6 +79,8 @@ def run(command: str, words: list[str]) -> int:
             _print_written(console, write_summary(Path(options.summarise), options.name, reference, planned=_missing))
             return 0
         work = _work(options)
+        if reference != "none" and reference not in {trial.arm.name for trial in work.trials}:
+            raise ValueError(f"--reference {reference} is none of the arms to run")
     done = [trial for trial in work.trials if trial.path(work.out).is_file()]
     pending = [trial for trial in work.trials if not trial.path(work.out).is_file()]
     if options.dry_run:
@@ -189,9 +191,7 @@ def _work(options: argparse.Namespace) -> Work:
     from groupcam_aug.recipes.training import Machine
     from groupcam_aug.recipes.workers import Work
 
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(options.device)
     kind = torch.device(device).type
     machine = Machine(device, options.precision)
     size = options.size or ("full" if kind == "cuda" else "cpu")

@@ -15,7 +15,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from groupcam_aug.recipes.classifier import load_classifier
-from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, as_rgb, eval_transform, is_hidden
+from groupcam_aug.recipes.cli import device_of
+from groupcam_aug.recipes.data import BROKEN, IMAGENET_MEAN, IMAGENET_STD, as_rgb, eval_transform, is_hidden
 from groupcam_aug.recipes.networks import build_network, head_name, load_weights, read_state_dict
 
 __all__ = ["Subject", "add_arguments", "find_images", "load_subject", "read_images"]
@@ -86,10 +87,7 @@ def load_subject(options: argparse.Namespace) -> Subject:
         network, count = _by_name(options)
         mean, std, size, resize = _expects(network)
         names, told = None, options.model
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).eval()
+    network = network.to(device_of(options.device)).eval()
     if options.size and options.size != size and options.ckpt_path is not None:
         resize = None  # belongs to the other size
     size = options.size or size
@@ -99,8 +97,8 @@ def load_subject(options: argparse.Namespace) -> Subject:
     return Subject(network, lambda picture: finish(shape(picture)).as_subclass(Tensor), mean, std, names, f"{told}, {size} px")
 
 
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """Image files among `paths`: files as they are, folders searched through but for hidden parts, in order.
+def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
+    """Image files among `paths`: files as they are, folders searched through but for hidden parts and for `out`, in order.
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder without images.
@@ -109,7 +107,9 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             files = (file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-            inside = sorted(file for file in files if not is_hidden(file, path))
+            own = None if out is None else out.resolve()  # pictures of an earlier call are none of the user's
+            skip = own if own is not None and path.resolve() in own.parents else None
+            inside = sorted(f for f in files if not is_hidden(f, path) and (skip is None or skip not in f.resolve().parents))
             if not inside:
                 raise FileNotFoundError(f"{str(path)!r} holds no image ({', '.join(IMG_EXTENSIONS)})")
             found += inside
@@ -131,7 +131,7 @@ def read_images(
             with Image.open(path) as picture:
                 images.append(subject.transform(as_rgb(picture)))
             kept.append(path)
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+        except (*BROKEN, UnidentifiedImageError, Image.DecompressionBombError) as error:
             failed[path] = str(error)
         if images and (len(images) == batch_size or i == len(paths) - 1):
             yield kept, torch.stack(images)

@@ -58,6 +58,8 @@ def write_summary(folder: Path, study: str, reference: str, *, planned: Planned 
     contents: dict[str, bytes | str] = {name: content for name, content in plots.items() if content is not None}
     contents[f"{study}.md"] = as_markdown(summary, [name for name in contents if name.endswith(".png")])
     contents[f"{study}.json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    for name in plots.keys() - contents.keys():
+        (folder / name).unlink(missing_ok=True)  # of an earlier summary, against another reference
     for name, content in contents.items():
         put_file(folder, name, content)
     return [folder / name for name in contents]
@@ -71,8 +73,11 @@ def summarise(records: Sequence[Mapping[str, Any]], reference: str = "none") -> 
         reference: the arm that others are compared with.
 
     Raises:
-        ValueError: runs of one seed that did not have the same data, start or batches.
+        ValueError: runs of one seed that did not have the same data, start or batches; a reference that was not run.
     """
+    arms = dict.fromkeys(record["arm"] for record in records)
+    if reference != "none" and reference not in arms:
+        raise ValueError(f"no run of the reference {reference!r}; there are {', '.join(arms)}")
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         settings = record["settings"]

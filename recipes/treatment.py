@@ -64,7 +64,7 @@ class Treatment:
         self.labels = self.masks = torch.empty(0)
         form: dict[str, Any] = {"strength": arm.strength, "threshold": arm.threshold, "fill": arm.fill}
         kinds: tuple[MaskFrom, ...] = ("saliency", "other", "centre", "whole", "inverse")
-        self.forms = {kind: SaliencyBlur(self._map, mask_from=kind, **form) for kind in kinds}
+        self.forms: dict[Any, SaliencyBlur] = {kind: SaliencyBlur(self._map, mask_from=kind, **form) for kind in kinds}
         self.classes = classes
         self.cutmix = v2.CutMix(alpha=arm.alpha, num_classes=classes)
         self.share = arm.area or 0.0  # to be erased
@@ -149,7 +149,7 @@ class Treatment:
             raise ValueError(f"arm {arm.name}: this regime knows no object masks")
         self.labels, self.masks = labels, labels if masks is None else masks
         positions = torch.arange(count, device=images.device)  # in place of targets: `_map` looks labels and masks up itself
-        kind: MaskFrom = "saliency" if arm.mask == "shifted" else arm.mask
+        kind = "saliency" if arm.mask == "shifted" else arm.mask
         if not arm.inverse_share and not arm.other_share:
             done = self.forms[kind].apply(images, positions, index, draw)
             self._count(done, images, masks)

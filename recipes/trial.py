@@ -17,13 +17,11 @@ import torchvision
 from groupcam_aug import __version__
 from groupcam_aug.callbacks.record import put_file
 from groupcam_aug.recipes.arms import Arm
-from groupcam_aug.recipes.regimes import Regime, Start, settings_hash
+from groupcam_aug.recipes.regimes import PROTOCOL, Regime, Start, settings_hash
 from groupcam_aug.recipes.training import Machine, fit
 from groupcam_aug.recipes.treatment import Treatment
 
 __all__ = ["Trial", "check_trial", "read_record", "run_trial"]
-
-PROTOCOL = 1  # of everything below and in what it calls: raised when the same settings would give other numbers
 
 
 class Trial(NamedTuple):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,8 @@ from groupcam_aug.blur import blur
 from groupcam_aug.callbacks.augmentation import PRESETS
 from groupcam_aug.recipes.arms import ARMS, Arm, read_arm
 from groupcam_aug.recipes.networks import CIFARResNet
-from groupcam_aug.recipes.training import seeded
+from groupcam_aug.recipes.regimes import digest_of
+from groupcam_aug.recipes.training import Machine, Schedule, Split, fit, seeded
 from groupcam_aug.recipes.treatment import Treatment
 
 COUNT, CLASSES = 24, 6
@@ -354,3 +357,13 @@ def test_an_average_follows():
 def test_options_that_no_arm_can_have():
     with pytest.raises(ValueError, match="groups >= 1"):
         Arm("a", "b", groups=0)
+
+
+def test_training_lets_the_average_follow(network):
+    draw = torch.Generator().manual_seed(0)
+    split = Split(torch.randint(256, (24, 3, 16, 16), generator=draw, dtype=torch.uint8), torch.arange(24) % CLASSES)
+    net = copy.deepcopy(network)
+    treat = treatment("fast,source=ema,decay=.5", net, per_epoch=3, epochs=2)
+    start = digest_of(treat.mapped)
+    fit(net, split, Schedule(epochs=2, batch=8, lr=0.1), 0, Machine(), treat)
+    assert digest_of(treat.mapped) not in (start, digest_of(net)), "neither where it began nor where the network is"

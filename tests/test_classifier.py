@@ -157,3 +157,15 @@ def test_soft_labels_train():
 def test_wrong_options_are_refused(options, told):
     with pytest.raises(ValueError, match=told):
         Classifier(NETWORK, **options)
+
+
+def test_labels_are_smoothed_in_training_only():
+    module = Classifier(NETWORK, 3, label_smoothing=0.3).eval()
+    module.log = lambda *_, **__: logged.append(_)
+    x, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    logits = module(x)
+    for step, smoothing in ((module.training_step, 0.3), (module.validation_step, 0.0), (module.test_step, 0.0)):
+        logged = []
+        step([x, labels], 0)
+        expected = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        assert float(logged[0][1].detach()) == pytest.approx(float(expected.detach())), step

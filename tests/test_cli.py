@@ -1,4 +1,6 @@
 import csv
+import inspect
+import os
 import shutil
 import subprocess
 import sys
@@ -6,6 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Trainer
 
 from groupcam_aug.recipes.cli import COMMANDS, find_recipe, main, recipe_names
 
@@ -23,6 +26,13 @@ def folder(tmp_path, monkeypatch):
             for i in range(3):
                 Image.new("RGB", (40, 33), (200 * c, 20 * i, 0)).save(tmp_path / "images" / part / name / f"{i}.png")
     return tmp_path
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(folder, capsys):
+    (folder / "taken").write_text("mine")
+    for words in (["recipes", "copy", "shapes_demo", "taken/x.yaml"], ["demo", "--quick", "--out", "taken"]):
+        assert main(words) == 1
+        assert "taken" in capsys.readouterr().err and (folder / "taken").read_text() == "mine"
 
 
 @pytest.fixture
@@ -258,6 +268,57 @@ def test_a_checkpoint_brings_the_split_it_was_trained_on(folder):
     assert main(["predict", "--ckpt_path", path, "--data.root", "images/train", "--trainer.logger", "false", *QUIET]) == 0
     lines = list(csv.reader((folder / "predictions.csv").open()))
     assert lines[0][0] == "file" and len(lines) == 3 and all("images/train" in line[0] for line in lines[1:])
+
+
+def test_predictions_are_the_likeliest_classes_in_the_order_of_the_files(tmp_path):
+    from types import SimpleNamespace
+
+    from torch.utils.data import Subset
+
+    from groupcam_aug.recipes.lightning_cli import write_predictions
+
+    batches = [torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.4, 0.6]])]
+    files = SimpleNamespace(samples=[(f"{i}.png", 0) for i in range(5)])
+    model = SimpleNamespace(class_names=["ant", "bee"])
+    for data, names in ((SimpleNamespace(samples=files.samples[:3]), "012"), (Subset(files, [4, 1, 0]), "410")):
+        path = write_predictions(tmp_path, batches, SimpleNamespace(test_set=data), model)
+        lines = list(csv.reader(path.open()))
+        assert lines[1:] == [
+            [f"{name}.png", *said] for name, said in zip(names, (("ant", "0.9000"), ("bee", "0.8000"), ("bee", "0.6000")))
+        ]
+    odd = SimpleNamespace(samples=[(os.fsdecode(b"caf\xe9.png"), 0), ("b", 0), ("c", 0)])
+    assert b"caf\xe9.png,ant" in write_predictions(tmp_path, batches, SimpleNamespace(test_set=odd), model).read_bytes()
+    path = write_predictions(tmp_path, batches, SimpleNamespace(), SimpleNamespace())
+    assert path.read_text().split() == ["index,class,probability", "0,0,0.9000", "1,1,0.8000", "2,1,0.6000"]
+
+
+def test_checkpoints_of_other_models_are_not_looked_into(folder, monkeypatch):
+    """They may hold what is only read with trust, which is Lightning's to decide."""
+    (folder / "own_trusted.py").write_text(
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from pytorch_lightning import LightningModule\n"
+        "class Own(LightningModule):\n"
+        "    def __init__(self, where=None):\n"
+        "        super().__init__()\n"
+        "        self.save_hyperparameters({'where': Path('x')})\n"
+        "        self.layer = torch.nn.Linear(1, 1)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer(batch[0].mean().reshape(1, 1)).sum()\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('seen', 1.0)\n"
+        "    def test_step(self, batch, batch_idx):\n"
+        "        self.log('seen', 1.0)\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 0.1)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    words = ["--model", "own_trusted.Own", "--data.root", "images", "--data.size", "32", "--data.num_workers", "0", *QUIET]
+    limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, *limits]) == 0
+    path = str(next((folder / "run").rglob("*.ckpt")))
+    trust = ["--weights_only", "false"] if "weights_only" in inspect.signature(Trainer.test).parameters else []
+    assert main(["test", *words, "--trainer.logger", "false", "--ckpt_path", path, *trust]) == 0
 
 
 def test_predict_is_for_one_process(checkpoint, folder, capsys):

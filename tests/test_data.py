@@ -83,9 +83,37 @@ def test_a_folder_without_classes_is_refused(tmp_path):
 
 
 def test_an_empty_class_is_named(root):
-    (root / "train" / "dog").mkdir()
+    (root / "train" / "dog" / ".thumbnails").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(root / "train" / "dog" / ".thumbnails" / "0.png")
     with pytest.raises(ValueError, match="dog' holds no image"):
         make(root)
+
+
+def test_a_linked_folder_of_images_counts(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("store")
+    shutil.move(root / "train" / "cat", elsewhere / "cat")
+    (root / "train" / "cat").mkdir()
+    (root / "train" / "cat" / "more").symlink_to(elsewhere / "cat")
+    assert len(make(root).train_set) == 15
+
+
+def test_a_class_called_as_a_part_is_explained(tmp_path):
+    for name in ("train", "bus"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match="a class cannot be called 'train'"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["torn", "float"])
+def test_a_file_that_cannot_be_read_is_named_in_training(root, kind):
+    path = root / "train" / "bee" / ("3.png" if kind == "torn" else "3.tif")
+    if kind == "torn":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        Image.fromarray(np.ones((40, 40), np.float32)).save(path)
+    with pytest.raises(ValueError, match=r"bee/3\.(png|tif)' cannot be read: "):
+        list(make(root).train_dataloader())
 
 
 def test_train_and_val_must_have_the_same_classes(root):
@@ -108,7 +136,7 @@ def test_without_val_a_share_of_train_is_held_out(root):
 
 
 def test_a_test_folder_without_classes_is_no_hindrance_to_training(root):
-    (root / "test").mkdir()
+    (root / "test" / ".ipynb_checkpoints").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(root / "test" / "unknown.png")
     data = make(root)
     assert len(list(data.val_dataloader())) == 2
@@ -238,3 +266,40 @@ def test_a_set_with_an_official_test_part_is_validated_on_held_out_training_imag
     assert len(data.train_set) == 80 and len(data.val_set) == 20 and len(data.test_set) == 20 and data.num_classes == 10
     assert [round(part[0][0].max().item() * 255) for part in (data.train_set, data.val_set, data.test_set)] == [50, 50, 200]
     assert set(data.train_set.indices).isdisjoint(data.val_set.indices)
+
+
+@pytest.fixture
+def half(tmp_path):
+    """One class of eight pictures with a white left half, one of black ones."""
+    for name in ("left", "none"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(8):
+            picture = np.zeros((40, 40, 3), np.uint8)
+            picture[:, :20] = 255 * (name == "left")
+            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("parts", [False, True])
+def test_training_images_are_augmented_and_others_are_not(half, tmp_path, size, parts):
+    if parts:
+        for name in ("train", "val"):
+            shutil.copytree(half, tmp_path / "both" / name)
+        half = tmp_path / "both"
+    data = make(half, size=size, val_fraction=0.25)
+    assert isinstance(data.train_dataloader().sampler, torch.utils.data.RandomSampler)
+    assert isinstance(data.val_dataloader().sampler, torch.utils.data.SequentialSampler)
+    white = [i for i in range(len(data.train_set)) if data.train_set[i][1] == 0]
+    torch.manual_seed(0)
+    seen = [data.train_set[i][0] for i in white for _ in range(4)]
+    brighter = {bool(image[..., : size // 2].mean() > image[..., size // 2 :].mean()) for image in seen}
+    assert brighter == {True, False}, "flips"
+    assert len({image.numpy().tobytes() for image in seen}) > 2, "crops"
+    for dataset in (data.val_set, data.test_set):
+        for image, label in (dataset[i] for i in range(len(dataset))):
+            if label == 0:
+                assert image[..., : size // 2].mean() > image[..., size // 2 :].mean()
+        assert torch.equal(dataset[0][0], dataset[0][0])
+    resized = any(isinstance(step, v2.RandomResizedCrop) for step in data._train_transform.first.transforms)
+    assert resized == (size > 64), "small images are padded and cropped, not resized"

@@ -45,7 +45,7 @@ def test_folder_gives_a_picture_each_and_a_sheet(pictures, weights, tmp_path, ca
 
 def test_raw_maps_are_those_of_the_library(pictures, weights, tmp_path):
     out = tmp_path / "out"
-    arguments = ["--style", "raw", "--method", "gradcam", "--target", "tench", "--out", out]
+    arguments = ["--style", "raw", "--method", "gradcam", "--target", "great white shark", "--out", out]
     assert explain(pictures / "a" / "one.png", *arguments, weights=weights) == 0
     found = np.load(out / "one.npy")
     torch.manual_seed(0)
@@ -56,8 +56,14 @@ def test_raw_maps_are_those_of_the_library(pictures, weights, tmp_path):
         [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
     )
     image = finish(eval_transform(64)(Image.open(pictures / "a" / "one.png").convert("RGB")))
-    np.testing.assert_allclose(found, GradCAM(net)(image[None].as_subclass(torch.Tensor), 0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(found, GradCAM(net)(image[None].as_subclass(torch.Tensor), 2).numpy(), atol=1e-6)
     assert found.shape == (1, 64, 64)
+    top = ["--style", "raw", "--method", "gradcam", "--top", 2, "--out", tmp_path / "top"]
+    assert explain(pictures / "a" / "one.png", *top, weights=weights) == 0
+    batch = image[None].as_subclass(torch.Tensor)
+    first, second = net.eval()(batch)[0].topk(2).indices.tolist()
+    expected = torch.cat([GradCAM(net)(batch, first), GradCAM(net)(batch, second)])
+    np.testing.assert_allclose(np.load(tmp_path / "top" / "one.npy"), expected.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("style, method", [("heatmap", "groupcam"), ("overlay", "guided-gradcam")])
@@ -66,13 +72,47 @@ def test_styles_and_methods(pictures, weights, tmp_path, style, method):
     arguments = ["--style", style, "--method", method, "--groups", 4, "--mask-at", "target", "--out", out]
     assert explain(pictures / "b", *arguments, weights=weights) == 0
     assert len(list(out.glob("*.png"))) == 3
+    arguments[1], arguments[3], arguments[-1] = "overlay", "groupcam", tmp_path / "other"
+    assert explain(pictures / "b", *arguments, weights=weights) == 0
+    drawn, other = (np.asarray(Image.open(folder / "two.png")).astype(int) for folder in (out, tmp_path / "other"))
+    assert drawn.shape == other.shape and abs(drawn - other).mean() > 5, "another picture than Group-CAM laid over"
+
+
+def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, weights, tmp_path, monkeypatch, capsys):
+    quick = ["--method", "gradcam"]
+    before = (pictures / "a" / "one.png").read_bytes()
+    assert explain(pictures / "a" / "one.png", *quick, "--out", pictures / "a", weights=weights) == 1
+    assert "would be overwritten" in capsys.readouterr().err and (pictures / "a" / "one.png").read_bytes() == before
+    (pictures / "a" / "one.png").rename(pictures / "a" / "sheet.png")
+    assert explain(pictures, *quick, "--out", tmp_path / "out", weights=weights) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_sheet.png", "one.png", "sheet.png", "two.png"]
+    monkeypatch.chdir(pictures)
+    for _ in range(2):
+        assert explain(".", *quick, weights=weights) == 0
+        assert "wrote 3 pictures" in capsys.readouterr().err
+    assert explain("explained", *quick, "--out", tmp_path / "again", weights=weights) == 0, "asked for, they are images"
+
+
+def test_the_sheet_has_room_for_so_many(pictures, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("groupcam_aug.recipes.explain.ON_SHEET", 2)
+    assert explain(pictures, "--method", "gradcam", "--batch-size", 1, "--out", tmp_path / "two", weights=weights) == 0
+    monkeypatch.undo()
+    assert explain(pictures, "--method", "gradcam", "--out", tmp_path / "all", weights=weights) == 0
+    two, every = (Image.open(tmp_path / name / "sheet.png") for name in ("two", "all"))
+    assert two.width == every.width and two.height == pytest.approx(every.height * 2 / 3, rel=0.05)
+    assert len(list((tmp_path / "two").glob("*.png"))) == 4
 
 
 def test_unreadable_files_are_reported_skipped_and_fail_the_command(pictures, weights, tmp_path, capsys):
     (pictures / "broken.png").write_bytes(b"no image")
+    torn = pictures / "torn.png"  # the second half never arrived: Pillow raises SyntaxError
+    pixels = torch.randint(0, 256, (300, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    Image.fromarray(pixels.numpy()).save(torn)
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
     assert explain(pictures, "--groups", 4, "--out", tmp_path / "out", weights=weights) == 1
     told = capsys.readouterr().err
-    assert "not read:" in told and "broken.png" in told and "wrote 3 pictures" in told
+    assert "not read:" in told and "broken.png" in told and "torn.png" in told and "wrote 3 pictures" in told
 
 
 def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
@@ -103,10 +143,14 @@ def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
         (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--target", "1000"], "outside the 1000 classes"),
         (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--layer", "features.99"], "did you mean"),
         (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--classes", "IN/few.txt"], "names 2 classes"),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--device", "gpu"], "--device gpu: "),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--device", "cuda:77"], "--device cuda:77: "),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "IN/torn.safetensors"], "no whole safetensors file"),
     ],
 )
 def test_wrong_calls(words, message, pictures, weights, tmp_path, capsys):
     (pictures / "few.txt").write_text("cat\ndog\n")
+    (pictures / "torn.safetensors").write_bytes(weights.read_bytes()[:5000])
     words = [w.replace("IN", str(pictures)) if w.startswith("IN") else str(weights) if w == "WEIGHTS" else w for w in words]
     assert main(["explain", *words, "--size", "64", "--out", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err

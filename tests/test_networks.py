@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_weights, read_state_dict
@@ -73,6 +74,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="a list"):
         read_state_dict(tmp_path / "list.pt")
+    save_file(CIFARResNet(8, width=4).state_dict(), tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    for name, content in (("torn", whole[: len(whole) // 2]), ("pointer", b"version https://git-lfs.github.com/spec/v1\n")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.safetensors' is no whole safetensors file"):
+            read_state_dict(tmp_path / f"{name}.safetensors")
     torch.save(CIFARResNet(8, width=4), tmp_path / "module.pt")
     (tmp_path / "noise.pt").write_bytes(b"hello, this is no file of torch")
     whole = (tmp_path / "module.pt").read_bytes()

@@ -10,6 +10,7 @@ from torch import nn
 
 from groupcam_aug import GroupCAM
 from groupcam_aug.recipes import backgrounds, finetune, scenes, shortcut
+from groupcam_aug.recipes.arms import read_arm
 from groupcam_aug.recipes.cifar import CLASSES, cifar10
 from groupcam_aug.recipes.corruptions import BLURS, CORRUPTIONS, SEVERITIES, corrupt
 from groupcam_aug.recipes.networks import CIFARResNet
@@ -17,6 +18,7 @@ from groupcam_aug.recipes.regimes import Data, alignment, digest_of, prepare
 from groupcam_aug.recipes.scenery import draw_scenes
 from groupcam_aug.recipes.stock import Stock
 from groupcam_aug.recipes.training import Machine, Schedule, Split, digest, fit, logits_of, normalise, seeded, shuffled
+from groupcam_aug.recipes.trial import Trial, run_trial
 
 CPU = Machine()
 
@@ -240,6 +242,37 @@ def test_metrics_of_backgrounds_by_hand(monkeypatch):
     got = backgrounds.regimes("smoke")["rho0.5"].measure(Says(), Data(tests["kept"], tests), CPU, 0)
     assert (got["kept"], got["swapped"], got["object_free"]) == (7 / 8, 5 / 8, 2 / 8)
     assert got["gap"] == 2 / 8 and got["worst"] == 0.0 and got["alignment"] == 2.0
+
+
+def test_what_the_sources_are_trained_on(stock, monkeypatch):
+    regime = dataclasses.replace(backgrounds.regimes("smoke")["rho0.95"], train=36, test=6, epochs=1, warmup=0, batch=12)
+    regime = dataclasses.replace(regime, clean_images=12)
+    data, trained = regime.make_data(0, stock), []
+    monkeypatch.setattr(shortcut, "fit", lambda _, split, schedule, *__: trained.append((digest(split.images), schedule.lr)))
+    monkeypatch.setattr(shortcut, "kept_network", lambda _, __, network, train, ___: train(network))
+    clean, little = (regime.draw_clean(*what, 0, stock) for what in (("train", 36), ("val", 12)))
+    assert len({digest(split.images) for split in (data.train, clean, little)}) == 3
+    assert torch.equal(clean.masks, data.train.masks), "the very objects, before other backgrounds"
+    regime.make_source("teacher", 0, stock, CPU, data)
+    assert trained == [(digest(clean.images), regime.lr)]
+    trained.clear()
+    regime.make_source("few", 0, stock, CPU, data)
+    assert trained == [(digest(data.train.images), regime.lr), (digest(little.images), regime.lr / 5)]
+
+
+def test_a_source_is_measured_as_it_is(stock, tmp_path):
+    regime = dataclasses.replace(backgrounds.regimes("smoke")["rho0.95"], train=36, test=12, epochs=1, warmup=0, batch=12)
+    start = prepare(regime, 0, ("teacher",), Stock(tmp_path), CPU)
+    for name, network in (("frozen,source=teacher", start.sources["teacher"]), ("none", None)):
+        got = run_trial(Trial(regime, read_arm(name), 0, CPU), start)["metrics"]
+        assert (got == regime.measure(start.sources["teacher"], start.data, CPU, 0)) == (network is not None)
+
+
+def test_maps_are_measured_with_and_without_weights(monkeypatch):
+    monkeypatch.setattr(shortcut, "alignment", lambda *given: {"alignment": given[-1], "no_map": 0.0})
+    split = Split(*(torch.zeros(4, 1) for _ in range(3)))
+    got = backgrounds.regimes("smoke")["rho0.5"].measure_maps(None, split, CPU)
+    assert (got["alignment"], got["alignment_weights"]) == ("none", "gradient")
 
 
 def test_alignment_of_a_hand_made_map(monkeypatch):

@@ -438,3 +438,23 @@ def test_this_process_is_left_as_it_was(tmp_path):
     assert workers.work_through(work, Console(quiet=True)) == 0
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
     assert workers.work_through(work._replace(trials=[]), Console(quiet=True)) == 0
+
+
+def test_a_reference_that_was_not_run_is_refused_and_its_old_plots_go(tmp_path, capsys):
+    made = records({"none": [0.5, 0.6], "fast": [0.7, 0.6]})
+    with pytest.raises(ValueError, match="no run of the reference 'gradcam'; there are none, fast"):
+        summarise(made, "gradcam")
+    regime = backgrounds.regimes("cpu")["rho0.95"]
+    for one in made:
+        write_record(Trial(regime, read_arm(one["arm"]), one["seed"], Machine()).path(tmp_path), one)
+    assert tmp_path / "backgrounds_alignment.png" in write_summary(tmp_path, "backgrounds", "none")
+    for path in (tmp_path / "runs").glob("*__fast__*"):  # whose masks alone are known
+        path.unlink()
+    assert tmp_path / "backgrounds_alignment.png" not in write_summary(tmp_path, "backgrounds", "none")
+    assert not (tmp_path / "backgrounds_alignment.png").exists()
+    assert main(["study", "backgrounds", "--summarise", str(tmp_path), "--reference", "gradcam"]) == 1
+    assert "no run of the reference 'gradcam'" in capsys.readouterr().err
+    words = ["study", "backgrounds", "--size", "smoke", "--out", str(tmp_path), "--arms", "none", "fast", "--device", "cpu"]
+    assert main([*words, "--reference", "oracle"]) == 1
+    assert "--reference oracle is none of the arms" in capsys.readouterr().err
+    assert main([*words[:-1], "gpu"]) == 1 and "--device gpu: " in capsys.readouterr().err
