@@ -37,7 +37,7 @@ def assess(
 
     Returns:
         What evaluation.json holds: `methods`, `sanity`, `told`. Images without a map count in no row of
-        `methods`; if none has one, the controls alone are there, over all images.
+        `methods`; if none has one, the controls alone are there, over all images; of outputs that are no numbers nothing is.
     """
     maps = cam(images, targets)
     assert isinstance(maps, Tensor)  # for the type checker: one layer in, one tensor out
@@ -47,11 +47,12 @@ def assess(
         label: insertion_deletion(cam.network, images, each, targets, steps=STEPS, chunk=cam.chunk, **options)
         for label, each in {name: maps, **controls}.items()
     }
-    mapped = ~seen[name].undefined
-    missing = len(images) - int(mapped.sum())
+    missing = int(seen[name].undefined.sum())
+    usable = ~torch.stack([seen[label].undefined for label in controls]).any(dim=0)
     # Controls are judged on the images that the method maps: those it does not may be harder or easier than the rest.
-    scored, labels = (mapped, [name, *controls]) if missing < len(images) else (~mapped, list(controls))
-    methods = {label: _rows(seen[label], scored, seed) for label in labels}
+    mapped = usable & ~seen[name].undefined
+    labels, scored = ([name, *controls], mapped) if bool(mapped.any()) else (list(controls), usable)
+    methods = {label: _rows(seen[label], scored, seed) for label in labels if bool(scored.any())}
     sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES)
     told = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
     if missing:

@@ -319,8 +319,9 @@ class GroupCAMAugmentation(Callback):
 
     def _question(self, targets: Any) -> None:
         """Labels of the first batch that look like several an image, where scores are those of one."""
-        rows = isinstance(targets, Tensor) and targets.ndim == 2 and self.activation == "softmax"
-        if rows and bool((targets.float().sum(dim=1) > 1.01).any()):
+        rows = isinstance(targets, Tensor) and targets.ndim == 2
+        scored = self._cam is not None and self._cam.layer_shape and self.activation == "softmax"
+        if rows and scored and bool((targets.float().sum(dim=1) > 1.01).any()):
             warn(
                 self._trainer,
                 "rows of labels sum to more than 1: with several labels an image GroupCAMAugmentation(activation='sigmoid') "
@@ -476,8 +477,8 @@ class GroupCAMAugmentation(Callback):
 
 _AVERAGE = "groupcam_aug.average"
 _INSTEAD = (
-    "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), "
-    "see groupcam_aug.SaliencyBlur"
+    "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), see "
+    "groupcam_aug.SaliencyBlur; where the strategy shards the network, with a teacher that it does not shard"
 )
 
 

@@ -163,7 +163,7 @@ def _augmentation(journal: Journal) -> Iterator[Finding]:
             "as they are: a class that its blurred image resembles is invisible to this method.",
         )
     keep = line.get("keep_fraction")
-    chosen = journal.augmentation.get("mask_from", "saliency") in ("saliency", "other", "inverse")
+    chosen = journal.augmentation.get("mask_from", "saliency") in ("saliency", "other", "centre", "inverse")
     if keep is not None and chosen and not 0.1 <= keep <= 0.9:
         happens = "nearly everything is blurred" if keep < 0.1 else "nearly nothing is changed"
         yield Finding(

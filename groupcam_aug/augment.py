@@ -246,7 +246,7 @@ class SaliencyBlur:
 def _centred(keep: Tensor) -> Tensor:
     """For each mask (n, H, W) one of as many pixels, those nearest to the centre."""
     height, width = keep.shape[1:]
-    rows, columns = (torch.arange(length, device=keep.device) - (length - 1) / 2 for length in (height, width))
+    rows, columns = (2 * torch.arange(length, device=keep.device) - (length - 1) for length in (height, width))  # exact
     rank = (rows[:, None] ** 2 + columns**2).flatten().argsort(stable=True).argsort()
     return (rank < keep.sum(dim=(1, 2))[:, None]).reshape(keep.shape)
 

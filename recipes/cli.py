@@ -132,8 +132,9 @@ def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        if torch.empty(0, device=name).is_meta:
+            raise RuntimeError("it holds no numbers")
+    except (RuntimeError, AssertionError, ImportError) as error:  # the last two where torch was built without it
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return name
 

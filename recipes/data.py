@@ -21,7 +21,8 @@ __all__ = ["DATASETS", "ImageData", "as_rgb", "class_folders", "eval_transform",
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-BROKEN = (OSError, ValueError, SyntaxError)  # what Pillow raises for damaged files; the last for some PNG
+# What Pillow raises for damaged files; the last two for some PNG, and where a size has become absurd.
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 SMALL = 64  # pixels; up to here an image is small: kept whole for validation, padded and cropped for training
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes

@@ -33,7 +33,7 @@ from groupcam_aug.recipes.methods import ABLATIONS, METHODS, Method, Setup, abla
 from groupcam_aug.recipes.rendering import show, write_files
 from groupcam_aug.recipes.report import find_records
 from groupcam_aug.recipes.rows import Book, Outcome, Plan
-from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject
+from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, shown
 
 __all__ = ["evaluate", "run"]
 
@@ -113,7 +113,7 @@ def run(command: str, words: list[str]) -> int:
         put_file(records, "report.html", render(records))
         more = f", and evaluation.json, report.html to {records}/"
     for path, reason in outcome.failed.items():
-        console.print(f"[red]not read:[/] {escape(str(path))}: {escape(reason)}", soft_wrap=True, highlight=False)
+        console.print(f"[red]not read:[/] {escape(shown(path))}: {escape(reason)}", soft_wrap=True, highlight=False)
     console.print(escape(f"wrote {', '.join(files)} to {out}/" + more), soft_wrap=True, highlight=False)
     return 1 if outcome.failed or outcome.left_out else 0
 

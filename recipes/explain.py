@@ -15,7 +15,7 @@ from torch import Tensor
 from groupcam_aug.draw import heat_map, overlay, panels, to_uint8
 from groupcam_aug.guided import guided_grad_cam
 from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images
+from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images, shown
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["explain", "run"]
@@ -66,7 +66,7 @@ def run(command: str, words: list[str]) -> int:
     with refusing():
         failed = explain(subject, paths, options, fixed, console)
     for path, reason in failed.items():
-        console.print(f"[red]not read:[/] {escape(str(path))}: {escape(reason)}", soft_wrap=True)
+        console.print(f"[red]not read:[/] {escape(shown(path))}: {escape(reason)}", soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -88,10 +88,13 @@ def explain(
     rows: list[list[Tensor]] = []
     captions: list[list[str]] = []
     missing, names = 0, _unique_names(paths)
-    kind = "npy" if options.style == "raw" else "png"
+    written = [f"{name}.npy" for name in names.values()]
+    if options.style != "raw":
+        written = ["sheet.png", *(f"{name}.png" for name in names.values())]
+    targets = {(out / name).resolve() for name in written}
     for path in paths:
-        if path.resolve() == (out / f"{names[path]}.{kind}").resolve():
-            raise ValueError(f"{str(path)!r} would be overwritten by its map: give another folder by --out")
+        if path.resolve() in targets:
+            raise ValueError(f"{str(path)!r} would be overwritten: give another folder by --out")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("mapping", total=len(paths))
@@ -122,7 +125,8 @@ def explain(
     if len(rows) > 1:
         panels(rows, captions=captions, size=160).save(out / "sheet.png")
     things = "arrays" if options.style == "raw" else "pictures"
-    console.print(f"wrote {len(paths) - len(failed)} {things} to {escape(str(out))}/", soft_wrap=True)
+    cut = f" (on sheet.png the first {ON_SHEET})" if len(rows) == ON_SHEET < len(paths) - len(failed) else ""
+    console.print(f"wrote {len(paths) - len(failed)} {things} to {escape(str(out))}/{cut}", soft_wrap=True)
     if missing:
         empty = f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does"
         console.print(empty, soft_wrap=True)

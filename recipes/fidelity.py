@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from groupcam_aug import measure_fidelity
 from groupcam_aug.callbacks.record import put_file
 from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images
+from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images, shown
 
 __all__ = ["run"]
 
@@ -70,7 +70,7 @@ def run(command: str, words: list[str]) -> int:
     told = ", ".join(f"{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None)
     console.print(f"GroupCAMAugmentation({told})", soft_wrap=True, highlight=False, markup=False)
     for path, reason in failed.items():
-        console.print(f"left out {path}: {reason}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"left out {shown(path)}: {reason}", soft_wrap=True, highlight=False, markup=False)
     if options.json:
         record: dict[str, Any] = {**asdict(result), "rows": [row._asdict() for row in result.rows], "torch": torch.__version__}
         file = Path(options.json)

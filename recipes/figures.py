@@ -61,7 +61,7 @@ def figures_of(items: Sequence[Item], methods: Sequence[Method], book: Book, see
     """
     result = {}
     for method in methods:
-        rows = {item.key: book.rows[item.key, method.key] for item in items if (item.key, method.key) in book.rows}
+        rows = {item.key: row for item in items if (row := book.row(item, method.key)) is not None}
         if not rows:
             continue
         found: dict[str, Any] = {"key": method.key, "kind": method.kind, "told": method.told, "images": len(rows)}
@@ -75,7 +75,7 @@ def figures_of(items: Sequence[Item], methods: Sequence[Method], book: Book, see
         if _there(rows, "hit"):
             found["pointing"] = _pointing(rows, seed)
         for reference in REFERENCES:
-            own = {item.key: book.rows[item.key, reference] for item in items if (item.key, reference) in book.rows}
+            own = {item.key: row for item in items if (row := book.row(item, reference)) is not None}
             other = _overall(own)
             both = [overall[key] - other[key] for key in overall if key in other]
             if both and reference != method.key:

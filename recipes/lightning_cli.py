@@ -89,7 +89,7 @@ class GroupCAMCLI(LightningCLI):
             raise Refused(reason)
         path, here = self._get(self.config, "ckpt_path"), getattr(self.datamodule, "class_names", None)
         # Only ours are looked into: checkpoints of other modules may hold what is not read without trust.
-        if path and here and isinstance(self.model, Classifier) and Path(path).expanduser().is_file():
+        if path and here and type(self.model) is Classifier and Path(path).expanduser().is_file():
             with refusing():
                 kept = read_tensors(Path(path).expanduser()).get("hyper_parameters", {}).get("class_names")
             if kept and list(kept) != list(here):

@@ -107,9 +107,14 @@ class Book:
         add_line(self.folder, _KEPT, line)
         self._take(line)
 
+    def row(self, item: Item, key: str) -> dict[str, Any] | None:
+        """Of this method (its key); None if there is none, or one of a file that has been replaced since."""
+        row = self.rows.get((item.key, key))
+        return row if row is not None and row.get("stamp") == item.stamp else None
+
     def todo(self, items: Iterable[Item], method: Method) -> list[Item]:
-        """Those without a row of this method, or with one of a file that has been replaced since."""
-        return [item for item in items if self.rows.get((item.key, method.key), {}).get("stamp") != item.stamp]
+        """Those without a row of this method."""
+        return [item for item in items if self.row(item, method.key) is None]
 
     def _take(self, line: dict[str, Any]) -> None:
         if "cost" in line:

@@ -79,8 +79,8 @@ def run(command: str, words: list[str]) -> int:
             _print_written(console, write_summary(Path(options.summarise), options.name, reference, planned=_missing))
             return 0
         work = _work(options)
-        if reference != "none" and reference not in {trial.arm.name for trial in work.trials}:
-            raise ValueError(f"--reference {reference} is none of the arms to run")
+        if reference != "none" and not _is_there(reference, work):
+            raise ValueError(f"--reference {reference} is none of the arms to run, nor finished in {options.out!r}")
     done = [trial for trial in work.trials if trial.path(work.out).is_file()]
     pending = [trial for trial in work.trials if not trial.path(work.out).is_file()]
     if options.dry_run:
@@ -209,6 +209,12 @@ def _work(options: argparse.Namespace) -> Work:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = options.jobs or (cores if kind == "cpu" else 1)
     return Work(trials, stock, Path(options.out), min(jobs, max(1, len(trials))))
+
+
+def _is_there(reference: str, work: Work) -> bool:
+    """Whether this arm is to be run, or has been."""
+    arm = read_arm(reference)
+    return any(trial.arm.name == arm.name or trial._replace(arm=arm).path(work.out).is_file() for trial in work.trials)
 
 
 def _missing(name: str, size: str, machine: Machine, out: Path) -> list[tuple[str, str, int]]:

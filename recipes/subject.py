@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
@@ -19,7 +20,7 @@ from groupcam_aug.recipes.cli import device_of
 from groupcam_aug.recipes.data import BROKEN, IMAGENET_MEAN, IMAGENET_STD, as_rgb, eval_transform, is_hidden
 from groupcam_aug.recipes.networks import build_network, head_name, load_weights, read_state_dict
 
-__all__ = ["Subject", "add_arguments", "find_images", "load_subject", "read_images"]
+__all__ = ["Subject", "add_arguments", "find_images", "load_subject", "read_images", "shown"]
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,15 @@ def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder without images.
+        ValueError: `out` is one of the folders.
     """
     found: list[Path] = []
+    own = None if out is None else out.resolve()  # pictures of an earlier call are none of the user's
     for path in map(Path, paths):
         if path.is_dir():
+            if path.resolve() == own:
+                raise ValueError(f"{str(path)!r} is the folder to write to: leave it out, or give another by --out")
             files = (file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-            own = None if out is None else out.resolve()  # pictures of an earlier call are none of the user's
             skip = own if own is not None and path.resolve() in own.parents else None
             inside = sorted(f for f in files if not is_hidden(f, path) and (skip is None or skip not in f.resolve().parents))
             if not inside:
@@ -118,6 +122,11 @@ def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
         else:
             raise FileNotFoundError(f"{str(path)!r} is not there")
     return found
+
+
+def shown(path: Path) -> str:
+    """A path for people; of a name that is not UTF-8, what can be shown."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def read_images(
@@ -131,7 +140,7 @@ def read_images(
             with Image.open(path) as picture:
                 images.append(subject.transform(as_rgb(picture)))
             kept.append(path)
-        except (*BROKEN, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except BROKEN as error:
             failed[path] = str(error)
         if images and (len(images) == batch_size or i == len(paths) - 1):
             yield kept, torch.stack(images)

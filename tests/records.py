@@ -60,12 +60,12 @@ def monitor(
         put_file(folder, "monitor/probes.png", png(SIDE, SIDE * len(shown), 1000))
 
 
-def augmentation(folder, epochs=6, per_class=None, size=32, galleries=(0, 5), **values):
+def augmentation(folder, epochs=6, per_class=None, size=32, galleries=(0, 5), mask_from="saliency", **values):
     """As GroupCAMAugmentation leaves it."""
     per_class = {"0": [50, 2], "1": [50, 3], "2": [50, 5]} if per_class is None else per_class
     facts = {"preset": "paper", "groups": 16, "layer": "layer4", "layer_shape": [512, 7, 7], "mask_at": "input", "p": 1.0}
     put_file(
-        folder, "augmentation.json", json.dumps({**facts, "mask_from": "saliency", "plan": "Group-CAM: layer4", "world_size": 1})
+        folder, "augmentation.json", json.dumps({**facts, "mask_from": mask_from, "plan": "Group-CAM: layer4", "world_size": 1})
     )
     for epoch in range(epochs):
         numbers = {"steps": 5, "augmented_steps": 5, "images": 150, "drawn": 150, "no_map": 10, "keep_fraction": 0.45}

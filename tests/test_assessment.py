@@ -43,3 +43,10 @@ def test_a_method_without_any_map_leaves_the_controls(cam, pictures):
     assert list(found["methods"]) == ["centred blob", "random cells"] and found["told"].endswith(
         f"{int(dead.sum())} of them have no map"
     )
+
+
+def test_outputs_that_are_no_numbers_give_no_row(cam, pictures):
+    with torch.no_grad():
+        for parameter in cam.network.parameters():
+            parameter.fill_(float("nan"))
+    assert assess(cam, pictures, torch.arange(12) % 5, "Group-CAM")["methods"] == {}

@@ -179,6 +179,15 @@ def test_a_disc_in_the_middle_of_as_many_pixels_as_the_own_mask(setting):
     distance = rows[:, None] ** 2 + columns**2
     for keep in disc.keep[~own.no_map]:
         assert distance[keep].max() <= distance[~keep].min()
+    torch.set_default_dtype(torch.float16)  # as Lightning does around a step in 16-true
+    try:
+        large = SaliencyBlur(lambda x, _: x[:, 0].float().abs(), mask_from="centre", threshold="q0.3")
+        keep = large.apply(torch.rand(1, 3, 640, 640), None, torch.arange(1)).keep[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    distance = (2 * torch.arange(640) - 639) ** 2
+    distance = distance[:, None] + distance
+    assert distance[keep].max() <= distance[~keep].min()
 
 
 def test_another_mask_is_not_of_the_image_that_lends_its_pixels(setting):

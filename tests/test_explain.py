@@ -83,7 +83,15 @@ def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, wei
     before = (pictures / "a" / "one.png").read_bytes()
     assert explain(pictures / "a" / "one.png", *quick, "--out", pictures / "a", weights=weights) == 1
     assert "would be overwritten" in capsys.readouterr().err and (pictures / "a" / "one.png").read_bytes() == before
+    Image.open(pictures / "a" / "one.png").convert("RGB").save(pictures / "a" / "one.jpg")  # whose map would be one.png
+    words = [pictures / "a" / "one.jpg", pictures / "a" / "one.png", *quick, "--out", pictures / "a"]
+    assert explain(*words, weights=weights) == 1 and (pictures / "a" / "one.png").read_bytes() == before
+    assert explain(pictures / "a", *quick, "--out", pictures / "a", weights=weights) == 1
+    assert "is the folder to write to" in capsys.readouterr().err
+    (pictures / "a" / "one.jpg").unlink()
     (pictures / "a" / "one.png").rename(pictures / "a" / "sheet.png")
+    words = [pictures / "a" / "sheet.png", pictures / "b" / "two.jpg", *quick, "--out", pictures / "a"]
+    assert explain(*words, weights=weights) == 1 and (pictures / "a" / "sheet.png").read_bytes() == before
     assert explain(pictures, *quick, "--out", tmp_path / "out", weights=weights) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_sheet.png", "one.png", "sheet.png", "two.png"]
     monkeypatch.chdir(pictures)

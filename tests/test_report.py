@@ -279,6 +279,10 @@ def test_a_change_that_fell_with_the_learning_rate(tmp_path, lr, change, expecte
         (lambda f: records.augmentation(f, no_map=90), "60% of the drawn images had no map in epoch 5"),
         (lambda f: records.augmentation(f, drawn=0), "No image has been augmented."),
         (lambda f: records.augmentation(f, keep_fraction=0.03), "3% of the pixels are kept: nearly everything is blurred."),
+        (
+            lambda f: records.augmentation(f, keep_fraction=0.03, mask_from="centre"),
+            "3% of the pixels are kept: nearly everything",
+        ),
         (lambda f: records.augmentation(f, keep_fraction=0.97), "97% of the pixels are kept: nearly nothing is changed."),
         (lambda f: records.augmentation(f, seconds=0.6), "The augmentation makes a training step 7.0 times as long."),
         (lambda f: records.run(f, status="stopped by ValueError in epoch 2"), "The run did not finish: stopped by ValueError"),

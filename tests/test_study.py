@@ -440,7 +440,7 @@ def test_this_process_is_left_as_it_was(tmp_path):
     assert workers.work_through(work._replace(trials=[]), Console(quiet=True)) == 0
 
 
-def test_a_reference_that_was_not_run_is_refused_and_its_old_plots_go(tmp_path, capsys):
+def test_a_reference_that_was_not_run_is_refused_and_its_old_plots_go(tmp_path, capsys, monkeypatch):
     made = records({"none": [0.5, 0.6], "fast": [0.7, 0.6]})
     with pytest.raises(ValueError, match="no run of the reference 'gradcam'; there are none, fast"):
         summarise(made, "gradcam")
@@ -457,4 +457,10 @@ def test_a_reference_that_was_not_run_is_refused_and_its_old_plots_go(tmp_path, 
     words = ["study", "backgrounds", "--size", "smoke", "--out", str(tmp_path), "--arms", "none", "fast", "--device", "cpu"]
     assert main([*words, "--reference", "oracle"]) == 1
     assert "--reference oracle is none of the arms" in capsys.readouterr().err
+    smoke = backgrounds.regimes("smoke")["rho0.95"]
+    path = Trial(smoke, read_arm("oracle"), 0, Machine()).path(tmp_path)
+    path.write_text("{}")
+    monkeypatch.setattr(study, "_print_plan", lambda *_: None)
+    assert main([*words, "--reference", "oracle", "--dry-run"]) == 0, "finished before"
+    path.unlink()
     assert main([*words[:-1], "gpu"]) == 1 and "--device gpu: " in capsys.readouterr().err
