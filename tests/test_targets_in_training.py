@@ -79,7 +79,8 @@ def test_several_labels_at_once():
     def loss(logits, y):
         return F.binary_cross_entropy_with_logits(logits, y.float())
 
-    module = run(Labelled(lambda batch: batch, loss), collate)
+    with pytest.warns(UserWarning, match="activation='sigmoid'"):
+        module = run(Labelled(lambda batch: batch, loss), collate)
     assert module.first[1].sum(1).eq(2).all() and module.first[1].dtype == torch.int64
 
 
