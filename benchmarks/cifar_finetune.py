@@ -14,7 +14,8 @@ import time
 import zipfile
 from pathlib import Path
 
-from common import conditions, data_folder, report
+import torch
+from common import conditions, data_folder, filed, report
 
 NETWORK = [
     "--model.network.class_path=groupcam_aug.recipes.networks.CIFARResNet",
@@ -54,8 +55,11 @@ def main() -> None:
             reached, _ = run("test", [f"--ckpt_path={checkpoint}", *data, "--trainer.logger=false"], folder)
             rows.append([arm, reached, round(seconds)])
             print(*rows[-1], flush=True)
-    told = conditions(network="CIFAR ResNet-20", images=options.images, batch=options.batch, test_images=5000, epochs=1, seed=0)
-    report("cifar_finetune", told, ["arm", "accuracy on 5,000 test images", "seconds of fit, start to end"], rows)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as the Trainer chooses
+    told = conditions(
+        device, network="CIFAR ResNet-20", images=options.images, batch=options.batch, test_images=5000, epochs=1, seed=0
+    )
+    report(filed("cifar_finetune", device), told, ["arm", "accuracy on 5,000 test images", "seconds of fit, start to end"], rows)
 
 
 def run(command: str, words: list[str], folder: Path) -> tuple[float | None, float]:

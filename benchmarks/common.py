@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 import zipfile
@@ -61,16 +62,16 @@ class Setting:
     def wait(self) -> None:
         """Until the device is done."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
     def peak(self, call: Callable[[], Any]) -> int | None:
         """MiB at the peak of `call`, on a GPU."""
         if self.device.type != "cuda":
             return None
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(self.device)
         call()
-        return round(torch.cuda.max_memory_allocated() / 2**20)
+        return round(torch.cuda.max_memory_allocated(self.device) / 2**20)
 
     def seconds(self, calls: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
         """Seconds of each call, one after the other in every round, so that a drifting clock meets them all alike."""
@@ -87,12 +88,17 @@ class Setting:
         return taken
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Median and interquartile range."""
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Median and interquartile range, which one value does not have."""
     if len(values) < 2:
-        return values[0], 0.0
+        return values[0], None
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return middle, high - low
+
+
+def relative(values: Sequence[float], unit: Sequence[float]) -> tuple[float, float | None]:
+    """Median and interquartile range of the rounds' ratios, in each of which both were timed."""
+    return spread([value / one for value, one in zip(values, unit, strict=True)])
 
 
 def filed(name: str, device: torch.device) -> str:
@@ -101,16 +107,36 @@ def filed(name: str, device: torch.device) -> str:
     return f"{name}_{kind}_torch{'_'.join(torch.__version__.split('+')[0].split('.')[:2])}"
 
 
-def conditions(**more: Any) -> dict[str, Any]:
-    """Device, threads and versions, to stand beside every figure."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+def conditions(device: torch.device | str, **more: Any) -> dict[str, Any]:
+    """Device, threads, versions and commit, to stand beside every figure."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        told = f"{torch.cuda.get_device_name(device)}, TF32 {'on' if torch.backends.cuda.matmul.allow_tf32 else 'off'}"
+    else:
+        told = f"{_processor()}, {torch.get_num_threads()} threads"
     return {
-        "device": device,
+        "device": told,
+        "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         **more,
     }
+
+
+def _processor() -> str:
+    """The CPU's model."""
+    facts = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", facts.read_text()) if facts.is_file() else []
+    return names[0] if names else platform.processor() or "CPU"
+
+
+def _commit() -> str:
+    """Of the code that runs; "+" if it has been changed since."""
+    folder = Path(__file__).parent.parent
+    words = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude", "*"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def data_folder() -> Path:

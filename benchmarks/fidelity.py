@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
     setting = Setting(options)
+    if setting.half:
+        parser.error("masks and areas are compared in fp32: leave --precision out")
     for name in options.networks:
         if name == "squeezenet":
             network, (pictures, classes) = squeezenet(), photographs()
@@ -104,6 +106,7 @@ def main() -> None:
                 rows.append([weights, row.mode, row.iou, row.iou_error, row.spearman, row.no_map, row.cost, *areas[row.mode]])
             rows.append([weights, "noise floor (regrouped)", found.floor, found.floor_error, *[None] * 5])
         told = conditions(
+            setting.device,
             network=name,
             layer=layer.layer,
             images=len(images),
@@ -135,23 +138,25 @@ def curves(
     options: argparse.Namespace,
     setting: Setting,
 ) -> dict[str, list[float]]:
-    """Mean areas (substrate blur) of each mode's maps of the first images."""
-    images, labels = images[: options.curves], labels[: options.curves]
+    """Mean areas (substrate blur) of each mode's maps, of images evenly picked, those that all modes map."""
+    picked = torch.linspace(0, len(images) - 1, min(options.curves, len(images))).round().long()
+    images, labels = images[picked], labels[picked]
     methods: dict[str, Any] = {"input": GroupCAM.for_training(network, weights=weights)}
     for mode, how in modes.items():
         if isinstance(how, str):
             place, _, base = how.partition(", ")
             how = GroupCAM.for_training(network, weights=weights, mask_at=place, **({"baseline": base} if base else {}))
         methods[mode] = how
-    areas: dict[str, list[float]] = {}
+    areas: dict[str, Tensor] = {}
     for mode, method in track(methods.items(), "insertion and deletion", total=len(methods)):
         both = []
         for part in torch.arange(len(images)).split(options.batch):
             x, y = images[part].to(setting.device), labels[part].to(setting.device)
             found = insertion_deletion(network, x, method(x, y), y, steps=options.steps)
             both.append(torch.stack([found.insertion_auc, found.deletion_auc]))
-        areas[mode] = torch.cat(both, dim=1).nanmean(dim=1).tolist()
-    return areas
+        areas[mode] = torch.cat(both, dim=1)
+    usable = torch.stack([found.isfinite().all(dim=0) for found in areas.values()]).all(dim=0)
+    return {mode: found[:, usable].mean(dim=1).tolist() for mode, found in areas.items()}
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ def main() -> None:
         measured = statistics.median(log.taken[1:])
         rows.append([name, predicted, measured, measured / predicted])
     told = conditions(
+        setting.device,
         network="torchvision ResNet-18, random weights",
         **{key: getattr(options, key) for key in ("images", "probes", "size", "epochs")},
         lightning=pl.__version__,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
+import datetime
+import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -49,8 +50,8 @@ def main() -> None:
     name += f"_{options.tag}" if options.tag else ""
     rows = Path(options.rows or Path(tempfile.gettempdir()) / f"groupcam_{name}")
     setting = Setting(options)
-    if setting.half:
-        sys.exit("areas are measured in fp32: leave --precision out")
+    if setting.half or options.channels_last:
+        parser.error("areas are measured in fp32 in the usual memory format: leave --precision and --channels-last out")
     weights = data_folder() / "weights" / "squeezenet1_1_imagenet.safetensors"
     words = ["--model", "torchvision/squeezenet1_1", "--weights", str(weights), "--device", options.device]
     networks = argparse.ArgumentParser()
@@ -86,12 +87,12 @@ def main() -> None:
     if options.only_sanity:
         table = [sanity_row(method.name, book.sanity[method.key]) for method in methods if method.key in book.sanity]
         header = ["method", "first stage", "all layers", "two photographs", "maps left, first stage", "maps left, end", "verdict"]
-        report(filed(name, setting.device), conditions(**told_shortly), header, table)
+        report(filed(name, setting.device), conditions(setting.device, **told_shortly), header, table)
         return
     steps = "the authors'" if plan.author_compatible else plan.steps
     sanity = {f"sanity of {key}": verdict(book.sanity[key]["sanity"]) for key in book.sanity}
     table = [list(row(own, name).values()) for name, own in figures.items()]
-    told_whole = conditions(**told_shortly, steps=steps, ordering=ordering(figures), **sanity)
+    told_whole = conditions(setting.device, **told_shortly, steps=steps, ordering=ordering(figures), **sanity)
     report(filed(name, setting.device), told_whole, list(row({})), table)
 
 
@@ -99,6 +100,9 @@ def photographs(folder: Path, limit: int) -> list[Item]:
     """The ImageNet sample, unpacked, with its labels."""
     with zipfile.ZipFile(data_folder() / "imagenet_sample.zip") as archive:
         archive.extractall(folder)
+        for part in archive.infolist():  # rows are kept for a file of this size and time
+            when = datetime.datetime(*part.date_time, tzinfo=datetime.timezone.utc).timestamp()
+            os.utime(folder / part.filename, (when, when))
     with (folder / "imagenet_sample" / "labels.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     count = min(limit, len(rows))

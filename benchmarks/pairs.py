@@ -1,12 +1,14 @@
 """Two photographs side by side: is the map of each class on its own half?
 
 Each photograph is squeezed to half the width; a pair counts if both classes are among the network's first five. For each
-class of a pair, energy on its own half = sum of the map there over its sum everywhere.
+class of a pair, energy on its own half = sum of the map there over its sum everywhere (none of it without a map). A pair is
+ordered rightly if the left class's map has more on the left than the right class's; not if one of them is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 
 import torch
 from common import batch, conditions, photographs, report, squeezenet
@@ -52,19 +54,28 @@ def main() -> None:
     }
     shares: dict[str, list[float]] = {name: [] for name in methods}
     ordered: dict[str, int] = dict.fromkeys(methods, 0)
+    missing: dict[str, int] = dict.fromkeys(methods, 0)
     for left, right in track(pairs, "mapping"):
         image = torch.cat([halves[left], halves[right]], dim=2)[None].expand(2, -1, -1, -1)
         for name, cam in methods.items():
             maps = cam(image, labels[[left, right]])
             on_left = maps[..., :112].sum(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp(min=1e-12)
             shares[name] += [float(on_left[0]), 1 - float(on_left[1]) if maps[1].max() > 0 else 0.0]
-            ordered[name] += bool(on_left[0] > on_left[1])
+            mapped = bool((maps.amax(dim=(1, 2)) > 0).all())
+            missing[name] += not mapped
+            ordered[name] += mapped and bool(on_left[0] > on_left[1])
     rows = [
-        [name, sum(s > 0.5 for s in own) / len(own), sum(own) / len(own), ordered[name] / len(pairs)]
+        [name, sum(s > 0.5 for s in own) / len(own), sum(own) / len(own), error(own), ordered[name] / len(pairs), missing[name]]
         for name, own in shares.items()
     ]
-    told = conditions(network="SqueezeNet 1.1, ImageNet", pairs=len(pairs), maps=2 * len(pairs), seed=options.seed)
-    report("pairs", told, ["method", "more on own half", "mean share on own half", "pair ordered rightly"], rows)
+    told = conditions("cpu", network="SqueezeNet 1.1, ImageNet", pairs=len(pairs), maps=2 * len(pairs), seed=options.seed)
+    header = ["method", "more on own half", "mean share on own half", "its standard error", "pair ordered rightly"]
+    report("pairs", told, [*header, "pairs with a map missing"], rows)
+
+
+def error(shares: list[float]) -> float:
+    """Standard error of the mean over pairs, whose two maps count as one."""
+    return statistics.stdev((a + b) / 2 for a, b in zip(shares[::2], shares[1::2], strict=True)) / (len(shares) / 2) ** 0.5
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import timm
 import torch
-from common import batch, conditions, photographs, report
+from common import batch, conditions, filed, photographs, relative, report
 from torch.utils.data import DataLoader, TensorDataset
 
 from groupcam_aug.callbacks import GroupCAMAugmentation
@@ -55,40 +55,49 @@ class Times(pl.Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=6, help="of each arm in each round, of which two do not count")
+    parser.add_argument("--rounds", type=int, default=3, help="the arms take turns (default: %(default)s)")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--channels-last", action="store_true")
     options = parser.parse_args()
     pictures, labels = photographs()
     need = options.batch * options.steps
     data = TensorDataset(batch(pictures[:need]), torch.tensor(labels[:need]))
-    rows = []
-    for arm in ("plain", "paper", "balanced", "fast"):
-        times = Times()
-        extra = [] if arm == "plain" else [GroupCAMAugmentation(preset=arm, network="network")]
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        trainer = pl.Trainer(
-            max_steps=options.steps,
-            max_epochs=-1,
-            precision=options.precision,
-            callbacks=[*extra, times],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            devices=1,
-        )
-        trainer.fit(Module(options.channels_last), DataLoader(data, options.batch))
-        seconds = [b - a for a, b in zip(times.marks, times.marks[1:], strict=False)]
-        peak = round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None
-        metrics = trainer.callback_metrics
-        rows.append([arm, statistics.median(seconds), float(metrics.get("groupcam/keep_fraction", 1)), peak])
-        rows[-1].insert(2, rows[-1][1] / rows[0][1])
-        print(*rows[-1], flush=True)
-    told = conditions(network="timm resnet50, random weights", lightning=pl.__version__, timm=timm.__version__, **vars(options))
-    header = ["arm", "median s per step", "x plain", "keep fraction of the last step", "peak MiB"]
-    report("real_input" + ("_gpu" if torch.cuda.is_available() else ""), told, header, rows)
+    arms = ("plain", "paper", "balanced", "fast")
+    taken: dict[str, list[float]] = {arm: [] for arm in arms}
+    kept: dict[str, float] = dict.fromkeys(arms, 1.0)
+    peaks: dict[str, int | None] = dict.fromkeys(arms)
+    for turn in range(options.rounds):
+        for arm in arms:
+            times = Times()
+            extra = [] if arm == "plain" else [GroupCAMAugmentation(preset=arm, network="network")]
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            trainer = pl.Trainer(
+                max_steps=options.steps,
+                max_epochs=-1,
+                precision=options.precision,
+                callbacks=[*extra, times],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                devices=1,
+            )
+            trainer.fit(Module(options.channels_last), DataLoader(data, options.batch))
+            seconds = [b - a for a, b in zip(times.marks, times.marks[1:], strict=False)]
+            taken[arm].append(statistics.median(seconds[1:]))
+            kept[arm] = float(trainer.callback_metrics.get("groupcam/keep_fraction", 1))
+            if torch.cuda.is_available():
+                peaks[arm] = round(torch.cuda.max_memory_allocated() / 2**20)
+            print(turn + 1, arm, taken[arm][-1], flush=True)
+    rows = [[arm, statistics.median(own), *relative(own, taken["plain"]), kept[arm], peaks[arm]] for arm, own in taken.items()]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as the Trainer chooses
+    told = conditions(
+        device, network="timm resnet50, random weights", lightning=pl.__version__, timm=timm.__version__, **vars(options)
+    )
+    header = ["arm", "median s per step", "x plain", "IQR", "keep fraction of the last step", "peak MiB"]
+    report(filed("real_input", device), told, header, rows)
 
 
 if __name__ == "__main__":

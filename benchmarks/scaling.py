@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torchvision
-from common import Setting, add_device_options, conditions, filed, report, spread
+from common import Setting, add_device_options, conditions, filed, relative, report, spread
 from torch import Tensor, nn
 
 from groupcam_aug import GroupCAM
@@ -47,25 +47,31 @@ def measured(network: nn.Module, images: Tensor, groups: int, repeats: int, sett
 
     taken = setting.seconds({"bare": bare, **{mode: called(cam) for mode, cam in cams.items()}}, repeats)
     unit = spread(taken["bare"])[0]
-    return [1000 * unit / len(images), *(spread(taken[mode])[0] / unit for mode in MODES)]
+    return [1000 * unit / len(images), *(relative(taken[mode], taken["bare"])[0] for mode in MODES)]
 
 
 def _rank(rank: int, world: int, store: str, options: argparse.Namespace) -> None:
     """One DDP process: the median seconds of mapping its own batch while the others map theirs."""
     torch.set_num_threads(1)
-    device = torch.device("cuda", rank) if options.device == "cuda" else torch.device("cpu")
+    device = torch.device("cpu")
+    if options.device.startswith("cuda"):
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{store}", rank=rank, world_size=world
     )
     torch.manual_seed(0)
-    network = torchvision.models.get_model(options.network).to(device).eval()
+    options.device, options.threads = str(device), 1
+    setting = Setting(options)
+    network = setting.put(torchvision.models.get_model(options.network)).eval()
     wrapped = nn.parallel.DistributedDataParallel(network, device_ids=[rank] if device.type == "cuda" else None)
-    images = torch.randn(options.batch[0], 3, options.size[-1], options.size[-1], device=device)
+    images = setting.put(torch.randn(options.batch[0], 3, options.size[-1], options.size[-1]))
     cam, seconds = GroupCAM.for_training(wrapped, mask_at="target"), []
     for _ in range(1 + options.repeats):
         torch.distributed.barrier()
         start = time.perf_counter()
-        cam(images, 1).sum().item()
+        with setting.passes():
+            cam(images, 1).sum().item()
         seconds.append(time.perf_counter() - start)
     if rank == 0:
         with open(f"{store}.seconds", "w") as file:  # noqa: PTH123
@@ -110,17 +116,22 @@ def main() -> None:
     for groups in options.groups:
         add("G", middle, options.size[-1], groups)
     told = conditions(
+        setting.device,
         network=f"torchvision {options.network}, random weights",
         repeats=options.repeats,
         threads=torch.get_num_threads(),
         **setting.told,
     )
     header = ["grows", "batch", "side", "G", "F, ms per image", *(f"{mode}, in F" for mode in MODES)]
-    report(filed("scaling", setting.device), told, header, rows)
-    shares = [[world, processes(world, options)] for world in options.processes]
+    half = "_bf16" * setting.half
+    report(filed(f"scaling{half}", setting.device), told, header, rows)
+    most = torch.cuda.device_count() if setting.device.type == "cuda" else max(options.processes)
+    if most < max(options.processes):
+        print(f"{most} GPU: as many processes and no more")
+    shares = [[world, processes(world, options)] for world in options.processes if world <= most]
     told["batch of each process"] = options.batch[0]
     report(
-        filed("scaling_processes", setting.device),
+        filed(f"scaling_processes{half}", setting.device),
         told | {"threads": "1 a process"},
         ["DDP processes", "target mode, ms per image of each process"],
         shares,

@@ -1,6 +1,7 @@
 """What maps and training steps cost: ms per image and in F, one evaluation forward pass of the bare network on the same images.
 
-Calls are interleaved; medians and interquartile ranges over the rounds. Weights are random: only time and memory are measured.
+Calls are interleaved; medians and interquartile ranges over the rounds, of ratios over the ratios within a round. F is timed in
+parts as large as the maps' own. Weights are random: only time and memory are measured.
 On a GPU: `python benchmarks/speed.py --precision bf16 --channels-last --batch 32 128 --repeats 30`.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import torchvision
-from common import Setting, add_device_options, conditions, filed, report, spread
+from common import Setting, add_device_options, conditions, filed, relative, report, spread
 from torch import Tensor, nn
 
 from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur
@@ -82,12 +83,11 @@ def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namesp
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
     meter = Meter(network, setting)
-    unit = spread(taken["bare forward (F)"])[0]
     rows = []
     for name, seconds in taken.items():
-        median, iqr = spread(seconds)
+        median, times = spread(seconds)[0], relative(seconds, taken["bare forward (F)"])
         outside = meter.share_outside(calls[name], 3) if name.startswith("paper, G") else None
-        rows.append([len(images), name, 1000 * median / len(images), median / unit, iqr / unit, outside, peaks[name]])
+        rows.append([len(images), name, 1000 * median / len(images), *times, outside, peaks[name]])
         print(*rows[-1], flush=True)
     return rows
 
@@ -120,11 +120,9 @@ def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Names
     calls.update({name: augmented(*preset) for name, preset in PRESETS.items() if name not in options.leave_out})
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
-    unit = spread(taken["plain"])[0]
     rows = []
     for name, seconds in taken.items():
-        median, iqr = spread(seconds)
-        rows.append([len(images), name, 1000 * median, median / unit, iqr / unit, peaks[name]])
+        rows.append([len(images), name, 1000 * spread(seconds)[0], *relative(seconds, taken["plain"]), peaks[name]])
         print(*rows[-1], flush=True)
     return rows
 
@@ -195,13 +193,15 @@ def main() -> None:
             images = setting.put(torch.randn(count, 3, options.size, options.size))
             rows += work(make, images, options, setting)
         told = conditions(
+            setting.device,
             network=f"torchvision {options.network}, random weights",
             size=options.size,
             threads=torch.get_num_threads(),
             repeats=options.repeats,
             **setting.told,
         )
-        report(filed(f"speed_{kind}{options.tag and '_' + options.tag}", setting.device), told, header, rows)
+        name = f"speed_{kind}" + "_bf16" * setting.half + (f"_{options.tag}" if options.tag else "")
+        report(filed(name, setting.device), told, header, rows)
 
 
 if __name__ == "__main__":
