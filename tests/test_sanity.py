@@ -193,6 +193,7 @@ def test_everything_comes_back(net, images, mode):
 def test_a_reset_that_raises_leaves_nothing(net):
     class Bad(nn.Linear):
         def reset_parameters(self):
+            super().reset_parameters()
             if hasattr(self, "ready"):
                 self.weight.data.zero_()
                 raise RuntimeError("no reset here")
