@@ -1,6 +1,6 @@
 """What a Group-CAM call adds to the peak memory for growing G, each in a process of its own, and tensors alive over 200 calls.
 
-On a CPU the peak is that of the whole process, so the network sees one image before the call and no more. "leaky" is a call
+On a CPU the peak is that of the whole process, so a call of one image goes before and no more. "leaky" is a call
 that holds on to every group's pass: it shows that growth would be seen.
 """
 
