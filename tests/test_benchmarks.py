@@ -23,7 +23,8 @@ def run(folder, script, *words):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_speed(tmp_path, precision):
     words = ["--network", "resnet18", "--size", 64, "--batch", 4, "--repeats", 2, "--precision", precision, "--channels-last"]
-    tables = run(tmp_path, "speed.py", *words)
+    half = "" if precision == "fp32" else f"_{precision}"
+    tables = {name.removesuffix(half): rows for name, rows in run(tmp_path, "speed.py", *words).items()}
     maps = {row["method"]: row for row in tables["speed_maps"]}
     assert maps["bare forward (F)"]["in F"] == 1 < maps["balanced, G=16"]["in F"] < maps["paper, G=16"]["in F"]
     assert 0 <= maps["paper, G=16"]["share outside the network"] < 0.5
