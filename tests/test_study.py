@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -223,7 +224,10 @@ def test_killed_processes_leave_whole_records_only(tmp_path):
     script = tmp_path / "go.py"
     script.write_text(code)
     for kill, sign in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.kill, signal.SIGKILL)):
-        process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+        heard = functools.partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        )  # what a shell starts in the background ignores it
+        process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, preexec_fn=heard)
         before, deadline = len(runs(tmp_path)), time.time() + 120
         while len(runs(tmp_path)) < before + 2 and process.poll() is None and time.time() < deadline:
             time.sleep(0.1)
