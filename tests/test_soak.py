@@ -78,9 +78,7 @@ def test_the_gauge_notices_a_leak():
     assert slope(range(500, 2000, 20), [200 + 0.0015 * step for step in range(500, 2000, 20)]) > 1
     kept, sizes = [], []
     for _ in range(8):
-        kept.append(
-            mmap.mmap(-1, 2**26)
-        )  # 64 megabytes from the system: an allocator might serve them from what was freed before
+        kept.append(mmap.mmap(-1, 2**26))  # 64 megabytes from the system: an allocator might have as much left
         torch.frombuffer(kept[-1], dtype=torch.uint8).fill_(1)
         sizes.append(resident())
     assert slope(range(8), sizes) > 30_000

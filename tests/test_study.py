@@ -224,9 +224,7 @@ def test_killed_processes_leave_whole_records_only(tmp_path):
     script = tmp_path / "go.py"
     script.write_text(code)
     for kill, sign in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.kill, signal.SIGKILL)):
-        heard = functools.partial(
-            signal.signal, signal.SIGINT, signal.SIG_DFL
-        )  # what a shell starts in the background ignores it
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
         process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, preexec_fn=heard)
         before, deadline = len(runs(tmp_path)), time.time() + 120
         while len(runs(tmp_path)) < before + 2 and process.poll() is None and time.time() < deadline:
