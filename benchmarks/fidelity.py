@@ -18,9 +18,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from groupcam_aug import GradCAM, GroupCAM, measure_fidelity
+from groupcam_aug.baselines import centred_blob, random_cells
 from groupcam_aug.borrow import as_found, capture
-from groupcam_aug.callbacks.assessment import centred_blob, random_cells
-from groupcam_aug.masks import enlarge, minmax
+from groupcam_aug.map_ops import enlarge, minmax
 from groupcam_aug.metrics import insertion_deletion
 
 PLACES = {

@@ -18,14 +18,14 @@ from typing import Any
 
 from common import Setting, add_device_options, conditions, data_folder, filed, report
 
-from groupcam_aug.recipes.evaluate import evaluate
-from groupcam_aug.recipes.figures import figures_of, make_record
-from groupcam_aug.recipes.items import Item
-from groupcam_aug.recipes.measuring import first_image, weights_of
-from groupcam_aug.recipes.methods import METHODS, Setup, choose
-from groupcam_aug.recipes.rendering import write_files
-from groupcam_aug.recipes.rows import Book, Plan
-from groupcam_aug.recipes.subject import add_arguments, load_subject
+from groupcam_aug.recipes.evaluation.command import evaluate
+from groupcam_aug.recipes.evaluation.datasets import Item
+from groupcam_aug.recipes.evaluation.methods import METHODS, Setup, choose
+from groupcam_aug.recipes.evaluation.results_file import Book, Plan
+from groupcam_aug.recipes.evaluation.runner import first_image, weights_of
+from groupcam_aug.recipes.evaluation.statistics import figures_of, make_record
+from groupcam_aug.recipes.evaluation.tables_and_plots import write_files
+from groupcam_aug.recipes.model_loading import add_arguments, load_subject
 
 ALL = ",".join(method.key for method in METHODS if method.kind != "peer")
 

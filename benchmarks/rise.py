@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.masks import minmax
-from groupcam_aug.recipes.methods import Maps, Method, Setup
+from groupcam_aug.map_ops import minmax
+from groupcam_aug.recipes.evaluation.methods import Maps, Method, Setup
 
 
 def rise(

@@ -14,12 +14,12 @@ from torch.nn.parameter import is_lazy
 
 from groupcam_aug.augment import Augmented, Fill, MaskFrom, SaliencyBlur
 from groupcam_aug.borrow import as_found
-from groupcam_aug.callbacks.batch import BatchKey, Dispatcher, describe, get_item, replace_item
-from groupcam_aug.callbacks.clock import Clock
-from groupcam_aug.callbacks.host import Callback, announce, misconfigured, warn
-from groupcam_aug.callbacks.lend import find_network, lent, refuse
-from groupcam_aug.callbacks.source import Source
-from groupcam_aug.callbacks.tally import Tally, open_tally
+from groupcam_aug.callbacks.glue.batch import BatchKey, Dispatcher, describe, get_item, replace_item
+from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured, warn
+from groupcam_aug.callbacks.glue.map_source import Source
+from groupcam_aug.callbacks.glue.network import find_network, lent, refuse
+from groupcam_aug.callbacks.records.augmentation_stats import Tally, open_tally
+from groupcam_aug.callbacks.records.step_timer import Clock
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["PRESETS", "GroupCAMAugmentation"]

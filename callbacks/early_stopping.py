@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from groupcam_aug.callbacks.convergence import Convergence
-from groupcam_aug.callbacks.host import Callback, announce, misconfigured
+from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured
 from groupcam_aug.callbacks.monitor import SaliencyMonitor
+from groupcam_aug.callbacks.monitoring.convergence import Convergence
 
 __all__ = ["SaliencyEarlyStopping"]
 

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from groupcam_aug.callbacks.assessment import assess
-from groupcam_aug.callbacks.batch import BatchKey, get_item
-from groupcam_aug.callbacks.convergence import Convergence
-from groupcam_aug.callbacks.exhibit import Exhibit
-from groupcam_aug.callbacks.film import Film
-from groupcam_aug.callbacks.host import Callback, announce, misconfigured, warn
-from groupcam_aug.callbacks.lend import find_network, refuse
-from groupcam_aug.callbacks.probes import Probes, first_of_batch, from_validation, given
-from groupcam_aug.callbacks.readings import UNKNOWN, Reading, alive, numbers
-from groupcam_aug.callbacks.record import add_line, put_file, record_folder
-from groupcam_aug.callbacks.watch import Watch
+from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
+from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured, warn
+from groupcam_aug.callbacks.glue.network import find_network, refuse
+from groupcam_aug.callbacks.monitoring.convergence import Convergence
+from groupcam_aug.callbacks.monitoring.film_strip import Film
+from groupcam_aug.callbacks.monitoring.final_evaluation import assess
+from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN, Reading, alive, numbers
+from groupcam_aug.callbacks.monitoring.probe_mapper import Watch
+from groupcam_aug.callbacks.monitoring.probes import Probes, first_of_batch, from_validation, given
+from groupcam_aug.callbacks.monitoring.snapshots import Exhibit
+from groupcam_aug.callbacks.records.folder import record_folder
+from groupcam_aug.files import add_line, put_file
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["SaliencyMonitor"]

@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from groupcam_aug.callbacks import chapters
-from groupcam_aug.callbacks.findings import findings
-from groupcam_aug.callbacks.gallery import KINDS
-from groupcam_aug.callbacks.host import Callback, announce, warn
-from groupcam_aug.callbacks.journal import read_journal
-from groupcam_aug.callbacks.pictures import film, gallery
-from groupcam_aug.callbacks.record import add_line, put_file, record_folder
+from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
+from groupcam_aug.callbacks.records.folder import record_folder
+from groupcam_aug.callbacks.records.sample_grid import KINDS
+from groupcam_aug.callbacks.report_page import sections as chapters
+from groupcam_aug.callbacks.report_page.checks import findings
+from groupcam_aug.callbacks.report_page.images import film, gallery
+from groupcam_aug.callbacks.report_page.run_records import FILES, read_journal
+from groupcam_aug.files import add_line, put_file
 
-__all__ = ["SaliencyReport", "render"]
+__all__ = ["FILES", "SaliencyReport", "render"]
 
 LIMIT = 5_000_000  # bytes of a page
 PATIENCE = 20  # a page is not written again before this many times the seconds that the last one took
@@ -255,5 +256,5 @@ def _version(name: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    text = files("groupcam_aug.callbacks").joinpath("report.html.j2").read_text(encoding="utf-8")
+    text = files("groupcam_aug.callbacks.report_page").joinpath("report.html.j2").read_text(encoding="utf-8")
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)

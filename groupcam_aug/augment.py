@@ -11,7 +11,7 @@ from torch import Tensor
 
 from groupcam_aug.blur import blur
 from groupcam_aug.cam import check_images
-from groupcam_aug.masks import percentile
+from groupcam_aug.map_ops import percentile
 from groupcam_aug.targets import Targets
 
 __all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from groupcam_aug.borrow import capture, unwrap
 from groupcam_aug.layers import spatial_layers
-from groupcam_aug.tail import Tail
+from groupcam_aug.partial_forward import Tail
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
 
 __all__ = ["CAM", "Output", "arithmetic", "check_images", "slopes_of", "usable"]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from groupcam_aug.augment import has_map, keep_mask
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import check_images
-from groupcam_aug.change import map_change
+from groupcam_aug.metrics.stability import map_change
 from groupcam_aug.saliency import GroupCAM
 from groupcam_aug.targets import Targets
 

@@ -16,8 +16,8 @@ from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
 from groupcam_aug.layers import find_layer, find_stage, get_layer, read_grid, spatial_layers
-from groupcam_aug.masks import enlarge, minmax, percentile, scale_as_enlarged
-from groupcam_aug.tail import Tail, TailKind
+from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
+from groupcam_aug.partial_forward import Tail, TailKind
 from groupcam_aug.targets import Activation, Target, Targets
 
 __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]

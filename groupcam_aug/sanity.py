@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import Output, check_images
-from groupcam_aug.change import map_change, map_floor
+from groupcam_aug.metrics.stability import map_change, map_floor
 from groupcam_aug.targets import Targets, select_output
 
 __all__ = ["LEAST", "Randomization", "forward_order", "randomization_check", "randomized"]

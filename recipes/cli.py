@@ -38,10 +38,12 @@ COMMANDS = (
     Command("explain", "draw what in an image speaks for a class", "groupcam_aug.recipes.explain:run"),
     Command("fidelity", "which cheap mode keeps the masks, on your network and images", "groupcam_aug.recipes.fidelity:run"),
     Command(
-        "evaluate", "how good maps are: insertion, deletion, sanity, time, beside controls", "groupcam_aug.recipes.evaluate:run"
+        "evaluate",
+        "how good maps are: insertion, deletion, sanity, time, beside controls",
+        "groupcam_aug.recipes.evaluation.command:run",
     ),
     Command("report", "write the report of a run again, from its records alone", "groupcam_aug.recipes.report:run"),
-    Command("study", "compare arms with controls over paired seeds: does it help?", "groupcam_aug.recipes.study:run"),
+    Command("study", "compare arms with controls over paired seeds: does it help?", "groupcam_aug.recipes.trial.command:run"),
     Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
     Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 from groupcam_aug.draw import heat_map, overlay, panels, to_uint8
 from groupcam_aug.guided import guided_grad_cam
 from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images, shown
+from groupcam_aug.recipes.model_loading import Subject, add_arguments, find_images, load_subject, read_images, shown
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["explain", "run"]

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from groupcam_aug import measure_fidelity
-from groupcam_aug.callbacks.record import put_file
+from groupcam_aug.files import put_file
 from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.subject import Subject, add_arguments, find_images, load_subject, read_images, shown
+from groupcam_aug.recipes.model_loading import Subject, add_arguments, find_images, load_subject, read_images, shown
 
 __all__ = ["run"]
 

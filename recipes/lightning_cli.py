@@ -19,7 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 from torch.utils.data import Subset
 
-from groupcam_aug.callbacks.record import put_file
+from groupcam_aug.files import put_file
 from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_checkpoint
 from groupcam_aug.recipes.cli import Refused, find_recipe, nearest, refusing
 from groupcam_aug.recipes.networks import read_tensors

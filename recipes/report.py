@@ -31,8 +31,8 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="file to write (default: report.html beside the records)")
     parser.add_argument("--open", action="store_true", help="show it in the web browser")
     options = parser.parse_args(words)
-    from groupcam_aug.callbacks.record import put_file
     from groupcam_aug.callbacks.report import render
+    from groupcam_aug.files import put_file
 
     with refusing():
         folder = find_records(options.run_dir)
@@ -77,6 +77,6 @@ def find_records(path: str | Path) -> Path:
 
 def _age(folder: Path) -> float:
     """When the newest record of a folder was written, in seconds since 1970; 0 if it holds none."""
-    from groupcam_aug.callbacks.journal import FILES
+    from groupcam_aug.callbacks.report import FILES
 
     return max(((folder / name).stat().st_mtime for name in FILES if (folder / name).is_file()), default=0.0)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from lit import same, state
+from processes import HELPERS, environment
 from run_to_kill import EVERY, STEPS, main
-from test_ddp import TESTS, environment
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available.*"),
@@ -32,7 +32,7 @@ def whole(tmp_path_factory):
 def start_and_kill(folder, line, *, after=0.0, **slow):
     """Start the run, wait until it says `line`, then `after` seconds more, and kill it. Returns the last step it began."""
     process = subprocess.Popen(
-        [sys.executable, str(TESTS / "run_to_kill.py"), str(folder)],
+        [sys.executable, str(HELPERS / "run_to_kill.py"), str(folder)],
         env=environment(**slow),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -88,7 +88,7 @@ def test_kills_at_random_moments(tmp_path, whole, kill):
 def test_killed_while_a_checkpoint_is_written(tmp_path, whole, write):
     """Lightning writes elsewhere and renames: half a checkpoint never stands under the name of the last one."""
     process = subprocess.Popen(
-        [sys.executable, str(TESTS / "run_to_kill.py"), str(tmp_path)],
+        [sys.executable, str(HELPERS / "run_to_kill.py"), str(tmp_path)],
         env=environment(SLOW_WRITE="0.5", TMPDIR=str(tmp_path.parent)),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

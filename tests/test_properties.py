@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory import Bytes
 from models import PooledNet, assert_same, snapshot
 from torch import nn
 from torch.nn import functional as F
@@ -16,8 +17,8 @@ from torchvision import tv_tensors
 from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur, guided_grad_cam
 from groupcam_aug.augment import keep_mask
 from groupcam_aug.blur import blur
-from groupcam_aug.curves import insertion_deletion
 from groupcam_aug.metrics import PointingGame
+from groupcam_aug.metrics.insertion_deletion import insertion_deletion
 from groupcam_aug.sanity import randomization_check
 
 PROPERTIES = {
@@ -58,18 +59,18 @@ PROPERTIES = {
     ],
     24: ["test_layers::test_reading_and_mixing_agree_in_every_layout", "test_layers::test_read_grid_refuses"],
     25: [
-        "test_curves::test_endpoints_and_constant_models",
-        "test_curves::test_linear_model_gives_a_half_for_any_order",
-        "test_curves::test_planted_evidence_in_closed_form",
-        "test_curves::test_only_the_order_counts_and_ties_are_settled",
-        "test_curves::test_more_steps_approach_a_limit",
-        "test_curves::test_chunk_batch_and_layout_do_not_matter",
+        "test_insertion_deletion::test_endpoints_and_constant_models",
+        "test_insertion_deletion::test_linear_model_gives_a_half_for_any_order",
+        "test_insertion_deletion::test_planted_evidence_in_closed_form",
+        "test_insertion_deletion::test_only_the_order_counts_and_ties_are_settled",
+        "test_insertion_deletion::test_more_steps_approach_a_limit",
+        "test_insertion_deletion::test_chunk_batch_and_layout_do_not_matter",
         "test_properties::test_p25_better_maps_score_better",
     ],
     26: [
-        "test_localise::test_pointing_of_undefined_maps_and_empty_masks",
-        "test_localise::test_pointing_tolerance_includes_its_edge",
-        "test_metrics::test_macro_is_over_the_classes_seen",
+        "test_localisation::test_pointing_of_undefined_maps_and_empty_masks",
+        "test_localisation::test_pointing_tolerance_includes_its_edge",
+        "test_classes::test_macro_is_over_the_classes_seen",
         "test_properties::test_p26_a_flat_map_is_no_free_hit",
     ],
     27: [
@@ -86,7 +87,11 @@ def test_every_property_has_its_tests():
     for names in PROPERTIES.values():
         for name in names:
             file, _, function = name.partition("::")
-            found = {n.name for n in ast.walk(ast.parse((folder / f"{file}.py").read_text())) if isinstance(n, ast.FunctionDef)}
+            found = {
+                n.name
+                for n in ast.walk(ast.parse(next(folder.rglob(f"{file}.py")).read_text()))
+                if isinstance(n, ast.FunctionDef)
+            }
             assert function in found, name
     assert set(PROPERTIES) == set(range(1, 28))
 
@@ -167,31 +172,6 @@ def test_p9_at_least_one_pixel_kept():
     keep = keep_mask(maps)
     assert keep[0].sum() == 1 and keep[1].all()
     assert keep_mask(torch.full((1, 9, 9), 0.3)).all(), "a constant positive map keeps everything"
-
-
-class Bytes(torch.utils._python_dispatch.TorchDispatchMode):
-    """The most bytes that tensors made inside held at one moment, by the lifetime of their storages."""
-
-    def __init__(self):
-        super().__init__()
-        self.live, self.peak, self.seen = 0, 0, {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        import weakref
-
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in self.seen:
-                    self.seen[storage.data_ptr()] = size = storage.nbytes()
-                    self.live += size
-                    weakref.finalize(storage, self.free, storage.data_ptr())
-                    self.peak = max(self.peak, self.live)
-        return out
-
-    def free(self, pointer):
-        self.live -= self.seen.pop(pointer, 0)
 
 
 @pytest.mark.parametrize("mask_at", ["input", "target", "relu1"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from groupcam_aug.callbacks.record import add_line
+from groupcam_aug.files import add_line
 from groupcam_aug.recipes.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def test_the_watching_page_names_what_there_is():
     for name in re.findall(r"^\| (`.*?`) \|", WATCHING.partition("| function, class |")[2], re.MULTILINE):
         for word in re.findall(r"`(\w+)`", name):
             assert hasattr(metrics, word), word
-    from groupcam_aug.callbacks.readings import UNKNOWN
+    from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN
 
     told = set(re.findall(r"`saliency/(\w+)`", WATCHING))
     assert told <= set(UNKNOWN)

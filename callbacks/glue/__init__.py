@@ -1,0 +1,1 @@
+"""What the callbacks need of Lightning: batches, the network, the map's source, both package names."""

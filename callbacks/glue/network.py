@@ -1,0 +1,119 @@
+"""Lending the user's network to a callback: found by name, muted, in the Trainer's precision, given back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torchmetrics import Metric
+
+from groupcam_aug.callbacks.glue.compat import misconfigured
+
+__all__ = ["find_network", "lent", "refuse"]
+
+_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def refuse(trainer: Any, module: Any, network: str | None, who: str, instead: str) -> None:
+    """Refuse, at set-up, a Trainer or a module of which no network can be borrowed.
+
+    Args:
+        trainer: the Trainer.
+        module: its LightningModule.
+        network: dotted name of the network on the module, or None for the module itself.
+        who: the callback's name, for the message.
+        instead: what to do where the network is in pieces.
+
+    Raises:
+        MisconfigurationException: a sharded strategy; no name, and a module without a `forward` of its own.
+    """
+    kind = next((base.__name__ for base in type(trainer.strategy).__mro__ if base.__name__ in _SHARDED), None)
+    if kind is not None:
+        raise misconfigured(
+            trainer,
+            f"{who} cannot run the network outside its own step under {kind}, which spreads it over devices. {instead}",
+        )
+    if network is None and not _overrides_forward(module):
+        raise misconfigured(
+            trainer,
+            f"{type(module).__name__} defines no forward(), so it is not known which network to map. Name the attribute "
+            f"that maps images to logits: {who}(network=...), one of {_children(module)}",
+        )
+
+
+def find_network(trainer: Any, module: Any, name: str | None) -> nn.Module:
+    """The network under a dotted name on the LightningModule; the module itself for None.
+
+    Raises:
+        MisconfigurationException: no network of that name; the message lists those there are.
+    """
+    if name is None:
+        return module
+    found: Any = module
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    if not isinstance(found, nn.Module):
+        raise misconfigured(
+            trainer,
+            f"{type(module).__name__} has no network {name!r} (found {type(found).__name__}); "
+            f"its modules are {_children(module)}",
+        )
+    return found
+
+
+@contextmanager
+def lent(trainer: Any, network: nn.Module, who: str, *, check: bool = True) -> Iterator[None]:
+    """A stretch of code in which `network` may run on the callback's account.
+
+    Logging of the module and of the network is muted, gradients are off, and the Trainer's precision holds as in
+    `training_step`. Modes, buffers and random numbers are `borrow.as_found`'s part.
+
+    Args:
+        trainer: the Trainer.
+        network: what will run.
+        who: the callback's name, for the message.
+        check: look whether metrics were updated; a walk through the network, which not every step can afford.
+
+    Raises:
+        MisconfigurationException: the network's forward updates torchmetrics, which such passes would disturb.
+    """
+    module = trainer.lightning_module
+    metrics = [(metric, metric._update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
+    owners = [owner for owner in {id(owner): owner for owner in (module, network)}.values() if hasattr(owner, "log_dict")]
+    own: list[dict[str, Any]] = [
+        {name: vars(owner)[name] for name in ("log", "log_dict") if name in vars(owner)} for owner in owners
+    ]
+    for owner in owners:
+        vars(owner).update(log=_mute, log_dict=_mute)
+    try:
+        # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        for owner, found in zip(owners, own, strict=True):
+            del vars(owner)["log"], vars(owner)["log_dict"]
+            vars(owner).update(found)
+    if any(metric._update_count != count for metric, count in metrics):
+        raise misconfigured(
+            trainer,
+            f"forward() of {type(network).__name__} updates torchmetrics, which the saliency passes would disturb. Name the "
+            f"inner network that maps images to logits: {who}(network=...), one of {_children(module)}",
+        )
+
+
+def _mute(*_args: Any, **_kwargs: Any) -> None:
+    """Stands in for `log` while the network is mapped: those passes are not the user's."""
+
+
+def _overrides_forward(module: Any) -> bool:
+    if "forward" in vars(module):
+        return True
+    owner = next(base for base in type(module).__mro__ if "forward" in vars(base))
+    return owner.__module__.split(".")[0] not in ("torch", "pytorch_lightning", "lightning")
+
+
+def _children(module: Any) -> list[str]:
+    return [name for name, child in module.named_children() if next(child.parameters(), None) is not None]

@@ -1,0 +1,1 @@
+"""What the callbacks write down of a run."""

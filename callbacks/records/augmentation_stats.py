@@ -1,0 +1,172 @@
+"""What an epoch of augmentation did: counts kept on the device, one line and a few pictures on disk when the epoch ends."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupcam_aug.augment import Augmented
+from groupcam_aug.callbacks.records.folder import record_folder
+from groupcam_aug.callbacks.records.sample_grid import Gallery
+from groupcam_aug.callbacks.records.step_timer import Clock
+from groupcam_aug.files import add_line, put_file
+
+__all__ = ["BINS", "Tally", "open_tally"]
+
+BINS = 20  # of the histogram of keep fractions
+CLASSES = 32_768  # counted one by one at most; how many there are could only be learned by waiting for the device
+STEPS = 1_000  # the last so many steps of an epoch give the medians
+
+
+def open_tally(trainer: Any) -> Tally | None:
+    """The tally of this fit; None on other ranks, where nothing is recorded, and in a run that is to leave nothing on disk.
+
+    That is a run without logger and checkpoints, unless something has opened the folder already (a `SaliencyReport` does).
+    Only rank zero's share of the images is counted: no collective is called for it.
+    """
+    folder = record_folder(trainer)
+    if folder is None or not (trainer.loggers or trainer.checkpoint_callback or folder.is_dir()):
+        return None
+    return Tally(folder)
+
+
+class Tally:
+    """Counts of the epoch under way. Nothing here waits for the device before `write`, and memory does not grow.
+
+    Args:
+        folder: where `augmentation.jsonl`, `augmentation.json` and `gallery/` are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.steps = self.due_images = self.drawn = self.augmented_steps = 0
+        self._sums: Tensor | None = None  # (2 + BINS,): images without a map, sum of the others' keep fractions, their histogram
+        self._classes: Tensor | None = None  # (classes, 2): drawn, of those without a map
+        self._steps: deque[tuple[float, float | None]] = deque(maxlen=STEPS)
+        self._gallery = Gallery()
+
+    def add_step(self, due_images: int) -> None:
+        """A training step begins, with so many images that might have been drawn (0: the step was not due)."""
+        self.steps += 1
+        self.due_images += due_images
+
+    def add(self, done: Augmented, images: Tensor, targets: Any, step: int) -> None:
+        """What was done to a batch.
+
+        Args:
+            done: of the batch.
+            images: (N, C, H, W), as they were before.
+            targets: of the whole batch, in any form that `GroupCAM` takes.
+            step: number of the batch, for the captions.
+        """
+        if not len(done.drawn):
+            return
+        with torch.no_grad():
+            self.augmented_steps += 1
+            self.drawn += len(done.drawn)
+            fraction = done.keep.flatten(1).sum(dim=1) / done.keep[0].numel()
+            missing = done.no_map.float()
+            if self._sums is None:
+                self._sums = torch.zeros(2 + BINS, device=fraction.device)
+            self._sums[0] += missing.sum()
+            self._sums[1] += (fraction * (1 - missing)).sum()
+            bins = (fraction * BINS).long().clamp(max=BINS - 1)
+            self._sums.index_add_(0, bins + 2, 1 - missing)  # not histc or bincount: those wait, or are refused as undetermined
+            labels, weights = read_classes(targets, len(images))
+            at = done.drawn.to(fraction.device, non_blocking=True)
+            labels = None if labels is None else labels.to(fraction.device, non_blocking=True).index_select(0, at)
+            weights = None if weights is None else weights.to(fraction.device, non_blocking=True).index_select(0, at)
+            self._add_classes(labels, weights, torch.stack([torch.ones_like(missing), missing], dim=1))
+            if labels is None and weights is not None:
+                labels = weights.argmax(dim=1)
+            self._gallery.look(done, images, at, labels, fraction, step)
+
+    def add_seconds(self, clock: Clock) -> None:
+        """Take over what the clock has measured."""
+        self._steps.extend(clock.steps())
+
+    def write(self, trainer: Any, module: Any, facts: Mapping[str, Any]) -> None:
+        """Write the epoch, and begin the next one. The only moment that waits for the device."""
+        epoch = trainer.current_epoch
+        put_file(self.folder, "augmentation.json", json.dumps(facts, indent=2, default=str))
+        add_line(self.folder, "augmentation", {"epoch": epoch, "step": trainer.global_step, **self.values()})
+        self._gallery.write(self.folder, epoch, module)
+        self.reset()
+
+    def values(self) -> dict[str, Any]:
+        """The epoch's numbers.
+
+        Returns:
+            `steps` (training steps), `augmented_steps`, `images` (in batches that were due), `drawn`, `no_map` (of those),
+            `keep_fraction` (mean over the drawn images with a map; None without any), `keep_histogram` (of the same, `BINS`
+            counts over [0, 1]), `per_class` (label to [drawn, no_map]; an image with several labels counts in parts), and
+            medians in seconds: `seconds` (the augmentation of a batch), `step_seconds` (a whole step, from the batch's arrival on
+            the device), `plain_seconds` (a step less its augmentation).
+        """
+        sums = [0.0] * (2 + BINS) if self._sums is None else self._sums.tolist()
+        mapped = self.drawn - round(sums[0])
+        per_class = {}
+        if self._classes is not None:
+            table = self._classes.cpu()
+            for label in table[:, 0].nonzero()[:, 0].tolist():
+                per_class[str(label)] = [_count(value) for value in table[label].tolist()]
+        augmented = [part for _, part in self._steps if part is not None]
+        return {
+            "steps": self.steps,
+            "augmented_steps": self.augmented_steps,
+            "images": self.due_images,
+            "drawn": self.drawn,
+            "no_map": round(sums[0]),
+            "keep_fraction": sums[1] / mapped if mapped else None,
+            "keep_histogram": [round(count) for count in sums[2:]],
+            "per_class": per_class,
+            "seconds": _median(augmented),
+            "step_seconds": _median([whole for whole, _ in self._steps]),
+            "plain_seconds": _median([whole - (part or 0.0) for whole, part in self._steps]),
+        }
+
+    def _add_classes(self, labels: Tensor | None, weights: Tensor | None, counts: Tensor) -> None:
+        if labels is None and weights is None:
+            return
+        if self._classes is None:
+            classes = max(CLASSES, 0 if weights is None else weights.shape[1])
+            self._classes = torch.zeros(classes, 2, device=counts.device)
+        if labels is not None:
+            self._classes.index_add_(0, labels.clamp(0, len(self._classes) - 1), counts)
+        elif weights is not None:
+            self._classes[: weights.shape[1]] += weights.t() @ counts
+
+
+def read_classes(targets: Any, count: int) -> tuple[Tensor | None, Tensor | None]:
+    """Targets of a batch as (N,) labels, or as (N, classes) weights whose rows sum to 1; neither, if they say no class."""
+    if isinstance(targets, int) and not isinstance(targets, bool):
+        targets = [targets] * count
+    if isinstance(targets, (list, tuple)) and all(isinstance(item, int) for item in targets):
+        targets = torch.tensor(targets)
+    if not isinstance(targets, Tensor) or targets.ndim not in (1, 2) or len(targets) != count or targets.is_complex():
+        return None, None
+    targets = targets.detach().as_subclass(Tensor)
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        weights = targets.float().clamp(min=0)
+        return None, weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    labels = targets[:, 0] if targets.ndim == 2 else targets
+    return (labels > 0.5 if labels.is_floating_point() else labels).long(), None
+
+
+def _count(value: float) -> float:
+    return int(value) if value == int(value) else round(value, 2)
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None

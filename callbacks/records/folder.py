@@ -1,0 +1,38 @@
+"""Where the callbacks leave what they saw: one folder per run, written by rank zero.
+
+The callbacks do not know each other. Each writes what it saw; `SaliencyReport` and `groupcam-aug report` read only the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["record_folder"]
+
+
+def record_folder(trainer: Any) -> Path | None:
+    """Where this run's records go: `<log directory>/groupcam`, not created before something is written there.
+
+    The log directory is the first logger's own (TensorBoard, CSV: `lightning_logs/version_3`); for other loggers it is put
+    together as `ModelCheckpoint` does, `save_dir/name/version`, so that two runs never share one; without a logger it is
+    `default_root_dir`. `trainer.log_dir` itself is not asked: it broadcasts, and only rank zero records.
+
+    Returns:
+        The folder; None where nothing is to be recorded: on other ranks, in `fast_dev_run` and in `barebones`.
+    """
+    if not trainer.is_global_zero or trainer.fast_dev_run or getattr(trainer, "barebones", False):
+        return None
+    logger = trainer.loggers[0] if trainer.loggers else None
+    folder = getattr(logger, "log_dir", None)
+    if folder is None and logger is not None and logger.save_dir is not None:
+        version = logger.version
+        parts = (logger.name, version if version is None or isinstance(version, str) else f"version_{version}")
+        folder = os.path.join(logger.save_dir, *(str(part) for part in parts if part))  # noqa: PTH118 - a Path breaks "s3://"
+    folder = os.fspath(folder or trainer.default_root_dir)
+    # Logs may go to a bucket; Lightning keeps the root directory for such cases, or the working directory.
+    if "://" in folder:
+        folder = os.fspath(trainer.default_root_dir)
+        folder = os.getcwd() if "://" in folder else folder  # noqa: PTH109
+    return Path(folder) / "groupcam"

@@ -1,0 +1,1 @@
+"""The page that `SaliencyReport` writes, from records alone."""

@@ -1,0 +1,231 @@
+"""What in a run's records deserves a look, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from groupcam_aug.callbacks.report_page.run_records import Journal, series
+
+__all__ = ["Finding", "findings", "overhead", "worst_classes"]
+
+ENOUGH = 20  # images of a class, below which its share without a map says little
+MISSING = 0.2  # share of a class without a map from which it is told
+SETTLED = 0.05  # change up to which maps hardly move, where the monitor does not say
+CONTROLS = ("centred", "random", "inverted")  # beginnings of the names of what every method must beat
+CUT = 0.3  # of the highest learning rate: below it the rate counts as cut
+MONITOR_SHARE = 0.02  # of the training time that watching may take
+NOTICEABLE = 0.5  # seconds of a probing, below which its share does not matter
+
+
+class Finding(NamedTuple):
+    """One sentence for the top of the report, and what it means."""
+
+    level: Literal["warning", "note"]
+    text: str
+    why: str
+
+
+def findings(journal: Journal) -> list[Finding]:
+    """Everything worth telling, warnings first.
+
+    Args:
+        journal: of the run.
+    """
+    found = [*_run(journal), *_maps(journal), *_augmentation(journal), *_cost(journal), *_evaluation(journal)]
+    return sorted(found, key=lambda finding: finding.level != "warning")
+
+
+def worst_classes(line: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """(label, drawn, share without a map) of one epoch's `per_class`, worst share first, then the larger class."""
+    rows = [(label, drawn, missing / drawn) for label, (drawn, missing) in (line.get("per_class") or {}).items() if drawn > 0]
+    return sorted(rows, key=lambda row: (-row[2], -row[1], int(row[0])))
+
+
+def overhead(line: dict[str, Any]) -> float | None:
+    """Share that the augmentation adds to a training step, over all steps of an epoch; None where it was not timed."""
+    seconds, plain, steps = line.get("seconds"), line.get("plain_seconds"), line.get("steps")
+    if not seconds or not plain or not steps:
+        return None
+    return seconds * line.get("augmented_steps", steps) / (plain * steps)
+
+
+def _run(journal: Journal) -> Iterator[Finding]:
+    status = str(journal.run.get("status", ""))
+    if status.startswith("stopped"):
+        yield Finding("warning", f"The run did not finish: {status}.", "What follows is what it had recorded until then.")
+    for name in ("train/loss", "train_loss", "loss", "val/loss", "val_loss"):
+        lines = [line for line in journal.epochs if name in line]
+        if lines and lines[-1][name] is None:
+            finite = max((i for i, line in enumerate(lines) if line[name] is not None), default=-1)
+            since = lines[finite + 1]["epoch"]
+            yield Finding("warning", f"{name} is not a finite number since epoch {since}.", "Training has diverged.")
+            return
+
+
+def _maps(journal: Journal) -> Iterator[Finding]:
+    if not journal.probings:
+        return
+    last = journal.probings[-1]
+    alive, noise = last.get("alive"), last.get("noise")
+    enough = journal.min_alive
+    if alive is not None and alive < enough:
+        yield Finding(
+            "warning",
+            f"Only {alive:.0%} of the probes have a map.",
+            "Change and noise are means over few images, and say little. Grad-CAM (the monitor's default) leaves fewer images "
+            "without a map than Group-CAM does.",
+        )
+    cut = _cut(journal)
+    epochs, change = series(journal.compared, "change")
+    trusted = len(change) >= 3 and (alive is None or alive >= enough)
+    if cut is not None:
+        before, at, after = cut
+        yield Finding(
+            "warning",
+            "Change fell with the learning rate, not before it.",
+            f"It was {before:.2f} at epoch {at}, before the rate fell below {CUT:.0%} of its maximum, and is "
+            f"{after:.2f} now. A network that hardly moves keeps its maps, finished or not.",
+        )
+    elif last.get("converged_epoch") is not None:
+        yield Finding(
+            "note",
+            f"The maps had settled by epoch {last['converged_epoch']:g}.",
+            "The learning rate was not cut by then. Stable explanations are necessary for a finished network, not sufficient.",
+        )
+    elif trusted and change[-1] > 0.3 and str(journal.run.get("status")) == "finished":
+        yield Finding(
+            "note",
+            f"The maps still change: {change[-1]:.2f} at the last probing (epoch {epochs[-1]:g}).",
+            "0 = the maps of the probing before, 1 = unrelated ones. The network has not made up its mind where to look.",
+        )
+    if noise is not None and noise > 0.5 and trusted:
+        yield Finding(
+            "warning",
+            f"The maps are noisy: {noise:.2f}.",
+            "An image and its mirror image are explained by different places. Expected early on, with random labels, and where "
+            "mirroring changes the class.",
+        )
+    flip, right = last.get("flip_rate"), last.get("probe_right")
+    correct = sum(right) / len(right) if right else None  # `correct` of the line is the share right at both probings
+    if correct is not None and correct < 0.5:
+        yield Finding(
+            "note",
+            f"Only {correct:.0%} of the probes are classified correctly.",
+            "For a wrong one the map of its label shows what little speaks for it."
+            + (f" {flip:.0%} changed their predicted class since the probing before." if flip else ""),
+        )
+
+
+def _cut(journal: Journal) -> tuple[float, int, float] | None:
+    """Change at the last probing before the rate was cut, its epoch, and change now; None unless it fell with the rate."""
+    rates = dict(zip(*series([*journal.probings, *journal.epochs], "lr"), strict=True))
+    epochs, change = series(journal.compared, "change")
+    points = [(epoch, value, rates[epoch]) for epoch, value in zip(epochs, change, strict=True) if epoch in rates]
+    if len(points) < 3 or not (highest := max(rates.values())):
+        return None
+    peak = max(epoch for epoch, rate in rates.items() if rate == highest)  # before it the rate is low because it is rising
+    high = [(epoch, value) for epoch, value, rate in points if rate >= CUT * highest or epoch <= peak]
+    low = [value for epoch, value, rate in points if rate < CUT * highest and epoch > peak]
+    if not high or not low or high[-1][0] > points[-1 - len(low)][0]:  # the rate rose again: nothing is said about now
+        return None
+    at, before = high[-1]
+    return (before, int(at), low[-1]) if before > journal.monitor.get("threshold", SETTLED) and low[-1] <= before / 2 else None
+
+
+def _augmentation(journal: Journal) -> Iterator[Finding]:
+    if not journal.augmented:
+        return
+    drawn_in = [line for line in journal.augmented if line.get("drawn")]
+    if not drawn_in:
+        yield Finding(
+            "warning",
+            "No image has been augmented.",
+            "p is 0, the epoch to start with has not come, or the run was too short for a drawn image.",
+        )
+        return
+    line = drawn_in[-1]
+    missing = line["no_map"] / line["drawn"]
+    if missing >= 0.3:
+        yield Finding(
+            "warning",
+            f"{missing:.0%} of the drawn images had no map in epoch {line['epoch']} and were left as they are.",
+            "No group of channels raised the score of their class above that of the blurred image. Usual in the first epochs, "
+            "and for classes that a blurred image resembles; weights='gradient' helps.",
+        )
+    blind = [row for row in worst_classes(line) if row[2] >= MISSING and row[1] >= ENOUGH and row[2] > 1.2 * missing][:3]
+    if blind:
+        shares = " and ".join(f"{share:.0%} of {_named(journal, label)}" for label, _, share in blind)
+        yield Finding(
+            "warning",
+            f"{shares} have no map.",
+            f"Epoch {line['epoch']}, {' and '.join(f'{drawn:,.0f}' for _, drawn, _ in blind)} images drawn. They are trained on "
+            "as they are: a class that its blurred image resembles is invisible to this method.",
+        )
+    keep = line.get("keep_fraction")
+    chosen = journal.augmentation.get("mask_from", "saliency") in ("saliency", "other", "centre", "inverse")
+    if keep is not None and chosen and not 0.1 <= keep <= 0.9:
+        happens = "nearly everything is blurred" if keep < 0.1 else "nearly nothing is changed"
+        yield Finding(
+            "warning",
+            f"{keep:.0%} of the pixels are kept: {happens}.",
+            "Masks have collapsed. Look at the samples below; threshold='q0.5' keeps half of every image.",
+        )
+
+
+def _named(journal: Journal, label: str) -> str:
+    name = journal.class_name(label)
+    return name if name == f"class {label}" else f"class {label} ({name})"
+
+
+def _cost(journal: Journal) -> Iterator[Finding]:
+    share = overhead(journal.augmented[-1]) if journal.augmented else None
+    if share is not None and share > 1:
+        yield Finding(
+            "note",
+            f"The augmentation makes a training step {1 + share:.1f} times as long.",
+            "Expected of preset='paper' (G + 2 forward passes per image); preset='fast' costs a small part of that.",
+        )
+    watching = watching_share(journal)
+    spent = [line.get("seconds") or 0 for line in journal.probings]
+    if watching is not None and watching > MONITOR_SHARE and sum(spent) / len(spent) >= NOTICEABLE:
+        yield Finding(
+            "warning",
+            f"Watching the probes takes {watching:.1%} of the training time.",
+            "Fewer probes (num_images=) or fewer probings (every_n_epochs=) bring it down.",
+        )
+
+
+def watching_share(journal: Journal) -> float | None:
+    """Share of the training time that the monitor's probings took; None where either was not timed."""
+    total = sum(line.get("seconds") or 0 for line in journal.epochs)
+    spent = sum(line.get("seconds") or 0 for line in journal.probings)
+    return spent / (total - spent) if spent and total > spent else None
+
+
+def _evaluation(journal: Journal) -> Iterator[Finding]:
+    methods = journal.evaluation.get("methods") or {}
+    over_all = {
+        name: method["insertion"]["auc"] - method["deletion"]["auc"]
+        for name, method in methods.items()
+        if method.get("insertion") and method.get("deletion")
+    }
+    controls = [name for name in over_all if name.startswith(CONTROLS)]
+    best = max(controls, key=lambda name: over_all[name], default=None)
+    beaten = [name for name in over_all if best is not None and name not in controls and over_all[name] <= over_all[best]]
+    if best is not None and beaten:
+        yield Finding(
+            "warning",
+            f"{' and '.join(beaten)} find{'s' if len(beaten) == 1 else ''} what matters no better than a {best} does.",
+            f"Insertion less deletion: {', '.join(f'{name} {over_all[name]:.3f}' for name in [*beaten, best])}. Such maps say "
+            "little about what the network needs.",
+        )
+    sanity = journal.evaluation.get("sanity") or {}
+    values = [value for value in sanity.get("spearman") or [] if value is not None]
+    floor = (sanity.get("floors") or {}).get("other_image")
+    if sanity.get("passed") is False and values and floor is not None and values[-1] > max(floor, 0.0) + 0.05:
+        yield Finding(
+            "warning",
+            f"The maps survive a network of random weights: rank correlation {values[-1]:.2f} with the original ones.",
+            f"Maps of two different images correlate at {floor:.2f}. A map that does not depend on the weights explains nothing.",
+        )

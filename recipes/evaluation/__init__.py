@@ -1,0 +1,1 @@
+"""``groupcam-aug evaluate``: how good maps are."""

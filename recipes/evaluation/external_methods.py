@@ -1,0 +1,100 @@
+"""Map methods of other libraries (the extra `compare`): grad-cam and captum, called as their pages show."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from groupcam_aug.borrow import as_found
+from groupcam_aug.layers import read_grid
+from groupcam_aug.map_ops import minmax
+
+if TYPE_CHECKING:
+    from groupcam_aug.recipes.evaluation.methods import Maps, Setup
+
+__all__ = ["NOISE", "SAMPLES", "STEPS", "captum_method", "grad_cam_library", "guided", "integrated", "smooth"]
+
+Attribute = Callable[[Any, nn.Module, Tensor, Tensor], Tensor]
+"""captum.attr, the network, an image (1, 3, H, W), its class (1,) -> attributions (1, 3, H, W)."""
+SAMPLES, NOISE = 25, 0.15  # of SmoothGrad: noisy copies, and their noise as a share of the image's range
+STEPS = 50  # of integrated gradients
+_OTHER_ACTIVATIONS = (nn.GELU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Mish, nn.PReLU, nn.Softplus)
+
+
+def grad_cam_library(kind: str) -> Callable[[Setup], Maps]:
+    """A method of pytorch-grad-cam, called as its pages show: on the logit of the class."""
+
+    def make(setup: Setup) -> Maps:
+        library = importlib.import_module("pytorch_grad_cam")
+        target = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
+        network = setup.copied
+        layer = network.get_submodule(setup.layer)
+
+        def maps(images: Tensor, classes: Tensor, _seeds: Sequence[int]) -> Tensor:
+            size = (images.shape[-2], images.shape[-1])
+
+            def grid(output: Tensor) -> Tensor:  # of tokens, too
+                return read_grid(output, size, setup.layer).read(output)
+
+            found = []
+            # Image by image: Score-CAM holds a masked copy of every image for every channel. Its progress bars are not ours.
+            with as_found(network, images.device), torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
+                with getattr(library, kind)(model=network, target_layers=[layer], reshape_transform=grid) as cam:
+                    for image, label in zip(images, classes.tolist(), strict=True):
+                        found.append(torch.from_numpy(cam(input_tensor=image[None], targets=[target(label)])))
+                network.zero_grad(set_to_none=True)
+            return minmax(torch.cat(found).to(images))
+
+        return maps
+
+    return make
+
+
+def captum_method(attribute: Attribute) -> Callable[[Setup], Maps]:
+    """A method of captum. Attributions (1, 3, H, W) become a map as the sum of their absolute values over the channels."""
+
+    def make(setup: Setup) -> Maps:
+        library, network = importlib.import_module("captum.attr"), setup.copied
+
+        def maps(images: Tensor, classes: Tensor, seeds: Sequence[int]) -> Tensor:
+            found = []
+            with as_found(network, images.device), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it tells of hooks that it sets and takes away again
+                for i, seed in enumerate(seeds):
+                    torch.manual_seed(seed)  # inside `as_found`, which puts the generators back
+                    given = attribute(library, network, images[i : i + 1].clone(), classes[i : i + 1])
+                    found.append(given.detach().abs().sum(dim=1))
+            return minmax(torch.cat(found).to(images.dtype))
+
+        return maps
+
+    return make
+
+
+def integrated(library: Any, network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+    """Integrated gradients (Sundararajan et al. 2017) from mean grey."""
+    return library.IntegratedGradients(network).attribute(image, target=label, n_steps=STEPS, internal_batch_size=16)
+
+
+def smooth(library: Any, network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+    """SmoothGrad (Smilkov et al. 2017)."""
+    tunnel = library.NoiseTunnel(library.Saliency(network))
+    spread = NOISE * float(image.max() - image.min())
+    how = {"nt_samples": SAMPLES, "nt_samples_batch_size": 5, "stdevs": spread, "nt_type": "smoothgrad"}
+    return tunnel.attribute(image, target=label, abs=False, **how)  # mean of the signed gradients, as in the paper
+
+
+def guided(library: Any, network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+    """Guided backpropagation (Springenberg et al. 2014); refused where it is not defined."""
+    others = {type(module).__name__ for module in network.modules() if isinstance(module, _OTHER_ACTIVATIONS)}
+    if others or not any(isinstance(module, nn.ReLU) for module in network.modules()):
+        seen = f"it uses {', '.join(sorted(others))}" if others else "it has no nn.ReLU module"
+        raise ValueError(f"guided backpropagation is defined for networks of nn.ReLU modules, and {seen}")
+    return library.GuidedBackprop(network).attribute(image, target=label)

@@ -1,0 +1,127 @@
+"""The rows of ``groupcam-aug evaluate``: one for each image and method, kept on disk so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from groupcam_aug.files import add_line, put_file, read_lines
+from groupcam_aug.recipes.evaluation.datasets import Item
+from groupcam_aug.recipes.evaluation.methods import Method
+
+__all__ = ["Book", "Outcome", "Plan"]
+
+_KEPT = "images"  # images.jsonl
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how. All but the batch size decides the figures."""
+
+    measures: tuple[str, ...] = ("curves", "drop", "sanity")  # or "pointing"
+    steps: int = 28
+    substrate: Literal["blur", "zeros", "mean"] = "blur"
+    author_compatible: bool = False
+    tolerance: float = 15.0  # of the pointing game, in pixels of the file
+    sanity_mode: Literal["cascading", "independent"] = "cascading"
+    sanity_images: int = 8
+    seed: int = 0
+    batch_size: int = 16
+
+    def settings(self) -> dict[str, Any]:
+        """What rows of one file must have in common."""
+        return {name: value for name, value in asdict(self).items() if name not in ("batch_size", "sanity_images")}
+
+    def told(self) -> str:
+        """In words, for people."""
+        parts = []
+        if "curves" in self.measures:
+            parts.append(
+                "the authors' 112 steps" if self.author_compatible else f"{self.steps} steps, substrate {self.substrate}"
+            )
+        if "pointing" in self.measures:
+            parts.append(f"pointing with a tolerance of {self.tolerance:g} pixels, mean over classes")
+        return "; ".join([*parts, "95 % intervals by bootstrap over images"])
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that the scores of one map take."""
+        curves = (2 * 112 + 1 if self.author_compatible else 2 * self.steps) if "curves" in self.measures else 0
+        return curves + 2 * ("drop" in self.measures)
+
+
+@dataclass
+class Outcome:
+    """What could not be done, with the reasons."""
+
+    failed: dict[Path, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # by the method's key
+
+
+class Book:
+    """The rows of `images.jsonl`: one for each image and method, so that a later call goes on where one was stopped.
+
+    Args:
+        folder: of the file; not made before a row is written.
+        settings: what the rows depend on.
+        restart: drop what is there, instead of refusing other settings.
+
+    Raises:
+        ValueError: the file holds rows of other settings, or none of this command.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *, restart: bool = False) -> None:
+        self.folder, self.settings, self._dropping = folder, json.loads(json.dumps(settings)), restart
+        self.rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self.costs: dict[str, float] = {}
+        self.sanity: dict[str, dict[str, Any]] = {}
+        self.fractions: list[float] = []
+        self._opened = False
+        lines = [] if restart else read_lines(folder, _KEPT)
+        if lines:
+            there = lines[0].get("settings")
+            if not isinstance(there, dict):
+                raise ValueError(f"{folder / _KEPT}.jsonl was not written by this command; give another folder by --out")
+            now = self.settings
+            names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+            if names:
+                told = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
+                raise ValueError(
+                    f"{str(folder)!r} holds rows of other settings ({told}): give another --out, or drop them by --restart"
+                )
+            self._opened = True
+        for line in lines[1:]:
+            self._take(line)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keep a row, a cost, or a sanity check; on disk at once."""
+        if self._dropping:
+            put_file(self.folder, f"{_KEPT}.jsonl", "")
+            self._dropping = False
+        if not self._opened:
+            add_line(self.folder, _KEPT, {"settings": self.settings})
+            self._opened = True
+        add_line(self.folder, _KEPT, line)
+        self._take(line)
+
+    def row(self, item: Item, key: str) -> dict[str, Any] | None:
+        """Of this method (its key); None if there is none, or one of a file that has been replaced since."""
+        row = self.rows.get((item.key, key))
+        return row if row is not None and row.get("stamp") == item.stamp else None
+
+    def todo(self, items: Iterable[Item], method: Method) -> list[Item]:
+        """Those without a row of this method."""
+        return [item for item in items if self.row(item, method.key) is None]
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "cost" in line:
+            self.costs[line["method"]] = line["cost"]
+        elif "sanity" in line:
+            self.sanity[line["method"]] = line
+        elif "fractions" in line:
+            self.fractions = line["fractions"]
+        elif "file" in line:
+            self.rows[line["file"], line["method"]] = line

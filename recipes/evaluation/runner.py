@@ -1,0 +1,322 @@
+"""The work behind ``groupcam-aug evaluate``: maps of every method for every image, scored, and kept row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from groupcam_aug.borrow import as_found
+from groupcam_aug.fidelity import wait_for
+from groupcam_aug.metrics import average_drop, box_masks, energy_pointing_game, insertion_deletion, pointing_game
+from groupcam_aug.recipes.evaluation.datasets import Item, evenly
+from groupcam_aug.recipes.evaluation.methods import Maps, Method, Setup
+from groupcam_aug.recipes.evaluation.results_file import Book, Outcome, Plan
+from groupcam_aug.recipes.model_loading import Subject, read_images
+from groupcam_aug.sanity import randomization_check
+
+__all__ = ["checked", "estimate", "first_image", "measure", "preprocessing_of", "weights_of"]
+
+STAGES = 8  # at most so many in the sanity check
+
+
+def measure(
+    subject: Subject,
+    setup: Setup,
+    items: Sequence[Item],
+    methods: Sequence[Method],
+    plan: Plan,
+    book: Book,
+    progress: Progress,
+) -> Outcome:
+    """Fill `book` with a row for each item and method that has none yet.
+
+    Images are gone through in batches that do not depend on what is already there, and a batch and method is redone as a whole,
+    so that an interrupted run gives the same figures. A method whose first map raises is left out; a file that cannot be read,
+    too.
+
+    Returns:
+        `Outcome`, with the reasons for what is missing.
+    """
+    outcome = Outcome()
+    task = progress.add_task("starting", total=None)
+    chunks = [items[start : start + plan.batch_size] for start in range(0, len(items), plan.batch_size)]
+    ready: dict[str, Maps] = {}
+    unfinished = [method for method in methods if book.todo(items, method)]
+    if unfinished:
+        image = first_image(subject, items, outcome.failed)
+        _prepare(setup, unfinished, image, book, ready, outcome, lambda name: progress.update(task, description=f"trying {name}"))
+    kept = [method for method in methods if method.key not in outcome.left_out]
+    effort = {key: cost + plan.passes + 0.1 for key, cost in _costs(kept, book).items()}
+    trials = {key: STAGES * min(plan.sanity_images, len(items)) * (cost - plan.passes) for key, cost in effort.items()}
+    total = len(items) * sum(effort.values()) + sum(trials[method.key] for method in checked(kept, plan))
+    progress.update(task, total=total)
+    warm: set[str] = set()
+    for number, chunk in enumerate(chunks):
+        todo = [method for method in kept if book.todo(chunk, method)]
+        progress.advance(task, len(chunk) * sum(effort[method.key] for method in kept if method not in todo))
+        batch = _read(subject, chunk, outcome.failed) if todo else ([], torch.empty(0))
+        if not len(batch[0]):
+            progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo))
+            continue
+        own, images = batch[0], batch[1].to(next(setup.network.parameters()).device)
+        progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo if not book.todo(own, method)))
+        todo = [method for method in todo if book.todo(own, method)]  # but for files that cannot be read
+        classes = _classes(setup.network, own, images)
+        made: dict[str, Tensor] = {}
+        for method in todo:
+            reached = number * plan.batch_size + len(chunk)
+            progress.update(task, description=f"{reached} of {len(items)}, {method.name}")
+            maps = made.get(method.of)
+            seconds = None
+            if maps is None:
+                maps, seconds = _timed(ready[method.key], images, classes, [_seed(plan.seed, item) for item in own])
+            made[method.key] = maps
+            maps = maps if method.alter is None else method.alter(maps)
+            rows = _rows(setup.network, own, images, maps, classes, plan, book)
+            for item, label, row in zip(own, classes.tolist(), rows, strict=True):
+                timing = {} if seconds is None else {"seconds": round(seconds, 6), "warm": method.key in warm}
+                told = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
+                book.add({**told, **row, **timing})
+            warm.add(method.key)
+            progress.advance(task, len(chunk) * effort[method.key])
+    for method in checked(kept, plan):
+        progress.update(task, description=f"sanity check, {method.name}")
+        _check(subject, setup, items, method, plan, book, outcome)
+        progress.advance(task, trials[method.key])
+    progress.update(task, description="done", completed=total)
+    return outcome
+
+
+def estimate(subject: Subject, setup: Setup, items: Sequence[Item], methods: Sequence[Method], plan: Plan) -> dict[str, Any]:
+    """What measuring would take; maps are made of one image, one batch is scored and timed, nothing is kept.
+
+    Returns:
+        "maps": passes of one map by method; "sanity": passes of the sanity check by method; "seconds" of a pass here;
+        "left_out": methods that cannot be used, with the reason.
+    """
+    outcome, costs = Outcome(), _Costs()
+    batch = _read(subject, items[: plan.batch_size], outcome.failed)[1]
+    if not len(batch):
+        batch = first_image(subject, items, outcome.failed)
+    batch = batch.to(next(setup.network.parameters()).device)
+    _prepare(setup, methods, batch[:1], costs, {}, outcome)
+    kept = [method for method in methods if method.key not in outcome.left_out]
+    noise = torch.rand(batch[:, 0].shape, generator=torch.Generator().manual_seed(plan.seed)).to(batch)
+    steps = 4
+    insertion_deletion(setup.network, batch[:1], noise[:1], 0, steps=1)
+    wait_for(batch.device)
+    start = time.perf_counter()
+    insertion_deletion(setup.network, batch, noise, 0, steps=steps)
+    wait_for(batch.device)
+    seconds = (time.perf_counter() - start) / (2 * steps * len(batch))
+    trials = STAGES * min(plan.sanity_images, len(items))
+    return {
+        "maps": _costs(kept, costs),
+        "sanity": {method.key: trials * (costs.costs.get(method.key) or 0.0) for method in checked(kept, plan)},
+        "seconds": seconds,
+        "left_out": outcome.left_out,
+    }
+
+
+def checked(methods: Sequence[Method], plan: Plan) -> list[Method]:
+    """The methods whose maps are followed while the weights are randomised."""
+    return [method for method in methods if "sanity" in plan.measures and method.key in _CHECKED]
+
+
+def first_image(subject: Subject, items: Sequence[Item], failed: dict[Path, str]) -> Tensor:
+    """(1, 3, H, W), the first that can be read, on the network's device.
+
+    Raises:
+        ValueError: none can.
+    """
+    for item in items:
+        own, images = _read(subject, [item], failed)
+        if own:
+            return images.to(next(subject.network.parameters()).device)
+    raise ValueError(f"none of the {len(items)} files is an image that can be read: {next(iter(failed.values()), 'no files')}")
+
+
+def weights_of(network: nn.Module) -> str:
+    """A fingerprint of the network's parameters and buffers: rows of a checkpoint that was written over must not be mixed."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def preprocessing_of(subject: Subject) -> str:
+    """A fingerprint of what happens to a picture before the network sees it, and of the classes' names and order."""
+    ramp = np.linspace(0, 255, 3 * 97 * 61).reshape(97, 61, 3).astype(np.uint8)
+    seen = subject.transform(Image.fromarray(ramp)).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(seen + json.dumps(list(subject.class_names)).encode()).hexdigest()[:16]
+
+
+_CHECKED = ("groupcam", "training", "gradcam")  # a form each; their cheap modes share what they see
+
+
+class _Arithmetic(TorchDispatchMode):
+    """Multiply-adds inside, backward passes included. (`FlopCounterMode` also follows modules, which captum's hooks break.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class _Costs:
+    """A book for costs alone."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, float] = {}
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.costs[line["method"]] = line["cost"]
+
+
+def _costs(methods: Sequence[Method], book: Book | _Costs) -> dict[str, float]:
+    """Passes of a map of each method, of those whose maps are not made anyway."""
+    keys = {method.key for method in methods}
+    return {method.key: 0.0 if method.of in keys else book.costs.get(method.key, 0.0) for method in methods}
+
+
+def _prepare(
+    setup: Setup,
+    methods: Sequence[Method],
+    image: Tensor,
+    book: Book | _Costs,
+    ready: dict[str, Maps],
+    outcome: Outcome,
+    tell: Any = lambda _name: None,
+) -> None:
+    """Make every method and its first map, which also warms it up, and count its cost in forward passes."""
+    with _Arithmetic() as whole, as_found(setup.network, image.device):
+        label = setup.network(image).argmax(dim=1)
+    for method in methods:
+        tell(method.name)
+        reason = method.missing()
+        if reason is None:
+            try:
+                made = method.make(setup)
+                with _Arithmetic() as own:
+                    made(image, label, [0])
+                ready[method.key] = made
+                if method.key not in book.costs and whole.total:
+                    book.add({"method": method.key, "cost": round(own.total / whole.total, 3)})
+            except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if reason is not None:
+            outcome.left_out[method.key] = reason
+
+
+def _read(subject: Subject, items: Sequence[Item], failed: dict[Path, str]) -> tuple[list[Item], Tensor]:
+    """The items whose files can be read, and their images."""
+    found = [images for _, images in read_images([item.path for item in items], subject, max(1, len(items)), failed)]
+    own = [item for item in items if item.path not in failed]
+    return own, torch.cat(found) if found else torch.empty(0)
+
+
+def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
+    """(n,) the class of each item; the network chooses where there are none or several."""
+    if all(len(item.classes) == 1 for item in items):
+        return torch.tensor([item.classes[0] for item in items], device=images.device)
+    with as_found(network, images.device):
+        logits = network(images)
+    chosen = []
+    for item, row in zip(items, logits, strict=True):
+        among = torch.tensor(item.classes or range(len(row)), device=row.device)
+        chosen.append(among[row[among].argmax()])
+    return torch.stack(chosen)
+
+
+def _timed(maps: Maps, images: Tensor, classes: Tensor, seeds: Sequence[int]) -> tuple[Tensor, float]:
+    """The maps, and the seconds that one image's took."""
+    wait_for(images.device)
+    start = time.perf_counter()
+    found = maps(images, classes, seeds)
+    wait_for(images.device)
+    return found, (time.perf_counter() - start) / len(images)
+
+
+def _rows(
+    network: nn.Module, items: Sequence[Item], images: Tensor, maps: Tensor, classes: Tensor, plan: Plan, book: Book
+) -> list[dict[str, Any]]:
+    """The scores of each image's map."""
+    rows: list[dict[str, Any]] = [{"undefined": bool(flat)} for flat in maps.amax(dim=(1, 2)) <= maps.amin(dim=(1, 2))]
+    if "curves" in plan.measures:
+        how: dict[str, Any] = {"author_compatible": True} if plan.author_compatible else {"steps": plan.steps}
+        how |= {} if plan.author_compatible else {"substrate": plan.substrate}
+        seen = insertion_deletion(network, images, maps, classes, **how)
+        if not book.fractions:
+            book.add({"fractions": seen.fractions.tolist()})
+        for i, row in enumerate(rows):
+            row["undefined"] = bool(seen.undefined[i])
+            for name, curve, area in (
+                ("insertion", seen.insertion, seen.insertion_auc),
+                ("deletion", seen.deletion, seen.deletion_auc),
+            ):
+                usable = not row["undefined"]
+                row[name] = round(float(area[i]), 7) if usable else None
+                row[f"{name}_curve"] = [round(value, 6) for value in curve[i].tolist()] if usable else None
+    if "drop" in plan.measures:
+        drop = average_drop(network, images, maps, classes)
+        for i, row in enumerate(rows):
+            row["drop"] = None if drop.undefined[i] else round(float(drop.drop[i]), 7)
+            row["increase"] = None if drop.undefined[i] else bool(drop.increase[i])
+            row["activation"] = round(float(drop.activation[i]), 7)
+    if "pointing" in plan.measures:
+        for item, own, row in zip(items, maps, rows, strict=True):
+            assert item.boxes is not None  # for the type checker
+            large = F.interpolate(own[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
+            masks = box_masks([item.boxes], item.size).to(large.device)
+            row["hit"] = bool(pointing_game(large, masks, tolerance=plan.tolerance).value)
+            row["energy"] = round(float(energy_pointing_game(large, masks).value), 7)
+    return rows
+
+
+def _check(
+    subject: Subject, setup: Setup, items: Sequence[Item], method: Method, plan: Plan, book: Book, outcome: Outcome
+) -> None:
+    """The sanity check of one method, on a few images evenly picked."""
+    picked = evenly([item.path for item in items if item.path not in outcome.failed], plan.sanity_images)
+    own, images = _read(subject, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
+    files = [f"{item.key} {item.stamp}" for item in own]
+    if not own or book.sanity.get(method.key, {}).get("files") == files:
+        return
+    images = images.to(next(setup.network.parameters()).device)
+    assert method.cam is not None  # for the type checker
+    classes = _classes(setup.network, own, images)
+    found = randomization_check(
+        setup.network,
+        images,
+        method.cam(setup),
+        classes,
+        mode=plan.sanity_mode,
+        seed=plan.seed,
+        stages=STAGES,
+    )
+    book.add({"method": method.key, "files": files, "sanity": found.summary()})
+
+
+def _seed(seed: int, item: Item) -> int:
+    return seed + zlib.crc32(os.fsencode(item.key))  # names of files need not be UTF-8

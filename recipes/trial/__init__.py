@@ -1,0 +1,1 @@
+"""``groupcam-aug study``: does the augmentation help, beside controls?"""

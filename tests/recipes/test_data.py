@@ -1,0 +1,305 @@
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from groupcam_aug.recipes.data import ImageData, as_rgb, class_folders, eval_transform, stratified_split, train_transform
+from groupcam_aug.recipes.model_loading import find_images
+
+
+@pytest.fixture
+def root(tmp_path):
+    """train/ and val/ with three classes, five and two images each, of odd sizes, one of them grey."""
+    for part, count in (("train", 5), ("val", 2)):
+        for c, name in enumerate(("ant", "bee", "cat")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", (41 + i, 35), (80 * c, 10 * i, 0))
+                (image.convert("L") if i == 1 else image).save(tmp_path / part / name / f"{i}.png")
+    return tmp_path
+
+
+def make(root, **options):
+    return ImageData(str(root), **({"size": 32, "batch_size": 4, "num_workers": 0} | options))
+
+
+def test_folder_with_train_and_val(root):
+    data = make(root)
+    assert data.class_names == ["ant", "bee", "cat"] and data.num_classes == 3 and data.size == 32
+    batches = list(data.train_dataloader())
+    assert [len(labels) for _, labels in batches] == [4, 4, 4, 3]
+    assert batches[0][0].shape == (4, 3, 32, 32) and batches[0][0].dtype == torch.float32
+    assert len(data.val_set) == len(data.test_set) == 6
+
+
+def test_images_are_normalised_once(root):
+    image = make(root, mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.5)).val_set[2][0]  # class bee, image 0: (80, 0, 0)
+    expected = (torch.tensor([80 / 255, 0, 0]) - 0.5) / torch.tensor([0.1, 0.2, 0.5])
+    assert torch.allclose(image.amax((1, 2)), expected, atol=1e-5)
+    assert type(image) is torch.Tensor
+
+
+def test_own_test_folder_is_used(root):
+    shutil.copytree(root / "val", root / "test")
+    (root / "test" / "ant" / "1.png").unlink()
+    assert len(make(root).test_set) == 5
+
+
+def test_held_out_split_is_stratified_seeded_and_disjoint(root):
+    data = make(root / "train", val_fraction=0.4)
+    kept, held_out = data.train_set.indices, data.val_set.indices
+    assert sorted(kept + held_out) == list(range(15)) and len(held_out) == 6
+    assert [data.val_set[i][1] for i in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert make(root / "train", val_fraction=0.4).val_set.indices == held_out
+    assert make(root / "train", val_fraction=0.4, seed=1).val_set.indices != held_out
+
+
+def test_every_class_keeps_and_lends_at_least_one():
+    assert [len(part) for part in stratified_split([0, 0, 1, 1], 0.01, 0)] == [2, 2]
+    assert [len(part) for part in stratified_split([0, 0, 1, 1], 0.99, 0)] == [2, 2]
+    with pytest.raises(ValueError, match="one image"):
+        stratified_split([0, 0, 1], 0.2, 0)
+
+
+def test_hidden_folders_are_no_classes(root):
+    (root / "train" / ".cache").mkdir()
+    data = make(root)
+    assert data.class_names == ["ant", "bee", "cat"] and data.train_set[14][1] == 2
+
+
+def test_a_missing_folder_says_what_is_there(root):
+    with pytest.raises(FileNotFoundError, match=r"'.*trian' is no folder; .* has train, val"):
+        class_folders(root / "trian")
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no class folders"):
+        make(tmp_path)
+
+
+def test_an_empty_class_is_named(root):
+    (root / "train" / "dog" / ".thumbnails").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(root / "train" / "dog" / ".thumbnails" / "0.png")
+    with pytest.raises(ValueError, match="dog' holds no image"):
+        make(root)
+
+
+def test_a_linked_folder_of_images_counts(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("store")
+    shutil.move(root / "train" / "cat", elsewhere / "cat")
+    (root / "train" / "cat").mkdir()
+    (root / "train" / "cat" / "more").symlink_to(elsewhere / "cat")
+    assert len(make(root).train_set) == 15
+
+
+def test_a_class_called_as_a_part_is_explained(tmp_path):
+    for name in ("train", "bus"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match="a class cannot be called 'train'"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["torn", "float"])
+def test_a_file_that_cannot_be_read_is_named_in_training(root, kind):
+    path = root / "train" / "bee" / ("3.png" if kind == "torn" else "3.tif")
+    if kind == "torn":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        Image.fromarray(np.ones((40, 40), np.float32)).save(path)
+    with pytest.raises(ValueError, match=r"bee/3\.(png|tif)' cannot be read: "):
+        list(make(root).train_dataloader())
+
+
+def test_train_and_val_must_have_the_same_classes(root):
+    shutil.move(root / "val" / "bee", root / "val" / "wasp")
+    with pytest.raises(ValueError, match="only in train bee, only in val wasp"):
+        make(root)
+
+
+def test_val_without_train_is_refused(root):
+    shutil.rmtree(root / "train")
+    with pytest.raises(ValueError, match="no train/"):
+        make(root)
+
+
+def test_without_val_a_share_of_train_is_held_out(root):
+    shutil.move(root / "val", root / "test")
+    data = make(root, val_fraction=0.4)
+    assert len(data.train_set) == 9 and len(data.val_set) == 6 and len(data.test_set) == 6
+    assert isinstance(data.test_set, type(data.val_set.dataset)) and set(data.train_set.indices).isdisjoint(data.val_set.indices)
+
+
+def test_a_test_folder_without_classes_is_no_hindrance_to_training(root):
+    (root / "test" / ".ipynb_checkpoints").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(root / "test" / "unknown.png")
+    data = make(root)
+    assert len(list(data.val_dataloader())) == 2
+    with pytest.raises(ValueError, match="test' has no class folders"):
+        data.test_dataloader()
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation")])
+def test_parts_are_not_taken_for_classes(root, names):
+    for old, new in zip(("train", "val"), names):
+        shutil.move(root / old, root / f"{new}_")
+        shutil.move(root / f"{new}_", root / new)
+    if (root / "train").exists():
+        pytest.skip("this file system does not tell Train from train")
+    with pytest.raises(ValueError, match="which are no classes; name the parts train/, val/"):
+        make(root)
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "Val"])
+def test_a_part_under_another_name_is_not_passed_over(root, name):
+    shutil.move(root / "val", root / "v")
+    shutil.move(root / "v", root / name)
+    if (root / "val").exists():
+        assert len(make(root).val_set) == 6  # this file system does not tell Val from val
+        return
+    with pytest.raises(ValueError, match=f"has {name} beside train/; name the parts"):
+        make(root)
+
+
+def test_statistics_may_be_arrays(root):
+    data = make(root, mean=np.array([0.5, 0.5, 0.5]), std=np.array([0.2, 0.2, 0.2]))
+    assert data.val_set[0][0].shape == (3, 32, 32)
+
+
+def test_hidden_copies_are_no_images(root):
+    copy = root / "train" / "ant" / ".ipynb_checkpoints"
+    copy.mkdir()
+    shutil.copy(root / "train" / "ant" / "0.png", copy)
+    assert len(make(root).train_set) == 15 and len(find_images([str(root / "train")])) == 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
+    ramp = np.linspace(0, 65535, 64 * 64).round().astype(np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    with Image.open(tmp_path / f"ramp.{suffix}") as picture:
+        found = np.asarray(as_rgb(picture))
+    assert found.shape == (64, 64, 3) and found.dtype == np.uint8
+    np.testing.assert_array_equal(found[..., 0], (ramp / 257).round())
+
+
+@pytest.mark.parametrize(("dtype", "told"), [(np.float32, r"mode 'F' \(0 to 1\)"), (np.int32, r"mode 'I' \(0 to 1\)")])
+def test_pixels_without_a_known_range_are_refused(tmp_path, dtype, told):
+    Image.fromarray(np.linspace(0, 1, 64).reshape(8, 8).astype(dtype)).save(tmp_path / "odd.tiff")
+    with Image.open(tmp_path / "odd.tiff") as picture, pytest.raises(ValueError, match=told):
+        as_rgb(picture)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_other_modes_become_rgb(mode):
+    assert as_rgb(Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("name", ["crop-resize", "pad-crop", "none"])
+@pytest.mark.parametrize("image_size", [(20, 90), (224, 224), (63, 41)])
+def test_train_transforms_give_the_size(name, image_size):
+    assert train_transform(name, 48)(Image.new("RGB", image_size)).size == (48, 48)
+
+
+def test_validation_takes_the_centre():
+    image = Image.new("RGB", (512, 256))
+    image.paste((255, 255, 255), (144, 16, 368, 240))  # the centre 224 after resizing the shorter side to 256
+    assert all(low == 255 for low, _ in eval_transform(224)(image).getextrema())
+    assert any(low == 0 for low, _ in eval_transform(224, 224)(image).getextrema())
+
+
+def test_a_callable_may_be_the_train_transform(root):
+    data = make(root, train_transform=v2.Resize((32, 32)))
+    assert data.train_set[0][0].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"size": 0}, "size=0"),
+        ({"val_fraction": 1.0}, "val_fraction=1.0"),
+        ({"train_transform": "crop"}, "crop-resize"),
+        ({"resize": 16}, "resize=16 is smaller"),
+        ({"dataset": "cifar11"}, "cifar10"),
+        ({"dataset": "imagenet", "download": True}, "cannot be downloaded"),
+    ],
+)
+def test_wrong_options_name_the_way_out(root, options, told):
+    with pytest.raises(ValueError, match=told):
+        make(root, **options)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "imagenette", "flowers102", "oxfordiiitpet", "imagenet"])
+def test_a_torchvision_set_that_is_not_there_is_said(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r"is not in root=.*(set download|give root)"):
+        make(tmp_path, dataset=name)
+
+
+def test_a_torchvision_set_is_read(tmp_path):
+    for part in ("train", "val"):
+        for wnid in ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"):
+            folder = tmp_path / "imagenette2" / part / wnid
+            folder.mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(folder / f"{wnid}_0.JPEG")
+    data = make(tmp_path, dataset="imagenette")
+    assert data.test_set is data.val_set
+    assert data.num_classes == len(data.class_names) >= 5 and all(isinstance(name, str) for name in data.class_names)
+    assert data.train_set[0][0].shape == (3, 32, 32)
+
+
+def test_a_set_with_an_official_test_part_is_validated_on_held_out_training_images(tmp_path, monkeypatch):
+    """CIFAR-10 as torchvision keeps it: what chooses the checkpoint must not be what the test reports."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        pixels = np.full((20, 3072), 200 if name == "test_batch" else 50, dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(20)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"c{i}" for i in range(10)]}))
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(datasets.cifar, "check_integrity", lambda *_: True)
+    data = make(tmp_path, dataset="cifar10", mean=(0, 0, 0), std=(1, 1, 1))
+    assert len(data.train_set) == 80 and len(data.val_set) == 20 and len(data.test_set) == 20 and data.num_classes == 10
+    assert [round(part[0][0].max().item() * 255) for part in (data.train_set, data.val_set, data.test_set)] == [50, 50, 200]
+    assert set(data.train_set.indices).isdisjoint(data.val_set.indices)
+
+
+@pytest.fixture
+def half(tmp_path):
+    """One class of eight pictures with a white left half, one of black ones."""
+    for name in ("left", "none"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(8):
+            picture = np.zeros((40, 40, 3), np.uint8)
+            picture[:, :20] = 255 * (name == "left")
+            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("parts", [False, True])
+def test_training_images_are_augmented_and_others_are_not(half, tmp_path, size, parts):
+    if parts:
+        for name in ("train", "val"):
+            shutil.copytree(half, tmp_path / "both" / name)
+        half = tmp_path / "both"
+    data = make(half, size=size, val_fraction=0.25)
+    assert isinstance(data.train_dataloader().sampler, torch.utils.data.RandomSampler)
+    assert isinstance(data.val_dataloader().sampler, torch.utils.data.SequentialSampler)
+    white = [i for i in range(len(data.train_set)) if data.train_set[i][1] == 0]
+    torch.manual_seed(0)
+    seen = [data.train_set[i][0] for i in white for _ in range(4)]
+    brighter = {bool(image[..., : size // 2].mean() > image[..., size // 2 :].mean()) for image in seen}
+    assert brighter == {True, False}, "flips"
+    assert len({image.numpy().tobytes() for image in seen}) > 2, "crops"
+    for dataset in (data.val_set, data.test_set):
+        for image, label in (dataset[i] for i in range(len(dataset))):
+            if label == 0:
+                assert image[..., : size // 2].mean() > image[..., size // 2 :].mean()
+        assert torch.equal(dataset[0][0], dataset[0][0])
+    resized = any(isinstance(step, v2.RandomResizedCrop) for step in data._train_transform.first.transforms)
+    assert resized == (size > 64), "small images are padded and cropped, not resized"

@@ -1,0 +1,80 @@
+"""The network of explain, evaluate and fidelity: which classes it has, and how they are named."""
+
+import argparse
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from groupcam_aug.recipes import model_loading as subject_module
+from groupcam_aug.recipes.model_loading import Subject, add_arguments, load_subject
+
+
+def named(*names):
+    return Subject(nn.Identity(), lambda picture: torch.zeros(3, 8, 8), (0, 0, 0), (1, 1, 1), names, "")
+
+
+def test_a_class_is_found_by_name_before_number():
+    digits = named("1", "10", "2", "3")
+    assert [digits.class_index(name) for name in ("1", "10", "2", "3", "0")] == [0, 1, 2, 3, 0]
+    mixed = named("Ant", "bee", "BEE")
+    assert [mixed.class_index(name) for name in ("ant", "bee", "BEE", "2")] == [0, 1, 2, 2]
+    with pytest.raises(ValueError, match="outside the 4 classes"):
+        digits.class_index("12")
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["--device", "cpu", *words])
+
+
+def test_published_weights_keep_their_own_number_of_classes(monkeypatch):
+    built = []
+
+    def build(spec, count, pretrained=False):
+        built.append((spec, count, pretrained))
+        return timm.create_model("resnet18", num_classes=count)
+
+    monkeypatch.setattr(subject_module, "build_network", build)
+    found = load_subject(options("--model", "timm/resnetv2_50x1_bit.goog_in21k", "--pretrained"))
+    assert built == [("timm/resnetv2_50x1_bit.goog_in21k", 21843, True)] and found.class_names[7] == "class 7"
+    assert load_subject(options("--model", "timm/resnet18", "--pretrained")).class_names[0] == "tench"
+    assert load_subject(options("--model", "torchvision/resnet18", "--pretrained")).class_names[0] == "tench"
+
+
+def test_published_weights_without_a_classifier_are_refused():
+    with pytest.raises(ValueError, match="have no classifier; fine-tune it"):
+        load_subject(options("--model", "timm/vit_small_patch14_dinov2.lvd142m", "--pretrained"))
+
+
+def test_a_checkpoint_s_own_crop_and_timm_s(monkeypatch, tmp_path):
+    import pytorch_lightning as pl
+    from PIL import Image
+
+    from groupcam_aug.recipes.classifier import Classifier
+    from groupcam_aug.recipes.data import eval_transform
+
+    network = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}
+    module = Classifier(network, num_classes=3, size=32, mean=[0.0] * 3, std=[1.0] * 3)
+    trainer = pl.Trainer(max_steps=0, logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    torch.save({**content, "ImageData": {"resize": 40, "val_fraction": 0.2, "seed": 0}}, tmp_path / "last.ckpt")
+    noise = torch.randint(0, 256, (60, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    picture = Image.fromarray(noise.numpy())
+
+    def seen(size, resize):
+        pixels = torch.tensor(np.asarray(eval_transform(size, resize)(picture))).permute(2, 0, 1)
+        return pixels / 255
+
+    mine = load_subject(options("--ckpt", str(tmp_path / "last.ckpt")))
+    torch.testing.assert_close(mine.transform(picture), seen(32, 40))
+    net = timm.create_model("resnet18", num_classes=1000)
+    net.pretrained_cfg = {**net.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 0.5, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    monkeypatch.setattr(subject_module, "build_network", lambda *_: net)
+    theirs = load_subject(options("--model", "timm/resnet18", "--pretrained"))
+    torch.testing.assert_close(theirs.transform(picture), seen(32, 64))
