@@ -22,6 +22,7 @@ class ConfiguredCallback(Callback):
     _hidden: tuple[str, ...] = ()  # arguments too large to be shown
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Remember the arguments, defaults among them, as `__init__` will take them."""
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         try:
@@ -43,6 +44,7 @@ class ConfiguredCallback(Callback):
         return f"{type(self).__name__}({', '.join(words)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        """Only the arguments travel."""
         return _make, (type(self), self._arguments)
 
 
