@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.callbacks.glue.network import lent
+from groupcam_aug.callbacks.glue.network import borrowed_network
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, look, pack, unpack
 from groupcam_aug.callbacks.monitoring.probes import Probes
 from groupcam_aug.layers import find_layer
@@ -91,7 +91,7 @@ class Watch:
         """The network ready to be run on the monitor's account."""
         self.monitor.in_extra_forward = True
         try:
-            with lent(self.trainer, self.cam.network, type(self.monitor).__name__):
+            with borrowed_network(self.trainer, self.cam.network, type(self.monitor).__name__):
                 yield
         finally:
             self.monitor.in_extra_forward = False

@@ -95,7 +95,7 @@ class Recount(GroupCAMAugmentation):
     """Keeps what every batch gave, beside what is recorded of it."""
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.all = [*getattr(self, "all", []), (trainer.current_epoch, self._done)]
+        self.all = [*getattr(self, "all", []), (trainer.current_epoch, self._fit.step.result)]
         super().on_train_batch_start(trainer, module, batch, batch_idx)
 
 
