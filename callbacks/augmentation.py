@@ -25,7 +25,7 @@ from groupcam_aug.callbacks.glue.map_source import MapSource
 from groupcam_aug.callbacks.glue.network import refuse
 from groupcam_aug.callbacks.records.augmentation_stats import Tally, open_tally
 from groupcam_aug.callbacks.records.step_timer import Clock
-from groupcam_aug.presets import PRESETS, announced_cost
+from groupcam_aug.presets import PRESETS, describe
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["PRESETS", "GroupCAMAugmentation"]
@@ -329,13 +329,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
         return self.plain_arguments() | facts
 
     def _plan(self, cam: GroupCAM) -> str:
-        """What is done to how many images, and what it will cost, in a line."""
-        p = self.augment.p
-        share = ("every image" if p == 1 else f"{p:.0%} of the images") + (", labels mixed" if self.labels == "mixed" else "")
-        if not cam.layer_shape:
-            return f"Group-CAM augmentation: {self.augment.mask_from!r} masks, {share}: no extra forward pass"
-        shape = " x ".join(map(str, cam.layer_shape))
-        return f"Group-CAM augmentation: {cam.layer}, {shape}, G={cam.groups}, {share}: {announced_cost(cam, p)}"
+        return f"Group-CAM augmentation{': labels mixed, ' if self.labels == 'mixed' else ': '}{describe(cam, self.augment)}"
 
     def _keep_average(self) -> None:
         if self._fit is not None and self._fit.source.average is not None:

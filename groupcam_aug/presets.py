@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from groupcam_aug.augment import SaliencyBlur
 from groupcam_aug.saliency import GroupCAM
 
-__all__ = ["PRESETS", "announced_cost"]
+__all__ = ["PRESETS", "describe"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"p": 1.0, "mask_at": "input", "baseline": "blur"},
@@ -15,16 +16,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def announced_cost(cam: GroupCAM, p: float) -> str:
-    """What mapping a share `p` of the images adds to training, in words; a training step counts three forward passes.
+def describe(cam: GroupCAM, augment: SaliencyBlur) -> str:
+    """What is done to how many images, and what it adds to training, in a line; a training step counts three forward passes.
 
     Args:
-        cam: after its first call.
-        p: 0 to 1.
+        cam: of the maps, after its first call.
+        augment: of the images.
     """
-    on_input = cam.mask_at == "input"
+    p = augment.p
+    share = "every image" if p == 1 else f"{p:.0%} of the images"
+    if not cam.layer_shape:
+        return f"{augment.mask_from!r} masks, {share}: no extra forward pass"
+    shape, on_input = " x ".join(map(str, cam.layer_shape)), cam.mask_at == "input"
     passes = (2 if cam.baseline == "blur" else 1) * p + (cam.groups * p if on_input else 0)
-    short = "" if on_input else f" and {cam.groups} short ones behind {cam.place}"
-    return f"+{passes:g} forwards per image{short}, about +{passes / 3:.0%} of a step" + (
-        "; preset fast: about +17%" if on_input else ""
-    )
+    behind = "" if on_input else f" and {cam.groups} short ones behind {cam.place}"
+    cost = f"+{passes:g} forwards per image{behind}, about +{passes / 3:.0%} of a step"
+    return f"{cam.layer}, {shape}, G={cam.groups}, {share}: {cost}" + ("; preset fast: about +17%" if on_input else "")
