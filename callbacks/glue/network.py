@@ -87,7 +87,7 @@ def borrowed_network(trainer: Any, network: nn.Module, who: str, *, check: bool 
         MisconfigurationException: the network's forward updates torchmetrics, which such passes would disturb.
     """
     module = trainer.lightning_module
-    metrics = [(metric, metric._update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
+    metrics = [(metric, metric.update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
     owners = [owner for owner in {id(owner): owner for owner in (module, network)}.values() if hasattr(owner, "log_dict")]
     before: list[dict[str, Any]] = [
         {name: vars(owner)[name] for name in ("log", "log_dict") if name in vars(owner)} for owner in owners
@@ -102,7 +102,7 @@ def borrowed_network(trainer: Any, network: nn.Module, who: str, *, check: bool 
         for owner, methods in zip(owners, before, strict=True):
             del vars(owner)["log"], vars(owner)["log_dict"]
             vars(owner).update(methods)
-    if any(metric._update_count != count for metric, count in metrics):
+    if any(metric.update_count != count for metric, count in metrics):
         raise misconfigured(
             trainer,
             f"forward() of {type(network).__name__} updates torchmetrics, which the saliency passes would disturb. Name the "
