@@ -195,9 +195,8 @@ def read_arm(text: str) -> Arm:
     """
     base, *changes = (part.strip() for part in text.split(","))
     if base in RENAMED:
-        raise ValueError(
-            f"arm {text!r}: {base!r} is called {RENAMED[base]!r} now, so write {','.join([RENAMED[base], *changes])}"
-        )
+        name = RENAMED[base]
+        raise ValueError(f"arm {text!r}: {base!r} is now called {name!r}; give {','.join([name, *changes])}")
     arm = read_variant(text, ARMS, "arm", ARMS[base].options if base in ARMS else None)
     idle = [change for change in changes if change.partition("=")[0].strip() not in arm.settings()]
     if idle:

@@ -259,20 +259,20 @@ def plans(size: str) -> tuple[Plan, ...]:
     )
 
 
-def with_own(regime: Regime, network: str | None, weights: str | None) -> Regime:
-    """A regime ``own-*`` with the user's network and weights.
+def with_own(regime: Regime, network: str | None, pretrained: str | None) -> Regime:
+    """A regime ``own-*`` with the user's network and its pretrained state dict.
 
     Raises:
         ValueError: they are not given for such a regime, or given for another.
     """
     own = regime.name.startswith("own-")
-    if own != (network is not None) or own != (weights is not None):
+    if own != (network is not None) or own != (pretrained is not None):
         raise ValueError(
-            f"--network and --weights belong to the regimes own-20, own-50, own-500 and own-full, and both; got {regime.name}"
+            f"--network and --pretrained belong to the regimes own-20, own-50, own-500 and own-full, and both; got {regime.name}"
         )
-    if not isinstance(regime, Finetune) or not network or not weights:
+    if not isinstance(regime, Finetune) or not network or not pretrained:
         return regime
-    return dataclasses.replace(regime, network=network, weights=str(Path(weights).expanduser().absolute()))
+    return dataclasses.replace(regime, network=network, weights=str(Path(pretrained).expanduser().absolute()))
 
 
 ERASE = ("erase", "erase,area=0.18")
