@@ -112,7 +112,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float | None:
         return None
     tested = permutation_test(
         (np.asarray(differences, dtype=float),),
-        lambda signed, axis: signed.mean(axis=axis).round(9),  # so that ties but for rounding count as ties
+        lambda signed, axis: signed.mean(axis=axis).round(9),  # or shares of 300 images that tie would not count as ties
         permutation_type="samples",
         vectorized=True,
         n_resamples=ASSIGNMENTS,

@@ -4,13 +4,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from groupcam_aug.recipes.cli import main
+from groupcam_aug.recipes.cli import Refused, main
 from groupcam_aug.recipes.trial import command as study
 from groupcam_aug.recipes.trial import runner
 from groupcam_aug.recipes.trial.regimes import settings_hash
@@ -53,12 +56,15 @@ def test_a_failing_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsy
     assert told.out.count("preparation: RuntimeError: no data") == 3 and "stopped after 3 failures" in told.out
 
 
-def test_this_process_is_left_as_it_was(tmp_path):
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+def test_this_process_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    state = torch.get_rng_state()
     trials = study.planned("backgrounds", "smoke", Machine(), [TINY], ["none", "cutmix", "erase"], "1")
     work = runner.Work(trials, Stock(tmp_path / "starts"), tmp_path, 1)
     assert runner.work_through(work, Console(quiet=True)) == 0
-    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+    assert threads == [1, 7] and torch.equal(torch.get_rng_state(), state)
     assert runner.work_through(work._replace(trials=[]), Console(quiet=True)) == 0
 
 
@@ -120,3 +126,16 @@ def test_times_of_finished_runs_are_what_is_estimated(tmp_path):
     write_record(none.path(tmp_path), record)
     (tmp_path / "runs" / "broken.json").write_text("{")
     assert runner.estimates(work)(none) == 42
+
+
+def test_a_killed_process_is_told_with_the_way_on(tmp_path, monkeypatch):
+    @contextmanager
+    def broken(work):
+        future = Future()
+        future.set_exception(BrokenProcessPool())
+        yield lambda task: future
+
+    monkeypatch.setattr(runner, "_pool", broken)
+    trials = study.planned("backgrounds", "smoke", Machine(), [TINY], ["none"], "2")
+    with pytest.raises(Refused, match="a process was killed .* --jobs 1"):
+        runner.work_through(runner.Work(trials, Stock(tmp_path), tmp_path, 1), Console(quiet=True))

@@ -1,4 +1,3 @@
-import itertools
 import json
 import math
 from pathlib import Path
@@ -44,9 +43,8 @@ def test_sign_flips_by_hand(differences, p):
 
 
 def test_sign_flips_count_ties_but_for_rounding_and_end_in_sampling():
-    thirds = np.array([1 / 3, 2 / 3, -1.0, 1.0]) * 100 / 100.1
-    every = [abs(np.dot(signs, thirds)) for signs in itertools.product([-1, 1], repeat=4)]
-    assert sign_flip_p(thirds) == np.mean(np.array(every) > abs(thirds.sum()) - 1e-9)
+    right, others = np.array([94, 146, 147, 292]), np.array([95, 148, 144, 291])  # of 300 images: -1, -2, +3 and +1 more
+    assert sign_flip_p(right / 300 * 100 - others / 300 * 100) == sign_flip_p(right - others) == 1.0
     assert sign_flip_p([1.0] * 24) < 1e-4
     assert sign_flip_p([1.0, -1.0] * 12) == 1.0
     assert sign_flip_p([1.0, 0.5] * 12) == sign_flip_p([1.0, 0.5] * 12)
