@@ -18,8 +18,8 @@ from groupcam_aug.callbacks.glue.batch import BatchKey, Dispatcher, describe, ge
 from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.map_source import Source
 from groupcam_aug.callbacks.glue.network import find_network, lent, refuse
-from groupcam_aug.callbacks.records.augmentation_stats import Tally, open_tally
-from groupcam_aug.callbacks.records.step_timer import Clock
+from groupcam_aug.callbacks.records.augmentation_stats import AugmentationStats, open_stats
+from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["PRESETS", "GroupCAMAugmentation"]
@@ -100,8 +100,8 @@ class GroupCAMAugmentation(Callback):
     _source: Source | None
     _average: dict[str, Any] | None  # of a checkpoint to go on from, or of the last fit
     _done: Augmented | None
-    _clock: Clock
-    _tally: Tally | None
+    _clock: StepTimer
+    _tally: AugmentationStats | None
     _classes: int | None  # of the network, once labels have been mixed
     _raw: tuple[int, Tensor | None, Any] | None  # of the batch on its way: how many images, and if drawn, they and their labels
     _opened: bool  # whether it has been decided if this fit is recorded
@@ -220,7 +220,7 @@ class GroupCAMAugmentation(Callback):
                 warn(trainer, "another wrapper of strategy.batch_to_device exchanged the batch after GroupCAMAugmentation")
         (done, self._done), (raw, self._raw) = (self._done, None), (self._raw, None)
         if not self._opened:  # only now: a SaliencyReport after this callback has made its folder
-            self._opened, self._tally = True, open_tally(trainer) if self.record else None
+            self._opened, self._tally = True, open_stats(trainer) if self.record else None
         if self._tally is not None:
             self._tally.add_step(0 if raw is None else raw[0])
             if done is not None and raw is not None and raw[1] is not None:
@@ -465,7 +465,7 @@ class GroupCAMAugmentation(Callback):
         self._trainer = self._dispatcher = self._cam = self._source = self._done = self._average = None
         self._step = 0
         self._met = self._told = self._warned = self._opened = False
-        self._clock, self._tally, self._raw, self._classes = Clock(), None, None, None
+        self._clock, self._tally, self._raw, self._classes = StepTimer(), None, None, None
 
     def _release(self) -> None:
         if self._source is not None and self._source.average is not None:

@@ -70,7 +70,7 @@ def curves(journal: Journal) -> list[dict[str, Any]]:
     found = [line for line in found if line.x]
     if found:
         ends = ", ".join(f"{line.name} {line.y[-1]:.2f}" for line in found)
-        chart = lines("maps", f"Maps of the probes by epoch; at the end {ends}.", found, y_range=(0, 1))
+        chart = lines(f"Maps of the probes by epoch; at the end {ends}.", found, y_range=(0, 1))
         caption = (
             "Change: 0 = the maps of the probing before, 1 = unrelated ones. Noise: how much the map of the mirrored image "
             "differs, 0 = not at all. Change says something only while the learning rate is high."
@@ -81,19 +81,19 @@ def curves(journal: Journal) -> list[dict[str, Any]]:
         positive = [rate for rate in rates if rate > 0]
         log = len(positive) == len(rates) and max(rates) / min(rates) >= 8
         told = f"Learning rate from {rates[0]:.3g} to {rates[-1]:.3g}, at most {max(rates):.3g}."
-        chart = lines("rate", told, [Line("learning rate", epochs, rates, "violet")], log=log, y_range=None)
+        chart = lines(told, [Line("learning rate", epochs, rates, "violet")], log=log, y_range=None)
         charts.append({"title": "Learning rate", "chart": chart, "caption": _IN_THE_LAST_STEP[log]})
     name = main_metric(journal.epochs)
     if name is not None:
         epochs, values = series(journal.epochs, name)
         told = f"{name} by epoch, {values[-1]:.3g} at the end."
-        chart = lines("score", told, [Line(name, epochs, values, "blue")])
+        chart = lines(told, [Line(name, epochs, values, "blue")])
         caption = "Higher is better." if higher_is_better(name) else "Lower is better."
         charts.append({"title": name, "chart": chart, "caption": caption})
     losses = _losses(journal)
     if losses and [line.name for line in losses] != [name]:
         told = "; ".join(f"{line.name} {line.y[-1]:.3g} at the end" for line in losses)
-        charts.append({"title": "Loss", "chart": lines("loss", told, losses), "caption": "A widening gap is overfitting."})
+        charts.append({"title": "Loss", "chart": lines(told, losses), "caption": "A widening gap is overfitting."})
     return charts
 
 
@@ -110,7 +110,7 @@ def augmentation(journal: Journal) -> dict[str, Any] | None:
     histograms = {name: values for name, values in histograms.items() if values}
     if histograms:
         told = f"Histogram of the share of pixels kept per image, {' and '.join(histograms)}."
-        chart = bars("kept", told, histograms, x_label="share of an image's pixels that is kept", y_label="% of the images")
+        chart = bars(told, histograms, x_label="share of an image's pixels that is kept", y_label="% of the images")
         caption = "Each image's own threshold decides. A heap at 0 or 1 is a collapsed mask; images without a map do not count."
         charts.append({"title": "How much is kept", "chart": chart, "caption": caption})
     epochs = [float(line["epoch"]) for line in drawn_in]
@@ -120,7 +120,7 @@ def augmentation(journal: Journal) -> dict[str, Any] | None:
             Line("images without a map", epochs, [line["no_map"] / line["drawn"] for line in drawn_in], "red"),
         ]
         told = f"Share of pixels kept, and of images without a map, which ends at {pair[1].y[-1]:.0%}."
-        chart = lines("masks", told, [line for line in pair if line.x], y_range=(0, 1))
+        chart = lines(told, [line for line in pair if line.x], y_range=(0, 1))
         charts.append({"title": "Over the run", "chart": chart, "caption": "Shares. Few maps at the start are usual."})
     worst = worst_classes(last)
     classes = [
@@ -178,7 +178,7 @@ def faithfulness(journal: Journal) -> dict[str, Any] | None:
         if drawn:
             told = "; ".join(f"{name}: area {curve['auc']:.3f}" for name, curve in found)
             axis = "share of the pixels " + ("restored" if kind == "insertion" else "removed")
-            chart = lines(kind, f"{kind}. {told}.", drawn, x_label=axis, y_label="probability", y_range=(0, 1))
+            chart = lines(f"{kind}. {told}.", drawn, x_label=axis, y_label="probability", y_range=(0, 1))
             charts.append(
                 {
                     "title": kind.capitalize(),
@@ -252,8 +252,7 @@ def _sanity(sanity: dict[str, Any]) -> dict[str, Any]:
     floors = {name.replace("_", " "): value for name, value in (sanity.get("floors") or {}).items() if value is not None}
     undefined = [value for value in sanity.get("undefined") or [] if value]
     told = f"Rank correlation with the original maps as layers are randomised: {', '.join(f'{y:.2f}' for _, y in points)}."
-    chart = lines(
-        "sanity", told, [curve], x_label="", y_label="rank correlation", levels=floors,
+    chart = lines(told, [curve], x_label="", y_label="rank correlation", levels=floors,
         ticks=stages if len(stages) <= 12 else None,
     )  # fmt: skip
     mode = str(sanity.get("mode", "")).capitalize()
