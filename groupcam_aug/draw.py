@@ -225,9 +225,10 @@ def png(picture: Image.Image) -> bytes:
 
 
 def _picture(cell: Tensor | Image.Image, size: int) -> Image.Image:
-    if isinstance(cell, Tensor):
-        cell = to_pil_image(cell.cpu() if cell.dtype == torch.uint8 else to_uint8(cell))
-    return resized(cell.convert("RGB"), size)
+    picture = cell
+    if isinstance(picture, Tensor):
+        picture = to_pil_image(picture.cpu() if picture.dtype == torch.uint8 else to_uint8(picture))
+    return resized(picture.convert("RGB"), size)
 
 
 def _per_channel(value: Any, channels: int) -> Tensor | None:
