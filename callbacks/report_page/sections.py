@@ -251,7 +251,7 @@ def _losses(records: RunRecords) -> list[Line]:
 
 
 def _sanity(sanity: dict[str, Any]) -> dict[str, Any]:
-    stages = [str(stage) for stage in sanity.get("stages") or []]
+    stages = [str(stage).rpartition(" .. ")[2] for stage in sanity.get("stages") or []]  # of several modules the last
     points = [(i, value) for i, value in enumerate(sanity["spearman"]) if value is not None]
     curve = Line("rank correlation", [i for i, _ in points], [value for _, value in points], "orange")
     floors = {name.replace("_", " "): value for name, value in (sanity.get("floors") or {}).items() if value is not None}

@@ -80,6 +80,7 @@ def test_images_of_any_number_of_channels(tmp_path, channels):
     grid.add(done, images, done.drawn, None, done.keep.flatten(1).float().mean(dim=1), 0)
     grid.write(tmp_path, 0)
     assert Image.open(tmp_path / "gallery" / "epoch_00000.png").mode == "RGB"
+    assert grid._pictures.shape[2] == 2 * (3 if channels >= 3 else 1) + 2, "no more is kept than is shown"
 
 
 def test_few_epochs_are_kept(tmp_path):

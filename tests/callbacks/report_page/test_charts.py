@@ -15,7 +15,7 @@ def svg(address):
 
 def both():
     levels = {"zero": 0.0}
-    yield lines("alt", [Line("a", [0, 1], [1, 2]), Line("$b$", [0], [1], "red")], levels=levels, ticks=["x", "$y"], y_label="&")
+    yield lines("alt", [Line("a", [0, 1], [1, 2]), Line("$b$", [0], [1], "red")], levels=levels, ticks=["x", "$y$"], y_label="&")
     yield bars("alt", {"first": [1, 2], "last": [2, 1]}, x_label="share")
 
 
@@ -36,7 +36,7 @@ def test_light_and_dark_differ_in_the_colour_of_text_alone():
 
 def test_text_is_text_and_no_formula():
     chart, _ = both()
-    assert "$y</text>" in svg(chart.light) and ">zero</text>" in svg(chart.light) and "&amp;</text>" in svg(chart.light)
+    assert "$y$</text>" in svg(chart.light) and ">zero</text>" in svg(chart.light) and "&amp;</text>" in svg(chart.light)
     long = lines("alt", [Line("a", [0, 1], [0, 1])], x_label="a" * 60)
     assert f"{'a' * 49}…</text>" in svg(long.light)
 

@@ -117,8 +117,8 @@ def test_the_verdict_counts_the_warnings():
 
 
 def test_warnings_come_first(tmp_path):
-    records.run(tmp_path)
-    records.monitor(tmp_path, alive=0.3, converged_epoch=3)
+    records.monitor(tmp_path, converged_epoch=3)
+    records.evaluation(tmp_path, spearman=(0.9, 0.8))
     levels = [finding.level for finding in findings(read_records(tmp_path))]
     assert levels == sorted(levels, key=["warning", "note"].index) and set(levels) == {"warning", "note"}
 

@@ -1,5 +1,6 @@
 """From records to the words, charts and tables of the page."""
 
+import base64
 import json
 
 import pytest
@@ -88,6 +89,14 @@ def test_cost_in_milliseconds_and_shares(tmp_path):
         ("An epoch", "60 s"),
     ]
     assert "4 of 5 steps augmented" in rows[2][2]
+
+
+def test_stages_of_several_modules_are_named_by_the_last(tmp_path):
+    found = read(tmp_path, evaluation={})
+    found.evaluation["sanity"]["stages"] = ["fc .. layer4.bn2", "layer4.conv2 .. layer4.bn1", "conv1"]
+    _, content = sections.faithfulness(found)["charts"][2]["chart"].light.split(",")
+    svg = base64.b64decode(content).decode()
+    assert all(f">{name}</text>" in svg for name in ("layer4.bn2", "layer4.bn1", "conv1"))
 
 
 def test_faithfulness_in_curves_areas_and_the_sanity_check(tmp_path):
