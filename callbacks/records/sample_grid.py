@@ -1,4 +1,4 @@
-"""The samples of an epoch that are worth a look: least kept, most kept, without a map, and ordinary ones."""
+"""The samples of an epoch that are worth a look: fewest and most pixels kept, without a map, and typical ones."""
 
 from __future__ import annotations
 
