@@ -23,8 +23,8 @@ from groupcam_aug.callbacks.glue.batch import (
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.map_source import MapSource
 from groupcam_aug.callbacks.glue.network import refuse
-from groupcam_aug.callbacks.records.augmentation_stats import Tally, open_tally
-from groupcam_aug.callbacks.records.step_timer import Clock
+from groupcam_aug.callbacks.records.augmentation_stats import AugmentationStats, open_stats
+from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.presets import PRESETS, describe
 from groupcam_aug.saliency import GroupCAM
 
@@ -35,7 +35,7 @@ class _Step(NamedTuple):
     """What a batch hands to the later hooks of its step."""
 
     number: int  # of the training batch, from 0
-    images: Tensor | None = None  # (N, C, H, W) before the augmentation; None where the step was not due
+    images: Tensor = torch.empty(0)  # (N, C, H, W) before the augmentation; none where the step was not due
     targets: Any = None
     result: Augmented | None = None  # None where no image was drawn
 
@@ -47,9 +47,9 @@ class _Fit:
     trainer: Any
     dispatcher: Dispatcher
     source: MapSource
-    timer: Clock = field(default_factory=Clock)
+    timer: StepTimer = field(default_factory=StepTimer)
     step: _Step | None = None  # of the batch on its way to training_step
-    stats: Tally | None = None
+    stats: AugmentationStats | None = None
     is_recorded: bool | None = None  # decided at the first step
     announced: bool = False
 
@@ -209,15 +209,16 @@ class GroupCAMAugmentation(ConfiguredCallback):
             fit.source.start(self._average)  # before the first step, so that an average starts at the start
         step, fit.step = fit.step, None
         fit.dispatcher.check_arrival(trainer, batch, step is not None, type(self).__name__, _INSTEAD)
+        if step is None:
+            return
+        result = step.result
         if fit.is_recorded is None:  # only now: a SaliencyReport after this callback has made its folder
-            fit.stats = open_tally(trainer) if self.record else None
+            fit.stats = open_stats(trainer) if self.record else None
             fit.is_recorded = fit.stats is not None
-        images = None if step is None else step.images
-        result = None if step is None else step.result
         if fit.stats is not None:
-            fit.stats.add_step(0 if images is None else len(images))
-            if step is not None and images is not None and result is not None:
-                fit.stats.add(result, images, step.targets, step.number)
+            fit.stats.add_step(len(step.images))
+            if result is not None:
+                fit.stats.add(result, step.images, step.targets, step.number)
         if result is None or trainer.barebones:
             return
         values = {"keep_fraction": result.keep.float().mean(), "no_map": result.no_map.float().mean()}

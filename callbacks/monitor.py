@@ -22,12 +22,12 @@ from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
 from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.network import find_network, refuse
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
-from groupcam_aug.callbacks.monitoring.film_strip import Film
+from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip
 from groupcam_aug.callbacks.monitoring.final_evaluation import assess
 from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN, Reading, alive, numbers
 from groupcam_aug.callbacks.monitoring.probe_mapper import Watch
 from groupcam_aug.callbacks.monitoring.probes import Probes, first_of_batch, from_validation, given
-from groupcam_aug.callbacks.monitoring.snapshots import Exhibit
+from groupcam_aug.callbacks.monitoring.snapshots import Snapshots
 from groupcam_aug.callbacks.records.folder import record_folder
 from groupcam_aug.files import add_line, put_file
 from groupcam_aug.saliency import GroupCAM
@@ -125,7 +125,7 @@ class SaliencyMonitor(Callback):
     _costs: list[tuple[float, float]]  # (share of the time, seconds) of the last three probings
     _probes: Probes | None
     _watch: Watch | None
-    _exhibit: Exhibit | None
+    _exhibit: Snapshots | None
     _folder: Path | None
     _shown: list[int]
     _epoch_began: float | None
@@ -403,7 +403,7 @@ class SaliencyMonitor(Callback):
                 "weights as they are now",
             )
             self._before = self._targets = None
-            self._film, self._convergence = Film(), self._new_convergence()
+            self._film, self._convergence = FilmStrip(), self._new_convergence()
         self._fingerprint = mine
 
     def _look(self) -> Reading:
@@ -429,7 +429,7 @@ class SaliencyMonitor(Callback):
         same = now.maps.shape == before.maps.shape
         if not same:
             warn(trainer, f"the maps' grid changed from {tuple(before.maps.shape[1:])} to {tuple(now.maps.shape[1:])}")
-            self._film = Film()
+            self._film = FilmStrip()
         warm = same and self._epochs >= self.warmup_epochs
         self.values = numbers(before if same else None, now, grid=self.grid, min_alive=self.min_alive, warm=warm)
         rate = self._lr
@@ -475,12 +475,12 @@ class SaliencyMonitor(Callback):
         for name, value in self.values.items():
             module.log(f"{self.prefix}{name}", value, on_step=False, on_epoch=True, batch_size=1, logger=logger)
 
-    def _open(self, data: Any, folder: Path, labels: Tensor) -> Exhibit:
+    def _open(self, data: Any, folder: Path, labels: Tensor) -> Snapshots:
         """What is watched, in monitor.json and probes.png; names and normalisation are the data module's if not given."""
         assert self._probes is not None and self._watch is not None  # for the type checker
         looks = [getattr(data, name, None) if own is None else own for name, own in (("mean", self.mean), ("std", self.std))]
         names = getattr(data, "class_names", None) if self.class_names is None else self.class_names
-        exhibit = Exhibit(folder, self._name, self._probes.images, labels, self._shown, names, *looks)
+        exhibit = Snapshots(folder, self._name, self._probes.images, labels, self._shown, names, *looks)
         settings = ("method", "network", "every_n_epochs", "threshold", "patience", "min_alive", "warmup_epochs", "prefix")
         facts = {name: getattr(self, name) for name in settings}
         told = {"layer": self._watch.cam.layer, "num_probes": len(self._probes), "origin": self._probes.origin}
@@ -554,7 +554,7 @@ class SaliencyMonitor(Callback):
     def _reset(self) -> None:
         """As before any training."""
         self.history, self.values = [], dict(UNKNOWN)
-        self._convergence, self._film = self._new_convergence(), Film()
+        self._convergence, self._film = self._new_convergence(), FilmStrip()
         self._before = self._targets = self._lr = self._max_lr = self._overhead = None
         self._epochs, self._fingerprint, self._costs, self._warned = 0, {}, [], False
 
