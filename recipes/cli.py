@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["COMMANDS", "Command", "Refused", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
+__all__ = ["COMMANDS", "Command", "Refused", "Renamed", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ EXAMPLES = """examples:
   groupcam-aug recipes list
   groupcam-aug recipes copy resnet50_folder
   groupcam-aug fit --config resnet50_folder.yaml --data.root my_photographs
-  groupcam-aug explain photo.jpg --ckpt_path last.ckpt
-  groupcam-aug fidelity my_photographs --ckpt_path last.ckpt
-  groupcam-aug evaluate my_photographs --ckpt_path last.ckpt --limit 100
+  groupcam-aug explain photo.jpg --checkpoint last.ckpt
+  groupcam-aug fidelity my_photographs --checkpoint last.ckpt
+  groupcam-aug evaluate my_photographs --checkpoint last.ckpt --limit 100
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug report lightning_logs/version_3 --open
   groupcam-aug study backgrounds --size smoke
@@ -141,17 +143,31 @@ def device_of(name: str) -> str:
     return name
 
 
-def nearest(name: str, known: object) -> str:
+def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None = None) -> str:
     """A suggestion to append to a message, or nothing if no name is near.
 
     Args:
         name: what was given.
-        known: an iterable of names.
+        known: what there is.
+        renamed: former names and what they became.
     """
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)  # type: ignore[call-overload]
+    names = list(known)
+    if renamed and renamed.get(name) in names:
+        return f"; it is called {renamed[name]!r} now"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class Renamed(argparse.Action):
+    """An option that has another name now: not in the help, and whoever gives it is told the new one (status 2)."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, now: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.now = now
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Refuse."""
+        parser.error(f"{option_string} is called {self.now} now")
 
 
 def recipe_names() -> list[str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from groupcam_aug.borrow import unwrap
+from groupcam_aug.checkpoints import state_dict_of
 from groupcam_aug.moving_average import moving_average
 
 __all__ = ["DECAY", "Source", "read_weights"]
@@ -57,31 +55,12 @@ class Source:
 
 
 def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
-    """The weights of `network` in a checkpoint: a plain state dict, or one under "state_dict" or "model", with any prefix.
+    """The state dict of `network` in a checkpoint: a plain one, or one under "state_dict" or "model", with any prefix.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the checkpoint does not hold every tensor of the network.
     """
-    path = str(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"source={path!r} is neither 'self', 'ema' nor a file")
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        state: Any = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    own = network.state_dict()
-    needed = [name for name in own if not name.endswith("num_batches_tracked")]
-    prefixes = sorted({name.removesuffix(needed[0]) for name in state if name.endswith(needed[0])}, key=len) if needed else [""]
-    for prefix in prefixes:
-        if all(prefix + name in state and state[prefix + name].shape == own[name].shape for name in needed):
-            return {name: state.get(prefix + name, value) for name, value in own.items()}
-    raise ValueError(
-        f"source={path!r} does not hold the weights of {type(network).__name__} (looked for {needed[0]!r} and {len(needed) - 1} "
-        "more, under any common prefix): give a checkpoint of the same network with the same classes"
-    )
+    if not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f"source={str(path)!r} is neither 'self', 'ema' nor a file")
+    return state_dict_of(network, path)
