@@ -9,7 +9,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
 import torch
@@ -71,7 +71,7 @@ class GroupCAMCLI(LightningCLI):
         """Lightning's parser with our message for unknown names."""
         parser = super().init_parser(**kwargs)
         parser.__class__ = _Parser  # older Lightning has no argument for it
-        parser.words = self._words
+        cast(_Parser, parser).words = self._words
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

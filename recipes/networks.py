@@ -37,9 +37,8 @@ def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Te
         FileNotFoundError: there is no such file.
         ValueError: names are missing or unexpected, or a tensor that is not the last layer's has another shape.
     """
-    given = isinstance(checkpoint, Mapping)
-    state = dict(checkpoint) if given else read_state_dict(checkpoint)
-    source = "the state dict" if given else f"checkpoint {str(checkpoint)!r}"
+    state = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_state_dict(checkpoint)
+    source = "the state dict" if isinstance(checkpoint, Mapping) else f"checkpoint {str(checkpoint)!r}"
     own = network.state_dict()
     # Converted files lack BatchNorm's step counters, which nothing here reads.
     state |= {name: own[name] for name in own.keys() - state.keys() if name.endswith("num_batches_tracked")}

@@ -7,7 +7,7 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from groupcam_aug.borrow import as_found
 from groupcam_aug.layers import read_grid
 from groupcam_aug.map_ops import minmax
+from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 
-if TYPE_CHECKING:
-    from groupcam_aug.recipes.evaluation.methods import Maps, Setup
-
-__all__ = ["NOISE", "SAMPLES", "STEPS", "captum_method", "grad_cam_library", "guided", "integrated", "smooth"]
+__all__ = ["EXTERNAL_METHODS"]
 
 Attribute = Callable[[Any, nn.Module, Tensor, Tensor], Tensor]
 """captum.attr, the network, an image (1, 3, H, W), its class (1,) -> attributions (1, 3, H, W)."""
@@ -98,3 +96,28 @@ def guided(library: Any, network: nn.Module, image: Tensor, label: Tensor) -> Te
         seen = f"it uses {', '.join(sorted(others))}" if others else "it has no nn.ReLU module"
         raise ValueError(f"guided backpropagation is defined for networks of nn.ReLU modules, and {seen}")
     return library.GuidedBackprop(network).attribute(image, target=label)
+
+
+EXTERNAL_METHODS: tuple[Method, ...] = (
+    Method(
+        "scorecam", "Score-CAM", "peer", "grad-cam; a pass for every channel", grad_cam_library("ScoreCAM"), "pytorch_grad_cam"
+    ),
+    Method("gradcam++", "Grad-CAM++", "peer", "grad-cam", grad_cam_library("GradCAMPlusPlus"), "pytorch_grad_cam"),
+    Method(
+        "integrated",
+        "integrated gradients",
+        "peer",
+        f"captum; {STEPS} steps from mean grey, absolute sum over channels",
+        captum_method(integrated),
+        "captum.attr",
+    ),
+    Method(
+        "smoothgrad",
+        "SmoothGrad",
+        "peer",
+        f"captum; {SAMPLES} copies, noise {NOISE:.0%} of the range, absolute sum over channels",
+        captum_method(smooth),
+        "captum.attr",
+    ),
+    Method("guided", "guided backprop", "peer", "captum; absolute sum over channels", captum_method(guided), "captum.attr"),
+)

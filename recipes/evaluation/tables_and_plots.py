@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groupcam_aug.files import put_file
+from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.sanity import LEAST
 
 __all__ = ["ablation_picture", "curves_picture", "markdown", "rich_table", "show", "write_files"]
@@ -100,7 +101,7 @@ def rich_table(methods: Mapping[str, dict[str, Any]], width: int) -> Table:
 def markdown(methods: Mapping[str, dict[str, Any]]) -> str:
     """The same as a Markdown table with all intervals."""
     columns = _columns(methods)
-    return _markdown(
+    return _figures_table(
         ["method", *(name for name, _ in columns)],
         [[name, *(show(found, True) for _, show in columns)] for name, found in methods.items()],
     )
@@ -184,13 +185,13 @@ def _page(record: Mapping[str, Any]) -> str:
     if record["methods"]:
         parts += [markdown(record["methods"]), record["reading"], _NOTES]
     for kind, rows in record["ablations"].items():
-        parts += [f"## {_TITLES[kind]}", _markdown(*_ablation(kind, rows))]
+        parts += [f"## {_TITLES[kind]}", _figures_table(*_ablation(kind, rows))]
     if record["sanity_of"]:
         parts.append("## Sanity check")
         for sanity in record["sanity_of"].values():
             found = zip(sanity["stages"], sanity["spearman"], sanity["undefined"], strict=True)
             stages = [[stage, "–" if gone == 1 else f"{rho:.2f}", f"{gone:.0%}"] for stage, rho, gone in found]
-            parts += [_sanity(sanity), _markdown(["randomised", "rank correlation", "no map"], stages)]
+            parts += [_sanity(sanity), _figures_table(["randomised", "rank correlation", "no map"], stages)]
     if record["left_out"] or record["not_read"] or record["notes"]:
         parts.append("## Notes")
         lines = [*record["notes"], *(f"left out: {name}: {reason}" for name, reason in record["left_out"].items())]
@@ -200,11 +201,9 @@ def _page(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    cells.insert(1, ["---", *["---:"] * (len(header) - 1)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+def _figures_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of figures, whose first column is text."""
+    return markdown_table(header, rows, right=range(1, len(header)))
 
 
 def _ablation(kind: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
