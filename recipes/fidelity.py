@@ -65,7 +65,7 @@ def run(command: str, words: list[str]) -> int:
             targets,
             layer=options.layer,
             groups=options.groups,
-            modes={mode: PRESETS.get(mode, mode) for mode in options.modes},
+            modes={_name(mode): PRESETS.get(mode, mode) for mode in options.modes if _name(mode) != "paper"},
             weights=options.weights,
             batch_size=options.batch_size,
             progress=lambda parts: track(parts, "mapping", console=console),
@@ -86,12 +86,17 @@ def training_line(result: Fidelity, layer: str | None) -> str:
 
     What was not left at its default is named, too, or other maps are trained with than were measured.
     """
-    name = next((preset for preset, mode in PRESETS.items() if mode == result.recommended), result.recommended)
+    name = _name(result.recommended)
     place, _, baseline = name.partition(", ")
     arguments: dict[str, Any] = {"preset": name} if name in PRESETS else {"mask_at": place, "baseline": baseline or "blur"}
     measured = {"layer": (layer, None), "groups": (result.groups, 16), "weights": (result.weights, "none")}
     arguments |= {key: value for key, (value, default) in measured.items() if value != default}
     return f"GroupCAMAugmentation({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
+
+
+def _name(mode: str) -> str:
+    """The preset that scores so, else the mode."""
+    return next((preset for preset, its in PRESETS.items() if its == mode), mode)
 
 
 def _weights(text: str) -> str:

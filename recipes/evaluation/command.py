@@ -72,7 +72,7 @@ def run(command: str, words: list[str]) -> int:
         if options.run is not None:
             records = find_records(options.run)
         model = load_model(options)
-        items, classes, told = _items(options, model)
+        items, classes, data = _items(options, model)
         model = _whole(model) if options.voc or options.coco else model
         plan = _plan(options)
         failed: dict[Path, str] = {}
@@ -89,8 +89,8 @@ def run(command: str, words: list[str]) -> int:
         }
         fixed |= {"size": list(image.shape[-2:]), "classes": classes}
         results = ResultsFile(out, {**fixed, **plan.settings()}, restart=options.restart)
-    told = f"{model.description}, layer {setup.layer}; {told}; {plan.description()}"
-    console.print(escape(told), soft_wrap=True, highlight=False)
+    description = f"{model.description}, layer {setup.layer}; {data}; {plan.description()}"
+    console.print(escape(description), soft_wrap=True, highlight=False)
     for method in every:
         if reason := method.missing():
             console.print(f"[yellow]left out:[/] {escape(method.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
@@ -106,7 +106,7 @@ def run(command: str, words: list[str]) -> int:
         raise
     figures = figures_of(items, methods, results, plan.seed)
     tables = {kind: ablation_rows(rows, items, results, plan.seed) for kind, rows in ablations.items()}
-    record = make_record(figures, tables, every, results, outcome, told, setup)
+    record = make_record(figures, tables, every, results, outcome, description, setup)
     files = write_files(out, record)
     show(console, record)
     more = ""
@@ -163,7 +163,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "--compare", action="store_true", help="other libraries' methods, too (pip install 'groupcam-aug[compare]')"
     )
     group.add_argument("--ablate", metavar="KINDS", type=_words(ABLATIONS), default=(), help="groups,denoise: table 2, figure 5")
-    group.add_argument("--layer", help="target layer (default: found, and told)")
+    group.add_argument("--layer", help="target layer (default: found, and named)")
     group = parser.add_argument_group("measures")
     known = ("curves", "drop", "sanity", "pointing")
     group.add_argument(
@@ -244,8 +244,8 @@ def _items(options: argparse.Namespace, model: LoadedModel) -> tuple[list[Item],
     else:
         items, strangers = coco_items(options.coco[0], options.coco[1], options.limit, names, classes)
         data = f"COCO {Path(options.coco[1]).stem}"
-    told = f"{data}, {len({item.path for item in items})} images, {len(items)} classes in them"
-    return items, classes or data, told + (f" ({strangers} more are no classes of the network)" if strangers else "")
+    text = f"{data}, {len({item.path for item in items})} images, {len(items)} classes in them"
+    return items, classes or data, text + (f" ({strangers} more are no classes of the network)" if strangers else "")
 
 
 def _whole(model: LoadedModel) -> LoadedModel:
@@ -269,7 +269,7 @@ def _list() -> Table:
 
 def _dry_run(
     console: Console,
-    found: dict[str, Any],
+    costs: dict[str, Any],
     items: Sequence[Item],
     methods: Sequence[Method],
     plan: Plan,
@@ -281,17 +281,17 @@ def _dry_run(
         table.add_column(heading, justify="right")
     left = 0.0
     for method in methods:
-        if method.key in found["maps"]:
-            todo, cost = len(results.todo(items, method)), found["maps"][method.key]
+        if method.key in costs["maps"]:
+            todo, cost = len(results.todo(items, method)), costs["maps"][method.key]
             left += todo * (cost + plan.passes)
             table.add_row(method.name, f"{cost:.1f}", str(plan.passes), f"{todo} of {len(items)}")
     console.print(table)
-    left += sum(cost for key, cost in found["sanity"].items() if key not in results.sanity)
-    told = f"{left:,.0f} passes, about {_duration(left * found['seconds'])} at {1000 * found['seconds']:.3g} ms each"
+    left += sum(cost for key, cost in costs["sanity"].items() if key not in results.sanity)
+    text = f"{left:,.0f} passes, about {_duration(left * costs['seconds'])} at {1000 * costs['seconds']:.3g} ms each"
     console.print(
-        f"{told} (one batch timed). Nothing is written; without --dry-run {escape(str(out))}/ would be.", soft_wrap=True
+        f"{text} (one batch timed). Nothing is written; without --dry-run {escape(str(out))}/ would be.", soft_wrap=True
     )
-    for key, reason in found["left_out"].items():
+    for key, reason in costs["left_out"].items():
         console.print(f"left out: {key}: {escape(reason)}", soft_wrap=True, highlight=False)
 
 

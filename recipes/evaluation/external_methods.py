@@ -41,14 +41,14 @@ def grad_cam_library(kind: str) -> Callable[[Setup], Maps]:
             def grid(output: Tensor) -> Tensor:  # of tokens, too
                 return read_grid(output, size, setup.layer).read(output)
 
-            found = []
+            maps_made = []
             # Image by image: Score-CAM holds a masked copy of every image for every channel. Its progress bars are not ours.
             with as_found(network, images.device), torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
                 with getattr(library, kind)(model=network, target_layers=[layer], reshape_transform=grid) as cam:
                     for image, label in zip(images, classes.tolist(), strict=True):
-                        found.append(torch.from_numpy(cam(input_tensor=image[None], targets=[target(label)])))
+                        maps_made.append(torch.from_numpy(cam(input_tensor=image[None], targets=[target(label)])))
                 network.zero_grad(set_to_none=True)
-            return minmax(torch.cat(found).to(images))
+            return minmax(torch.cat(maps_made).to(images))
 
         return maps
 
@@ -62,14 +62,14 @@ def captum_method(attribute: Attribute) -> Callable[[Setup], Maps]:
         library, network = importlib.import_module("captum.attr"), setup.copied
 
         def maps(images: Tensor, classes: Tensor, seeds: Sequence[int]) -> Tensor:
-            found = []
+            maps_made = []
             with as_found(network, images.device), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it tells of hooks that it sets and takes away again
                 for i, seed in enumerate(seeds):
                     torch.manual_seed(seed)  # inside `as_found`, which puts the generators back
                     given = attribute(library, network, images[i : i + 1].clone(), classes[i : i + 1])
-                    found.append(given.detach().abs().sum(dim=1))
-            return minmax(torch.cat(found).to(images.dtype))
+                    maps_made.append(given.detach().abs().sum(dim=1))
+            return minmax(torch.cat(maps_made).to(images.dtype))
 
         return maps
 

@@ -50,15 +50,15 @@ def ablation(kind: str, channels: int) -> dict[float, Method]:
         kind: "groups" (the paper's table 2; as many as the layer's `channels` allow) or "denoise" (its figure 5).
         channels: of the layer.
     """
-    full, found = METHODS[0], {}
+    full, rows = METHODS[0], {}
     for value in ABLATIONS[kind]:
         groups, theta = (value, 70) if kind == "groups" else (min(32, channels), value)
         if groups <= channels:
             how = {"groups": groups, "denoise": float(theta)}
             same = (groups, theta) == (min(32, channels), 70)
             key, name = f"groupcam:{groups}:{theta}", f"Group-CAM, G={groups}, theta={theta}"
-            found[float(value)] = full if same else Method(key, name, "ours", "ablation", _group_cam(**how))
-    return found
+            rows[float(value)] = full if same else Method(key, name, "ours", "ablation", _group_cam(**how))
+    return rows
 
 
 ABLATIONS: dict[str, tuple[int, ...]] = {"groups": (1, 4, 8, 16, 32, 64, 128, 256), "denoise": tuple(range(0, 100, 10))}

@@ -89,9 +89,9 @@ class ResultsFile:
             now = self.settings
             names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
             if names:
-                told = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
+                differences = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
                 raise ValueError(
-                    f"{str(folder)!r} holds rows of other settings ({told}): give another --out, or drop them by --restart"
+                    f"{str(folder)!r} holds rows of other settings ({differences}): give another --out, or drop them by --restart"
                 )
             self._opened = True
         for line in lines[1:]:

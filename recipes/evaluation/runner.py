@@ -74,10 +74,10 @@ def measure(
         if not len(batch[0]):
             progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo))
             continue
-        own, images = batch[0], batch[1].to(next(setup.network.parameters()).device)
-        progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo if not results.todo(own, method)))
-        todo = [method for method in todo if results.todo(own, method)]  # but for files that cannot be read
-        classes = _classes(setup.network, own, images)
+        readable, images = batch[0], batch[1].to(next(setup.network.parameters()).device)
+        progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo if not results.todo(readable, method)))
+        todo = [method for method in todo if results.todo(readable, method)]  # but for files that cannot be read
+        classes = _classes(setup.network, readable, images)
         made: dict[str, Tensor] = {}
         for method in todo:
             reached = number * plan.batch_size + len(chunk)
@@ -85,14 +85,14 @@ def measure(
             maps = made.get(method.of)
             seconds = None
             if maps is None:
-                maps, seconds = _timed(ready[method.key], images, classes, [_seed(plan.seed, item) for item in own])
+                maps, seconds = _timed(ready[method.key], images, classes, [_seed(plan.seed, item) for item in readable])
             made[method.key] = maps
             maps = maps if method.alter is None else method.alter(maps)
-            rows = _rows(setup.network, own, images, maps, classes, plan, results)
-            for item, label, row in zip(own, classes.tolist(), rows, strict=True):
+            rows = _rows(setup.network, readable, images, maps, classes, plan, results)
+            for item, label, row in zip(readable, classes.tolist(), rows, strict=True):
                 timing = {} if seconds is None else {"seconds": round(seconds, 6), "warm": method.key in warm}
-                told = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
-                results.add({**told, **row, **timing})
+                about = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
+                results.add({**about, **row, **timing})
             warm.add(method.key)
             progress.advance(task, len(chunk) * effort[method.key])
     for method in checked(kept, plan):
@@ -146,8 +146,8 @@ def first_image(model: LoadedModel, items: Sequence[Item], failed: dict[Path, st
         ValueError: none can.
     """
     for item in items:
-        own, images = _read(model, [item], failed)
-        if own:
+        readable, images = _read(model, [item], failed)
+        if readable:
             return images.to(next(model.network.parameters()).device)
     raise ValueError(f"none of the {len(items)} files is an image that can be read: {next(iter(failed.values()), 'no files')}")
 
@@ -164,8 +164,8 @@ def fingerprint(network: nn.Module) -> str:
 def preprocessing_of(model: LoadedModel) -> str:
     """A fingerprint of what happens to a picture before the network sees it, and of the classes' names and order."""
     ramp = np.linspace(0, 255, 3 * 97 * 61).reshape(97, 61, 3).astype(np.uint8)
-    seen = model.transform(Image.fromarray(ramp)).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(seen + json.dumps(list(model.class_names)).encode()).hexdigest()[:16]
+    curves = model.transform(Image.fromarray(ramp)).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(curves + json.dumps(list(model.class_names)).encode()).hexdigest()[:16]
 
 
 _CHECKED = ("groupcam", "paper", "gradcam")  # a form each; their cheap modes share what they see
@@ -236,9 +236,9 @@ def _prepare(
 
 def _read(model: LoadedModel, items: Sequence[Item], failed: dict[Path, str]) -> tuple[list[Item], Tensor]:
     """The items whose files can be read, and their images."""
-    found = [images for _, images in read_images([item.path for item in items], model, max(1, len(items)), failed)]
-    own = [item for item in items if item.path not in failed]
-    return own, torch.cat(found) if found else torch.empty(0)
+    batches = [images for _, images in read_images([item.path for item in items], model, max(1, len(items)), failed)]
+    readable = [item for item in items if item.path not in failed]
+    return readable, torch.cat(batches) if batches else torch.empty(0)
 
 
 def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
@@ -258,9 +258,9 @@ def _timed(maps: Maps, images: Tensor, classes: Tensor, seeds: Sequence[int]) ->
     """The maps, and the seconds that one image's took."""
     wait_for(images.device)
     start = time.perf_counter()
-    found = maps(images, classes, seeds)
+    made = maps(images, classes, seeds)
     wait_for(images.device)
-    return found, (time.perf_counter() - start) / len(images)
+    return made, (time.perf_counter() - start) / len(images)
 
 
 def _rows(
@@ -271,14 +271,14 @@ def _rows(
     if "curves" in plan.measures:
         how: dict[str, Any] = {"author_compatible": True} if plan.author_compatible else {"steps": plan.steps}
         how |= {} if plan.author_compatible else {"substrate": plan.substrate}
-        seen = insertion_deletion(network, images, maps, classes, **how)
+        curves = insertion_deletion(network, images, maps, classes, **how)
         if not results.fractions:
-            results.add({"fractions": seen.fractions.tolist()})
+            results.add({"fractions": curves.fractions.tolist()})
         for i, row in enumerate(rows):
-            row["undefined"] = bool(seen.undefined[i])
+            row["undefined"] = bool(curves.undefined[i])
             for name, curve, area in (
-                ("insertion", seen.insertion, seen.insertion_auc),
-                ("deletion", seen.deletion, seen.deletion_auc),
+                ("insertion", curves.insertion, curves.insertion_auc),
+                ("deletion", curves.deletion, curves.deletion_auc),
             ):
                 usable = not row["undefined"]
                 row[name] = round(float(area[i]), 7) if usable else None
@@ -290,9 +290,9 @@ def _rows(
             row["increase"] = None if drop.undefined[i] else bool(drop.increase[i])
             row["activation"] = round(float(drop.activation[i]), 7)
     if "pointing" in plan.measures:
-        for item, own, row in zip(items, maps, rows, strict=True):
+        for item, saliency, row in zip(items, maps, rows, strict=True):
             assert item.boxes is not None  # for the type checker
-            large = F.interpolate(own[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
+            large = F.interpolate(saliency[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
             masks = box_masks([item.boxes], item.size).to(large.device)
             row["hit"] = bool(pointing_game(large, masks, tolerance=plan.tolerance).value)
             row["energy"] = round(float(energy_pointing_game(large, masks).value), 7)
@@ -304,14 +304,14 @@ def _check(
 ) -> None:
     """The sanity check of one method, on a few images evenly picked."""
     picked = evenly([item.path for item in items if item.path not in outcome.failed], plan.sanity_images)
-    own, images = _read(model, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
-    files = [f"{item.key} {item.stamp}" for item in own]
-    if not own or results.sanity.get(method.key, {}).get("files") == files:
+    readable, images = _read(model, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
+    files = [f"{item.key} {item.stamp}" for item in readable]
+    if not readable or results.sanity.get(method.key, {}).get("files") == files:
         return
     images = images.to(next(setup.network.parameters()).device)
     assert method.cam is not None  # for the type checker
-    classes = _classes(setup.network, own, images)
-    found = randomization_check(
+    classes = _classes(setup.network, readable, images)
+    check = randomization_check(
         setup.network,
         images,
         method.cam(setup),
@@ -320,7 +320,7 @@ def _check(
         seed=plan.seed,
         stages=STAGES,
     )
-    results.add({"method": method.key, "files": files, "sanity": found.summary()})
+    results.add({"method": method.key, "files": files, "sanity": check.summary()})
 
 
 def _seed(seed: int, item: Item) -> int:

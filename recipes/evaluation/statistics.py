@@ -113,7 +113,7 @@ def make_record(
     methods: Sequence[Method],
     results: ResultsFile,
     outcome: Outcome,
-    told: str,
+    description: str,
     setup: Setup,
 ) -> dict[str, Any]:
     """What evaluation.json holds; `methods`, `sanity` and `told` are what the report reads.
@@ -124,7 +124,7 @@ def make_record(
         methods: all that were asked for.
         results: the rows, costs and sanity checks.
         outcome: what could not be done.
-        told: what was evaluated, in a line.
+        description: what was evaluated, in a line.
         setup: network and layer.
     """
     names = {method.key: method.name for method in methods}
@@ -138,7 +138,7 @@ def make_record(
     return {
         "methods": figures,
         **({"sanity": next(iter(sanity.values()))} if sanity else {}),
-        "told": told,
+        "told": description,
         "reading": reading(figures),
         "sanity_of": sanity,
         "ablations": ablations,
