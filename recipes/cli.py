@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["COMMANDS", "Command", "Refused", "Renamed", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
 
@@ -141,21 +142,6 @@ def device_of(name: str) -> str:
     except (RuntimeError, AssertionError, ImportError) as error:  # the last two where torch was built without it
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return name
-
-
-def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None = None) -> str:
-    """A suggestion to append to a message, or nothing if no name is near.
-
-    Args:
-        name: what was given.
-        known: what there is.
-        renamed: former names and what they became.
-    """
-    names = list(known)
-    if renamed and renamed.get(name) in names:
-        return f"; it is called {renamed[name]!r} now"
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class Renamed(argparse.Action):

@@ -15,10 +15,11 @@ from torchvision.transforms import v2
 
 from groupcam_aug.checkpoints import read_state_dict
 from groupcam_aug.recipes.classifier import load_classifier
-from groupcam_aug.recipes.cli import device_of, nearest
+from groupcam_aug.recipes.cli import device_of
 from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform
 from groupcam_aug.recipes.image_files import BROKEN, open_rgb
 from groupcam_aug.recipes.networks import build_network, head_name, load_checkpoint
+from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["LoadedModel", "add_arguments", "load_model", "read_images"]
 

@@ -16,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupcam_aug.checkpoints import read_state_dict
-from groupcam_aug.recipes.cli import nearest
+from groupcam_aug.recipes.unknown_names import RENAMED, nearest
 
-__all__ = ["RENAMED", "BasicBlock", "CIFARResNet", "build_network", "head_name", "load_checkpoint"]
-
-RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
+__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_checkpoint"]
 
 
 def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Tensor]) -> list[str]:

@@ -6,7 +6,8 @@ import argparse
 import webbrowser
 from pathlib import Path
 
-from groupcam_aug.recipes.cli import nearest, refusing
+from groupcam_aug.recipes.cli import refusing
+from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["find_records", "run"]
 

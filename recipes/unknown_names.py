@@ -1,19 +1,17 @@
-"""What a command line or a config names that nothing here has, and the nearest that there is, for a parser's message."""
+"""Names that nothing has: what a command line or a config holds of them, and the nearest that there are."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+__all__ = ["RENAMED", "given_options", "imported_class", "nearest", "unknown_names"]
 
-from groupcam_aug.recipes.cli import nearest
-from groupcam_aug.recipes.networks import RENAMED
-
-__all__ = ["given_options", "imported_class", "unknown_names"]
+RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
 
 
 def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[str, str]) -> Iterator[str]:
@@ -41,6 +39,21 @@ def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[s
     yield from _unknown_options({flag[2:].rstrip("+"): None for flag in given if flag.startswith("--")}, options)
 
 
+def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None = None) -> str:
+    """A suggestion to append to a message, or nothing if no name is near.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        renamed: former names and what they became.
+    """
+    names = list(known)
+    if renamed and renamed.get(name) in names:
+        return f"; it is called {renamed[name]!r} now"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def given_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(flag, value) of each option; the value is the next word, if it is not in the same."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -62,6 +75,8 @@ def imported_class(path: str) -> Any:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a config; nothing where there is none, which the parser has said."""
+    import yaml  # not needed before something went wrong
+
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from groupcam_aug.baselines import centred_blob, random_cells
-from groupcam_aug.recipes.cli import nearest
 from groupcam_aug.recipes.evaluation.external_methods import EXTERNAL_METHODS
 from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
+from groupcam_aug.recipes.unknown_names import nearest
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["ABLATIONS", "METHODS", "RENAMED", "ablation", "choose"]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from groupcam_aug.recipes.cli import COMMANDS, Renamed, device_of, find_recipe, main, nearest, recipe_names
+from groupcam_aug.recipes.cli import COMMANDS, Renamed, device_of, find_recipe, main, recipe_names
 
 
 @pytest.fixture
@@ -98,12 +98,6 @@ def test_export_writes_a_state_dict(folder, capsys):
     assert (folder / "out.safetensors").is_file()
     assert main(["export", "last.ckpt", "out.onnx"]) == 1
     assert ".safetensors" in capsys.readouterr().err
-
-
-def test_a_suggestion_names_what_was_renamed_before_what_is_near():
-    assert nearest("weights", ["width", "checkpoint"], {"weights": "checkpoint"}) == "; it is called 'checkpoint' now"
-    assert nearest("weights", ["weight", "width"], {"weights": "checkpoint"}) == "; did you mean 'weight'?", "not here"
-    assert nearest("zzz", ["width"]) == ""
 
 
 def test_an_option_that_was_renamed_says_so(capsys):

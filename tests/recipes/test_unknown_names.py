@@ -4,7 +4,7 @@ import pytest
 
 from groupcam_aug.recipes import classifier, data  # noqa: F401  (classes are looked up where their modules are imported)
 from groupcam_aug.recipes.lightning_cli import USUAL
-from groupcam_aug.recipes.unknown_names import given_options, imported_class, unknown_names
+from groupcam_aug.recipes.unknown_names import given_options, imported_class, nearest, unknown_names
 
 OPTIONS = ["config", "model", "model.help", "data", "data.help", "trainer", "trainer.max_epochs", "trainer.callbacks"]
 OPTIONS += ["trainer.callbacks.help", "ckpt_path", "seed_everything"]
@@ -86,3 +86,9 @@ def test_a_class_is_found_where_its_module_is_imported():
     assert imported_class("groupcam_aug.recipes.classifier.Classifier") is classifier.Classifier
     assert imported_class("groupcam_aug.recipes.classifier.Classifier.forward") is classifier.Classifier.forward
     assert imported_class("never.imported.Thing") is None is imported_class("Classifier")
+
+
+def test_a_suggestion_names_what_was_renamed_before_what_is_near():
+    assert nearest("weights", ["width", "checkpoint"], {"weights": "checkpoint"}) == "; it is called 'checkpoint' now"
+    assert nearest("weights", ["weight", "width"], {"weights": "checkpoint"}) == "; did you mean 'weight'?", "not here"
+    assert nearest("zzz", ["width"]) == ""
