@@ -164,16 +164,16 @@ def _few(names: Sequence[str]) -> str:
 
 
 def with_recipes(words: list[str]) -> list[str]:
-    """Replace the value of ``--config`` by the shipped recipe of that name where there is no such file."""
+    """Replace the value of ``--config`` by its absolute path: of the file, or of the shipped recipe of that name."""
     words = list(words)
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag not in ("--config", "-c"):
             continue
         if equals:
-            words[i] = f"{flag}={find_recipe(value)}"
+            words[i] = f"{flag}={find_recipe(value).absolute()}"
         elif i + 1 < len(words):
-            words[i + 1] = str(find_recipe(words[i + 1]))
+            words[i + 1] = str(find_recipe(words[i + 1]).absolute())
     return words
 
 

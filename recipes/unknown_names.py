@@ -56,7 +56,7 @@ def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None =
 
 def given_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(flag, value) of each option; the value is the next word, if it is not in the same."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("-"):
             yield flag, value if equals else following

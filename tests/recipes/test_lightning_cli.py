@@ -75,9 +75,19 @@ def test_an_unknown_option_suggests_the_nearest(folder, capsys, words, told):
     ],
 )
 def test_an_unknown_config_key_suggests_the_nearest(folder, capsys, text, told):
-    (folder / "own.yaml").write_text(text)
-    assert main(["fit", "--config", "own.yaml"]) == 2
+    (folder / "logs").mkdir()  # the parser goes there while it reads
+    (folder / "logs" / "own.yaml").write_text(text)
+    assert main(["fit", "--config", "logs/own.yaml"]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_config_that_an_earlier_run_saved_says_how_the_file_is_called_now(folder, capsys):
+    assert main(["fit", "--config", "shapes_demo", "--print_config"]) == 0
+    text = capsys.readouterr().out
+    assert "    checkpoint: null\n" in text
+    (folder / "config.yaml").write_text(text.replace("    checkpoint: null\n", "    weights: null\n"))
+    assert main(["fit", "--config", "config.yaml"]) == 2
+    assert "Classifier takes no 'weights'; it is called 'checkpoint' now" in capsys.readouterr().err
 
 
 def test_a_refusal_is_one_line_without_a_traceback(folder, capsys):
