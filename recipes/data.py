@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from groupcam_aug.recipes.image_files import BROKEN, is_image, open_rgb
 
-__all__ = ["DATASETS", "ImageData", "class_folders", "eval_transform", "stratified_split", "train_transform"]
+__all__ = ["DATASETS", "ImageData", "class_folders", "eval_transform", "normalised", "stratified_split", "train_transform"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,6 +102,11 @@ def eval_transform(size: int, resize: int | None = None) -> v2.Transform:
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
 
 
+def normalised(mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
+    """PIL image -> (3, H, W) float32: scaled to [0, 1], less ``mean``, by ``std``."""
+    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+
+
 class ImageData(pl.LightningDataModule):
     """Image classification data; batches are [images (B, 3, size, size) float32 normalised, labels (B,) int64].
 
@@ -158,7 +163,7 @@ class ImageData(pl.LightningDataModule):
         self.mean, self.std = tuple(mean), tuple(std)
         self.val_fraction, self.seed = val_fraction, seed
         self.resize = resize
-        finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+        finish = normalised(mean, std)
         if train_transform is None:
             train_transform = "pad-crop" if size <= SMALL else "crop-resize"
         first = _by_name(train_transform, size) if isinstance(train_transform, str) else train_transform

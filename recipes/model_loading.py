@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from groupcam_aug.checkpoints import read_state_dict
 from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import device_of
-from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform
+from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform, normalised
 from groupcam_aug.recipes.image_files import BROKEN, open_rgb
 from groupcam_aug.recipes.networks import build_network, head_name, load_checkpoint
 from groupcam_aug.recipes.unknown_names import nearest
@@ -97,7 +96,7 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         names, name = None, options.model
     network = network.to(device_of(options.device)).eval()
     size = options.size or size
-    finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+    finish = normalised(mean, std)
     shape = eval_transform(size, resize if resize is None or resize >= size else None)
     names = _class_names(options.classes, names, count)
     return LoadedModel(

@@ -26,6 +26,7 @@ from torchvision.transforms import v2
 from groupcam_aug.callbacks.report import render
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.cli import Renamed, refusing
+from groupcam_aug.recipes.data import normalised
 from groupcam_aug.recipes.evaluation.datasets import Item, coco_items, evenly, folder_items, read_class_map, voc_items
 from groupcam_aug.recipes.evaluation.map_method import Method, Setup
 from groupcam_aug.recipes.evaluation.methods import ABLATIONS, METHODS, ablation, choose
@@ -251,8 +252,7 @@ def _items(options: argparse.Namespace, model: LoadedModel) -> tuple[list[Item],
 def _whole(model: LoadedModel) -> LoadedModel:
     """The model with whole pictures squeezed to its size: what is cut off could not be pointed at."""
     size = model.transform(Image.new("RGB", (64, 64))).shape[-1]
-    finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(model.mean), list(model.std))]
-    shape = v2.Compose([v2.Resize((size, size), antialias=True), *finish])
+    shape = v2.Compose([v2.Resize((size, size), antialias=True), normalised(model.mean, model.std)])
     return dataclasses.replace(model, transform=lambda picture: shape(picture).as_subclass(torch.Tensor))
 
 

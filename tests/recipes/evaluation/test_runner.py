@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluations import NAMES, QUICK, draw, evaluate, lines, record, without_times
+from models import PooledNet
 
 from groupcam_aug.files import read_lines
 from groupcam_aug.recipes.cli import main
@@ -134,3 +135,13 @@ def test_a_method_that_cannot_be_used_on_this_network_is_left_out(pictures, tmp_
     found = record(tmp_path / "out")
     assert set(found["methods"]) == {"Grad-CAM", "Grad-CAM++", "fast"} and "it uses GELU" in found["left_out"]["guided backprop"]
     assert "left out: guided backprop" in capsys.readouterr().out
+
+
+def test_what_differentiates_to_the_pixels_can_be_counted():
+    """As other libraries do; the module hooks of torch's counter would raise there."""
+    network, pixels = PooledNet().eval(), torch.randn(1, 3, 24, 24, requires_grad=True)
+    with runner._flop_counter() as forward, torch.no_grad():
+        network(pixels)
+    with runner._flop_counter() as both:
+        torch.autograd.grad(network(pixels)[0, 1], pixels)
+    assert 1.5 < both.get_total_flops() / forward.get_total_flops() <= 3
