@@ -30,9 +30,7 @@ class Command:
 
 COMMANDS = (
     Command(
-        "demo",
-        "train on drawn shapes with and without Group-CAM, compare, write panels.png",
-        "groupcam_aug.recipes.demo:run",
+        "demo", "train on drawn shapes with and without Group-CAM, compare, write panels.png", "groupcam_aug.recipes.demo:run"
     ),
     Command("fit", "train or fine-tune a classifier", "groupcam_aug.recipes.lightning_cli:run"),
     Command("validate", "loss and accuracy on the validation data", "groupcam_aug.recipes.lightning_cli:run"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,16 +58,16 @@ def ablation(kind: str, channels: int) -> dict[float, Method]:
             how = {"groups": groups, "denoise": float(theta)}
             same = (groups, theta) == (min(32, channels), 70)
             key, name = f"groupcam:{groups}:{theta}", f"Group-CAM, G={groups}, theta={theta}"
-            rows[float(value)] = full if same else Method(key, name, "ours", "ablation", _group_cam(**how))
+            rows[float(value)] = full if same else Method(key, name, "ours", "ablation", _ours(_full, **how))
     return rows
 
 
 ABLATIONS: dict[str, tuple[int, ...]] = {"groups": (1, 4, 8, 16, 32, 64, 128, 256), "denoise": tuple(range(0, 100, 10))}
 
 
-def _ours(make: Callable[[Setup], Any]) -> Callable[[Setup], Maps]:
+def _ours(make: Callable[..., Any], **options: Any) -> Callable[[Setup], Maps]:
     def made(setup: Setup) -> Maps:
-        cam = make(setup)
+        cam = make(setup, **options)
         return lambda images, classes, _seeds: cam(images, classes)
 
     return made
@@ -80,12 +81,12 @@ def _training(setup: Setup, **options: Any) -> GroupCAM:
     return GroupCAM.for_training(setup.network, setup.layer, groups=setup.groups(16), **options)
 
 
-def _group_cam(**options: Any) -> Callable[[Setup], Maps]:
-    return _ours(lambda setup: _full(setup, **options))
+def _gradcam(setup: Setup) -> GradCAM:
+    return GradCAM(setup.network, setup.layer)
 
 
-def _row(key: str, name: str, description: str, make: Callable[[Setup], Any], default: bool = True) -> Method:
-    return Method(key, name, "ours", description, _ours(make), default=default, cam=make)
+def _row(key: str, name: str, description: str, make: Callable[..., Any], default: bool = True, **options: Any) -> Method:
+    return Method(key, name, "ours", description, _ours(make, **options), default=default, cam=partial(make, **options))
 
 
 def _inverted(maps: Tensor) -> Tensor:
@@ -99,64 +100,27 @@ def _per_image(draw: Callable[[Tensor, int], Tensor]) -> Callable[[Setup], Maps]
     )
 
 
+def _blob(_setup: Setup) -> Maps:
+    return lambda images, _classes, _seeds: centred_blob(images[:, 0])
+
+
 def _random_pixels(maps: Tensor, seed: int) -> Tensor:
     return torch.rand(maps.shape, generator=torch.Generator().manual_seed(seed)).to(maps)
 
 
 METHODS: tuple[Method, ...] = (
     _row("groupcam", "Group-CAM", "the paper's explanation form: G=32, theta=70, importance weights", _full),
-    _row(
-        "groupcam-stage",
-        "Group-CAM at stage",
-        "the same, masks inside the last stage",
-        lambda s: _full(s, mask_at="stage"),
-        False,
-    ),
-    _row(
-        "groupcam-target",
-        "Group-CAM at target",
-        "the same, masks on the target layer",
-        lambda s: _full(s, mask_at="target"),
-        False,
-    ),
+    _row("groupcam-stage", "Group-CAM at stage", "the same, masks inside the last stage", _full, False, mask_at="stage"),
+    _row("groupcam-target", "Group-CAM at target", "the same, masks on the target layer", _full, False, mask_at="target"),
     _row("paper", "paper", "the preset: gradient-free, G=16, no denoising, masks on the image", _training),
-    _row("balanced", "balanced", "the preset: the same, masks inside the last stage", lambda s: _training(s, mask_at="stage")),
-    _row(
-        "target-blur",
-        "fast, against blur",
-        "as fast, masks on the target layer against the blurred image",
-        lambda s: _training(s, mask_at="target"),
-    ),
-    _row(
-        "paper-weights",
-        "paper, importance weights",
-        'as paper, with importance weights (weights="gradient")',
-        lambda s: _training(s, weights="gradient"),
-    ),
-    _row(
-        "fast",
-        "fast",
-        "the preset: the same, masks on the target layer against zeros",
-        lambda s: _training(s, mask_at="target", baseline="zero"),
-    ),
-    _row("gradcam", "Grad-CAM", "at the same layer", lambda s: GradCAM(s.network, s.layer)),
-    Method(
-        "centre",
-        "centred blob",
-        "control",
-        "a Gaussian in the middle: what centring is worth",
-        lambda _: lambda images, _classes, _seeds: centred_blob(images[:, 0]),
-    ),
+    _row("balanced", "balanced", "the preset: as paper, masks inside the last stage", _training, mask_at="stage"),
+    _row("target-blur", "fast, against blur", "as fast, masks against the blurred image", _training, mask_at="target"),
+    _row("paper-weights", "paper, importance weights", 'as paper, with weights="gradient"', _training, weights="gradient"),
+    _row("fast", "fast", "the preset: masks on the target layer, against zeros", _training, mask_at="target", baseline="zero"),
+    _row("gradcam", "Grad-CAM", "at the same layer", _gradcam),
+    Method("centre", "centred blob", "control", "a Gaussian in the middle: what centring is worth", _blob),
     Method("cells", "random cells", "control", "noise on 7 x 7 cells: as coarse as a map", _per_image(random_cells)),
     Method("pixels", "random pixels", "control", "noise in every pixel", _per_image(_random_pixels)),
-    Method(
-        "inverted",
-        "inverted Group-CAM",
-        "control",
-        "1 - Group-CAM: must be the worst",
-        _ours(_full),
-        of="groupcam",
-        alter=_inverted,
-    ),
+    Method("inverted", "inverted Group-CAM", "control", "1 - Group-CAM: the worst", _ours(_full), of="groupcam", alter=_inverted),
     *EXTERNAL_METHODS,
 )

@@ -312,13 +312,7 @@ def _check(
     assert method.cam is not None  # for the type checker
     classes = _classes(setup.network, readable, images)
     check = randomization_check(
-        setup.network,
-        images,
-        method.cam(setup),
-        classes,
-        mode=plan.sanity_mode,
-        seed=plan.seed,
-        stages=STAGES,
+        setup.network, images, method.cam(setup), classes, mode=plan.sanity_mode, seed=plan.seed, stages=STAGES
     )
     results.add({"method": method.key, "files": files, "sanity": check.summary()})
 

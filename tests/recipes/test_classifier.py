@@ -78,13 +78,7 @@ def test_a_checkpoint_serves_alone(checkpoint):
     loaded, info = load_classifier(path)
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(loaded(x), module.eval()(x)) and not loaded.training
-    assert info == {
-        "network": NETWORK,
-        **INFO,
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.2, 0.2],
-        "resize": None,
-    }
+    assert info == {"network": NETWORK, **INFO, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "resize": None}
     assert torch.equal(Classifier.load_from_checkpoint(path).eval()(x), loaded(x))
 
 
