@@ -8,7 +8,7 @@ import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ class Item:
     path: Path
     classes: tuple[int, ...] = ()  # of the network: one; several = the likeliest of them; none = the network's first choice
     label: str = ""  # the class in the data's words
-    boxes: Tensor | None = None  # (k, 4) x0, y0, x1, y1 of the class in pixels of the file, ends exclusive
+    boxes: Tensor = field(default_factory=lambda: torch.empty(0, 4))  # x0, y0, x1, y1 in pixels of the file, ends exclusive
     size: tuple[int, int] = (0, 0)  # height and width of the file, where there are boxes
 
     @functools.cached_property

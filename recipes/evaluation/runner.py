@@ -291,7 +291,6 @@ def _rows(
             row["activation"] = round(float(drop.activation[i]), 7)
     if "pointing" in plan.measures:
         for item, saliency, row in zip(items, maps, rows, strict=True):
-            assert item.boxes is not None  # for the type checker
             large = F.interpolate(saliency[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
             masks = box_masks([item.boxes], item.size).to(large.device)
             row["hit"] = bool(pointing_game(large, masks, tolerance=plan.tolerance).value)
@@ -306,10 +305,9 @@ def _check(
     picked = evenly([item.path for item in items if item.path not in outcome.failed], plan.sanity_images)
     readable, images = _read(model, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
     files = [f"{item.key} {item.stamp}" for item in readable]
-    if not readable or results.sanity.get(method.key, {}).get("files") == files:
+    if method.cam is None or not readable or results.sanity.get(method.key, {}).get("files") == files:
         return
     images = images.to(next(setup.network.parameters()).device)
-    assert method.cam is not None  # for the type checker
     classes = _classes(setup.network, readable, images)
     check = randomization_check(
         setup.network, images, method.cam(setup), classes, mode=plan.sanity_mode, seed=plan.seed, stages=STAGES
