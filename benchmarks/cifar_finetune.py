@@ -43,7 +43,7 @@ def main() -> None:
         (root / "test").rename(root / "val")
         weights = data_folder() / "weights" / "resnet20_cifar10.safetensors"
         data = [f"--data.root={root}", f"--data.batch_size={options.batch}", "--data.num_workers=1", "--trainer.devices=1"]
-        model = [*NETWORK, f"--model.weights={weights}", "--data.size=32"]
+        model = [*NETWORK, f"--model.checkpoint={weights}", "--data.size=32"]
         start, _ = run("validate", [*model, *data, "--trainer.logger=false"], Path(scratch))
         rows.append(["start", start, None])
         for arm, words in ARMS.items():

@@ -33,10 +33,10 @@ def cifar(count: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The published ResNet-56 and test images of CIFAR-10, evenly taken."""
     from safetensors.torch import load_file
 
-    from groupcam_aug.recipes.networks import CIFARResNet, load_weights
+    from groupcam_aug.recipes.networks import CIFARResNet, load_checkpoint
 
     network = CIFARResNet(56, 10)
-    load_weights(network, load_file(data_folder() / "weights" / "resnet56_cifar10.safetensors"))
+    load_checkpoint(network, load_file(data_folder() / "weights" / "resnet56_cifar10.safetensors"))
     with zipfile.ZipFile(data_folder() / "cifar10.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.startswith("cifar10/test/") and name.endswith(".jpg"))
         classes = sorted({name.split("/")[2] for name in names})

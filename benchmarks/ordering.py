@@ -20,12 +20,13 @@ from common import Setting, add_device_options, conditions, data_folder, filed, 
 
 from groupcam_aug.recipes.evaluation.command import evaluate
 from groupcam_aug.recipes.evaluation.datasets import Item
-from groupcam_aug.recipes.evaluation.methods import METHODS, Setup, choose
-from groupcam_aug.recipes.evaluation.results_file import Book, Plan
-from groupcam_aug.recipes.evaluation.runner import first_image, weights_of
+from groupcam_aug.recipes.evaluation.map_method import Setup
+from groupcam_aug.recipes.evaluation.methods import METHODS, choose
+from groupcam_aug.recipes.evaluation.results_file import Plan, ResultsFile
+from groupcam_aug.recipes.evaluation.runner import fingerprint, first_image
 from groupcam_aug.recipes.evaluation.statistics import figures_of, make_record
 from groupcam_aug.recipes.evaluation.tables_and_plots import write_files
-from groupcam_aug.recipes.model_loading import add_arguments, load_subject
+from groupcam_aug.recipes.model_loading import add_arguments, load_model
 
 ALL = ",".join(method.key for method in METHODS if method.kind != "peer")
 
@@ -52,11 +53,11 @@ def main() -> None:
     setting = Setting(options)
     if setting.half or options.channels_last:
         parser.error("areas are measured in fp32 in the usual memory format: leave --precision and --channels-last out")
-    weights = data_folder() / "weights" / "squeezenet1_1_imagenet.safetensors"
-    words = ["--model", "torchvision/squeezenet1_1", "--weights", str(weights), "--device", options.device]
+    checkpoint = data_folder() / "weights" / "squeezenet1_1_imagenet.safetensors"
+    words = ["--model", "torchvision/squeezenet1_1", "--checkpoint", str(checkpoint), "--device", options.device]
     networks = argparse.ArgumentParser()
     add_arguments(networks)
-    subject = load_subject(networks.parse_args(words))
+    model = load_model(networks.parse_args(words))
     methods = choose(options.methods, options.compare)
     if options.rise:
         import rise
@@ -71,13 +72,13 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         items = photographs(Path(folder), options.sanity_images if options.only_sanity else options.images)
-        setup = Setup.of(subject.network, first_image(subject, items, {}))
-        fixed = {"weights": weights_of(subject.network), "layer": setup.layer, "classes": "labels", "device": options.device}
-        book = Book(rows, {**fixed, **plan.settings()}, restart=options.restart)
-        outcome = evaluate(subject, setup, items, methods, plan, book)
-    figures = figures_of(items, methods, book)
-    told = f"{subject.told}, layer {setup.layer}; {len(items)} ImageNet photographs, their labels; {plan.told()}"
-    write_files(rows, make_record(figures, {}, methods, book, outcome, told, setup))
+        setup = Setup.of(model.network, first_image(model, items, {}))
+        fixed = {"weights": fingerprint(model.network), "layer": setup.layer, "classes": "labels", "device": options.device}
+        results = ResultsFile(rows, {**fixed, **plan.settings()}, restart=options.restart)
+        outcome = evaluate(model, setup, items, methods, plan, results)
+    figures = figures_of(items, methods, results)
+    told = f"{model.description}, layer {setup.layer}; {len(items)} ImageNet photographs, their labels; {plan.description()}"
+    write_files(rows, make_record(figures, {}, methods, results, outcome, told, setup))
     told_shortly = {
         "network": "SqueezeNet 1.1, ImageNet",
         "layer": setup.layer,
@@ -85,12 +86,12 @@ def main() -> None:
         **{f"left out, {key}": reason for key, reason in outcome.left_out.items()},
     }
     if options.only_sanity:
-        table = [sanity_row(method.name, book.sanity[method.key]) for method in methods if method.key in book.sanity]
+        table = [sanity_row(method.name, results.sanity[method.key]) for method in methods if method.key in results.sanity]
         header = ["method", "first stage", "all layers", "two photographs", "maps left, first stage", "maps left, end", "verdict"]
         report(filed(name, setting.device), conditions(setting.device, **told_shortly), header, table)
         return
     steps = "the authors'" if plan.author_compatible else plan.steps
-    sanity = {f"sanity of {key}": verdict(book.sanity[key]["sanity"]) for key in book.sanity}
+    sanity = {f"sanity of {key}": verdict(results.sanity[key]["sanity"]) for key in results.sanity}
     table = [list(row(own, name).values()) for name, own in figures.items()]
     told_whole = conditions(setting.device, **told_shortly, steps=steps, ordering=ordering(figures), **sanity)
     report(filed(name, setting.device), told_whole, list(row({})), table)

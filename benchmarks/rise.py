@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.map_ops import minmax
-from groupcam_aug.recipes.evaluation.methods import Maps, Method, Setup
+from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 
 
 def rise(

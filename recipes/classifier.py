@@ -12,30 +12,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from groupcam_aug.recipes.networks import build_network, head_name, load_weights, read_tensors
+from groupcam_aug.checkpoints import read_checkpoint
+from groupcam_aug.recipes.networks import build_network, head_name, load_checkpoint
 
-__all__ = ["Classifier", "export_state_dict", "load_classifier", "read_checkpoint"]
+__all__ = ["Classifier", "export_state_dict", "load_classifier", "read_classifier"]
 
 INFO = ("network", "num_classes", "class_names", "mean", "std", "size")
+STARTS = ("checkpoint", "weights")  # arguments that name a file to start from, by their name now and their former one
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_classifier(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint that `Classifier` wrote, on the CPU, read with ``weights_only=True``.
+
+    What ``hyper_parameters`` says of a file of starting weights is left out: the checkpoint brings its own.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a checkpoint of `Classifier`.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {str(path)!r}: no such file (looked in {path.absolute().parent})")
-    checkpoint: Any = read_tensors(path)
-    known = isinstance(checkpoint, dict) and set(INFO) <= set(checkpoint.get("hyper_parameters", {}))
+    content: Any = read_checkpoint(path)
+    known = isinstance(content, dict) and set(INFO) <= set(content.get("hyper_parameters", {}))
     if not known:
         raise ValueError(
-            f"{str(path)!r} is not a checkpoint of `groupcam-aug fit`: it lacks {', '.join(INFO)} in hyper_parameters"
+            f"{str(path)!r} is not a checkpoint of `groupcam-aug fit`: it lacks {', '.join(INFO)} in hyper_parameters "
+            "(a plain state dict needs the name of its network beside it)"
         )
-    return checkpoint
+    arguments = {name: value for name, value in content["hyper_parameters"].items() if name not in STARTS}
+    if arguments["network"] is not None:
+        arguments["network"] = _described(arguments["network"])
+    return {**content, "hyper_parameters": arguments}
 
 
 def kept_choices(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,8 +63,8 @@ def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple
         FileNotFoundError: there is no such file.
         ValueError: not such a checkpoint, or one without a description of its network and no ``network`` given.
     """
-    checkpoint = read_checkpoint(path)
-    arguments = dict(checkpoint["hyper_parameters"])
+    checkpoint = read_classifier(path)
+    arguments = checkpoint["hyper_parameters"]
     if network is None and arguments["network"] is None:
         raise ValueError(f"{str(path)!r} was trained around a live module, which it cannot describe; pass network=<that module>")
     info = {key: arguments[key] for key in INFO}
@@ -82,7 +87,7 @@ def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
     out = Path(out).expanduser()
     if out.suffix not in (".safetensors", ".pt", ".pth"):
         raise ValueError(f"out={str(out)!r} must end in .safetensors, .pt or .pth")
-    saved = read_checkpoint(checkpoint)["state_dict"]
+    saved = read_classifier(checkpoint)["state_dict"]
     state = {key.removeprefix("network."): value.contiguous() for key, value in saved.items() if key.startswith("network.")}
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
@@ -106,7 +111,7 @@ class Classifier(pl.LightningModule):
             in Python also a live module. Default: "timm/resnet50".
         num_classes: at least 2. On the command line it comes from the data. Default: None, read from a live network.
         pretrained: True, or the name of torchvision weights; a head of another size starts fresh. Default: False.
-        weights: a local state dict (.safetensors, .pt, .pth) to start from, in place of ``pretrained``. Default: None.
+        checkpoint: a local state dict (.safetensors, .pt, .pth) to start from, in place of ``pretrained``. Default: None.
         lr: learning rate of SGD. Default: 1e-3.
         momentum: of SGD. Default: 0.9.
         weight_decay: L2 penalty on every parameter. Default: 1e-4.
@@ -121,7 +126,7 @@ class Classifier(pl.LightningModule):
         size: of the images in pixels, likewise. Default: None.
 
     Raises:
-        ValueError: an unknown network, a missing or wrong number of classes, weights that do not fit.
+        ValueError: an unknown network, a missing or wrong number of classes, a checkpoint that does not fit.
     """
 
     def __init__(
@@ -129,7 +134,7 @@ class Classifier(pl.LightningModule):
         network: str | dict[str, Any] | nn.Module = "timm/resnet50",
         num_classes: int | None = None,
         pretrained: bool | str = False,
-        weights: str | None = None,
+        checkpoint: str | None = None,
         lr: float = 1e-3,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -152,11 +157,12 @@ class Classifier(pl.LightningModule):
             )
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}; they must agree")
-        if pretrained and (weights is not None or isinstance(network, nn.Module)):
-            raise ValueError(f"pretrained={pretrained!r} together with {'weights' if weights else 'a live network'}; choose one")
+        if pretrained and (checkpoint is not None or isinstance(network, nn.Module)):
+            other = "a live network" if checkpoint is None else f"checkpoint={checkpoint!r}"
+            raise ValueError(f"pretrained={pretrained!r} together with {other}; choose one")
         self.network = network if isinstance(network, nn.Module) else build_network(network, num_classes, pretrained)
-        if weights is not None:
-            load_weights(self.network, weights)
+        if checkpoint is not None:
+            load_checkpoint(self.network, checkpoint)
         self.lr, self.momentum, self.weight_decay, self.lr_step, self.lr_gamma = lr, momentum, weight_decay, lr_step, lr_gamma
         self.head_lr_factor, self.freeze_epochs, self.label_smoothing = head_lr_factor, freeze_epochs, label_smoothing
         self.class_names = None if class_names is None else list(class_names)
@@ -234,11 +240,11 @@ class Classifier(pl.LightningModule):
 
 
 def _described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, Any] | None:
-    """The network's description without a local weights file, as builtins that a checkpoint can hold; None for a live module."""
+    """The network's description without a file to start from, as builtins that a checkpoint can hold; None for a live module."""
     if isinstance(network, nn.Module):
         return None
     if isinstance(network, str):
         return network
     beside = {key: value for key, value in network.items() if key not in ("class_path", "init_args")}
-    arguments = {key: value for key, value in {**(network.get("init_args") or {}), **beside}.items() if key != "weights"}
+    arguments = {key: value for key, value in {**(network.get("init_args") or {}), **beside}.items() if key not in STARTS}
     return {"class_path": network["class_path"], "init_args": arguments}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["COMMANDS", "Command", "Refused", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
+from groupcam_aug.recipes.unknown_names import nearest
+
+__all__ = ["COMMANDS", "Command", "Refused", "Renamed", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,7 @@ class Command:
 
 COMMANDS = (
     Command(
-        "demo",
-        "train on drawn shapes with and without Group-CAM, compare, write panels.png",
-        "groupcam_aug.recipes.demo:run",
+        "demo", "train on drawn shapes with and without Group-CAM, compare, write panels.png", "groupcam_aug.recipes.demo:run"
     ),
     Command("fit", "train or fine-tune a classifier", "groupcam_aug.recipes.lightning_cli:run"),
     Command("validate", "loss and accuracy on the validation data", "groupcam_aug.recipes.lightning_cli:run"),
@@ -53,9 +54,9 @@ EXAMPLES = """examples:
   groupcam-aug recipes list
   groupcam-aug recipes copy resnet50_folder
   groupcam-aug fit --config resnet50_folder.yaml --data.root my_photographs
-  groupcam-aug explain photo.jpg --ckpt_path last.ckpt
-  groupcam-aug fidelity my_photographs --ckpt_path last.ckpt
-  groupcam-aug evaluate my_photographs --ckpt_path last.ckpt --limit 100
+  groupcam-aug explain photo.jpg --checkpoint last.ckpt
+  groupcam-aug fidelity my_photographs --checkpoint last.ckpt
+  groupcam-aug evaluate my_photographs --checkpoint last.ckpt --limit 100
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug report lightning_logs/version_3 --open
   groupcam-aug study backgrounds --size smoke
@@ -141,17 +142,16 @@ def device_of(name: str) -> str:
     return name
 
 
-def nearest(name: str, known: object) -> str:
-    """A suggestion to append to a message, or nothing if no name is near.
+class Renamed(argparse.Action):
+    """An option that has another name now: not in the help, and whoever gives it is told the new one (status 2)."""
 
-    Args:
-        name: what was given.
-        known: an iterable of names.
-    """
-    import difflib
+    def __init__(self, option_strings: Sequence[str], dest: str, now: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.now = now
 
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)  # type: ignore[call-overload]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Refuse."""
+        parser.error(f"{option_string} is called {self.now} now")
 
 
 def recipe_names() -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -17,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-__all__ = ["DATASETS", "ImageData", "as_rgb", "class_folders", "eval_transform", "is_hidden", "train_transform"]
+from groupcam_aug.recipes.image_files import BROKEN, is_image, open_rgb
+
+__all__ = ["DATASETS", "ImageData", "class_folders", "eval_transform", "normalised", "stratified_split", "train_transform"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What Pillow raises for damaged files; the last two for some PNG, and where a size has become absurd.
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 SMALL = 64  # pixels; up to here an image is small: kept whole for validation, padded and cropped for training
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes
@@ -62,34 +61,12 @@ def class_folders(root: Path) -> list[str]:
     for name in classes:
         # As ImageFolder goes through it: links are followed, hidden parts are not.
         files = (Path(folder) / file for folder, _, files in os.walk(root / name, followlinks=True) for file in files)
-        if not any(_is_image(str(file), root) for file in files):
+        if not any(is_image(file, root) for file in files):
             raise ValueError(
                 f"class folder {str(root / name)!r} holds no image ({', '.join(datasets.folder.IMG_EXTENSIONS)}); "
                 "add images or delete the folder"
             )
     return classes
-
-
-def is_hidden(path: Path, root: Path) -> bool:
-    """Whether a part of the path below `root` begins with a dot, as copies that notebooks and file managers keep do."""
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def as_rgb(picture: Image.Image) -> Image.Image:
-    """The picture, as opened, in 8-bit RGB. 16 bits a pixel are scaled, which Pillow would clip; transparency is dropped.
-
-    Raises:
-        ValueError: numbers whose range is not known (floating point, 32 bits).
-    """
-    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):  # those hold 16 bits at most
-            raise ValueError(
-                f"pixels of mode {picture.mode!r} ({values.min():g} to {values.max():g}) have no known range; "
-                "save the image with 8 or 16 bits a channel"
-            )
-        picture = Image.fromarray((values / 257).round().astype(np.uint8))
-    return picture.convert("RGB")
 
 
 def train_transform(name: str, size: int) -> v2.Transform:
@@ -123,6 +100,11 @@ def eval_transform(size: int, resize: int | None = None) -> v2.Transform:
             f"resize={resize} is smaller than size={size}: the crop would not fit; give resize >= size, or leave it out"
         )
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+
+
+def normalised(mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
+    """PIL image -> (3, H, W) float32: scaled to [0, 1], less ``mean``, by ``std``."""
+    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 
 class ImageData(pl.LightningDataModule):
@@ -181,7 +163,7 @@ class ImageData(pl.LightningDataModule):
         self.mean, self.std = tuple(mean), tuple(std)
         self.val_fraction, self.seed = val_fraction, seed
         self.resize = resize
-        finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+        finish = normalised(mean, std)
         if train_transform is None:
             train_transform = "pad-crop" if size <= SMALL else "crop-resize"
         first = _by_name(train_transform, size) if isinstance(train_transform, str) else train_transform
@@ -329,7 +311,7 @@ class _Folder(datasets.ImageFolder):
     """ImageFolder with the checks, and the hidden folders passed over, of `class_folders`."""
 
     def __init__(self, root: Path, transform: Callable) -> None:
-        super().__init__(root, transform, loader=_load, is_valid_file=functools.partial(_is_image, root=root))
+        super().__init__(root, transform, loader=_open, is_valid_file=functools.partial(is_image, root=root))
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = class_folders(Path(directory))
@@ -343,16 +325,11 @@ def _is_odd(path: Path, root: Path) -> bool:
     return path.name.lower() in PARTS and not same
 
 
-def _load(path: str) -> Image.Image:
+def _open(path: str) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            return as_rgb(picture)
+        return open_rgb(path)
     except BROKEN as error:
         raise ValueError(f"{path!r} cannot be read: {error}") from error
-
-
-def _is_image(path: str, root: Path) -> bool:
-    return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not is_hidden(Path(path), root)
 
 
 class _Then:

@@ -44,11 +44,11 @@ __all__ = ["ARMS", "Budget", "energy_inside", "run", "run_seed"]
 ARMS: dict[str, Literal["saliency", "other"] | None] = {
     "(a) no augmentation": None,
     "(b) Group-CAM": "saliency",
-    "(c) another's mask": "other",
+    "(c) another image's mask": "other",
 }
 MEAN, STD = 0.5, 0.25
 REPORTED = "(b) Group-CAM"  # the arm whose first run is reported
-STRETCHES = 8  # that a fit is told to be epochs of, so that the report's curves have points
+SHORT_EPOCHS = 8  # that a fit is divided into, so that the report's curves have points
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class _Bar(pl.Callback):
         self.progress.advance(self.task)
 
 
-class _Stretches:
+class _ShortEpochs:
     """A loader's batches in epochs of another length, each going on where the one before stopped."""
 
     def __init__(self, loader: DataLoader, length: int) -> None:
@@ -283,7 +283,9 @@ def _fit(
         default_root_dir=out,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, _Stretches(loader, max(1, module.steps // STRETCHES)), None if test is None else DataLoader(test, 200))
+    trainer.fit(
+        module, _ShortEpochs(loader, max(1, module.steps // SHORT_EPOCHS)), None if test is None else DataLoader(test, 200)
+    )
     progress.remove_task(bar.task)
     return statistics.median(bar.seconds)
 

@@ -25,12 +25,7 @@ _WAVES = 12  # plane waves in a random texture
 
 
 def draw_shapes(
-    numbers: Tensor,
-    labels: Tensor,
-    families: Tensor,
-    size: int,
-    *,
-    with_object: bool = True,
+    numbers: Tensor, labels: Tensor, families: Tensor, size: int, *, with_object: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Draw a batch of samples.
 

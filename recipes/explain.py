@@ -14,15 +14,16 @@ from torch import Tensor
 
 from groupcam_aug.draw import heat_map, overlay, panels, to_uint8
 from groupcam_aug.guided import guided_grad_cam
-from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.model_loading import Subject, add_arguments, find_images, load_subject, read_images, shown
+from groupcam_aug.recipes.cli import Renamed, refusing
+from groupcam_aug.recipes.image_files import find_images, shown
+from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["explain", "run"]
 
 EPILOG = """examples:
-  groupcam-aug explain photo.jpg --ckpt_path last.ckpt
-  groupcam-aug explain photos/ --model torchvision/squeezenet1_1 --weights squeezenet.safetensors --top 3
+  groupcam-aug explain photo.jpg --checkpoint last.ckpt
+  groupcam-aug explain photos/ --model torchvision/squeezenet1_1 --checkpoint squeezenet.safetensors --top 3
   groupcam-aug explain photo.jpg --model timm/resnet50 --pretrained --target "tabby" --method gradcam --style raw"""
 
 ON_SHEET = 100  # images at most: they are held until it is drawn
@@ -39,10 +40,10 @@ def run(command: str, words: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    add_arguments(parser)
+    add_arguments(parser).add_argument("--weights", action=Renamed, now="--checkpoint FILE")
     group = parser.add_argument_group("map")
     group.add_argument("--method", choices=("groupcam", "gradcam", "guided-gradcam"), default="groupcam")
-    group.add_argument("--layer", help="name of the layer (default: found, and told)")
+    group.add_argument("--layer", help="name of the layer (default: found, and named)")
     group.add_argument("--target", help="class name or number (default: each image's first choice)")
     group.add_argument("--top", type=int, default=1, metavar="K", help="the K first choices, a column each (default: 1)")
     group.add_argument("--groups", type=int, default=32, help="groups of Group-CAM (default: 32)")
@@ -58,20 +59,20 @@ def run(command: str, words: list[str]) -> int:
         parser.error("--top and --batch-size must be at least 1")
     console = Console(stderr=True)
     with refusing():
-        subject, paths = load_subject(options), find_images(options.images, Path(options.out))
-        fixed = None if options.target is None else subject.class_index(options.target)
-        if options.top > len(subject.class_names):
-            raise ValueError(f"--top {options.top}, but the network has {len(subject.class_names)} classes")
-    console.print(escape(f"{subject.told}; {len(paths)} images, {options.method}"), soft_wrap=True)
+        model, paths = load_model(options), find_images(options.images, Path(options.out))
+        fixed = None if options.target is None else model.class_index(options.target)
+        if options.top > len(model.class_names):
+            raise ValueError(f"--top {options.top}, but the network has {len(model.class_names)} classes")
+    console.print(escape(f"{model.description}; {len(paths)} images, {options.method}"), soft_wrap=True)
     with refusing():
-        failed = explain(subject, paths, options, fixed, console)
+        failed = explain(model, paths, options, fixed, console)
     for path, reason in failed.items():
         console.print(f"[red]not read:[/] {escape(shown(path))}: {escape(reason)}", soft_wrap=True)
     return 1 if failed else 0
 
 
 def explain(
-    subject: Subject, paths: list[Path], options: argparse.Namespace, fixed: int | None, console: Console
+    model: LoadedModel, paths: list[Path], options: argparse.Namespace, fixed: int | None, console: Console
 ) -> dict[Path, str]:
     """Write a picture (or .npy) per image into `options.out`, and a sheet of the first `ON_SHEET` if there are several.
 
@@ -83,7 +84,7 @@ def explain(
     """
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    maps_of = _method(subject, options)
+    maps_of = _method(model, options)
     failed: dict[Path, str] = {}
     rows: list[list[Tensor]] = []
     captions: list[list[str]] = []
@@ -98,24 +99,24 @@ def explain(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("mapping", total=len(paths))
-        for batch, images in read_images(paths, subject, options.batch_size, failed):
-            images = images.to(next(subject.network.parameters()).device)
+        for batch, images in read_images(paths, model, options.batch_size, failed):
+            images = images.to(next(model.network.parameters()).device)
             with torch.no_grad():
-                probability = subject.network(images).softmax(dim=1)
+                probability = model.network(images).softmax(dim=1)
             classes = (
                 probability.topk(options.top, dim=1).indices if fixed is None else images.new_full((len(images), 1), fixed).long()
             )
             maps = torch.stack([maps_of(images, chosen) for chosen in classes.unbind(dim=1)], dim=1)
             missing += int((maps.flatten(2).abs().amax(dim=2) == 0).sum())
-            pixels = to_uint8(images, subject.mean, subject.std)
+            pixels = to_uint8(images, model.mean, model.std)
             for i, path in enumerate(batch):
                 if options.style == "raw":
                     import numpy as np
 
                     np.save(out / f"{names[path]}.npy", maps[i].cpu().numpy())
                     continue
-                told = [f"{subject.class_names[c]} {float(probability[i, c]):.0%}" for c in classes[i].tolist()]
-                row, caption = [pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])], [path.name, *told]
+                labels = [f"{model.class_names[c]} {float(probability[i, c]):.0%}" for c in classes[i].tolist()]
+                row, caption = [pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])], [path.name, *labels]
                 panels([row], captions=[caption], size=max(224, *pixels.shape[-2:])).save(out / f"{names[path]}.png")
                 if len(rows) < ON_SHEET:
                     rows.append(row)
@@ -133,12 +134,12 @@ def explain(
     return failed
 
 
-def _method(subject: Subject, options: argparse.Namespace) -> Maps:
+def _method(model: LoadedModel, options: argparse.Namespace) -> Maps:
     if options.method == "guided-gradcam":
-        return lambda images, classes: guided_grad_cam(subject.network, images, classes, options.layer)
+        return lambda images, classes: guided_grad_cam(model.network, images, classes, options.layer)
     if options.method == "gradcam":
-        return GradCAM(subject.network, options.layer)  # type: ignore[return-value]
-    return GroupCAM(subject.network, options.layer, groups=options.groups, mask_at=options.mask_at)
+        return GradCAM(model.network, options.layer)  # type: ignore[return-value]
+    return GroupCAM(model.network, options.layer, groups=options.groups, mask_at=options.mask_at)
 
 
 def _drawn(pixels: Tensor, saliency: Tensor, style: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""``groupcam-aug fidelity``: which cheap mode keeps the masks, on your own network and your own images.
+"""``groupcam-aug fidelity``: which cheap preset keeps the masks of `paper`, on your own network and your own images.
 
 Compares the masks of every mode with the exact ones, sets them against the method's own noise, and names the cheapest mode
 that is as good. Classes are the network's own first choice; a folder with a sub-folder for each class gives its own.
@@ -17,12 +17,20 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-from groupcam_aug import measure_fidelity
+from groupcam_aug.fidelity import Fidelity, measure_fidelity
 from groupcam_aug.files import put_file
-from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.model_loading import Subject, add_arguments, find_images, load_subject, read_images, shown
+from groupcam_aug.recipes.cli import Renamed, refusing
+from groupcam_aug.recipes.image_files import find_images, shown
+from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
 
-__all__ = ["run"]
+__all__ = ["PRESETS", "run", "training_line"]
+
+PRESETS = {"paper": "input", "balanced": "stage", "fast": "target, zero"}  # as modes of `measure_fidelity`
+WEIGHTS = "importance weights of the maps: none as in the presets, or gradient, specific to the class (default: %(default)s)"
+MODES = (
+    "presets (balanced, fast), or where masks are applied: stage, target, or a layer's name, with ', zero' against zeros; "
+    "beside paper, which is exact (default: all of %(default)s)"
+)
 
 
 def run(command: str, words: list[str]) -> int:
@@ -34,8 +42,9 @@ def run(command: str, words: list[str]) -> int:
     add_arguments(parser)
     parser.add_argument("--layer", help="target layer (default: found)")
     parser.add_argument("--groups", type=int, default=16, help="G (default: %(default)s)")
-    parser.add_argument("--importance", choices=("none", "gradient"), default="none", help=_WEIGHTS)
-    parser.add_argument("--modes", nargs="+", metavar="MODE", default=["stage", "target", "target, zero"], help=_MODES)
+    parser.add_argument("--weights", type=_weights, default="none", metavar="{none,gradient}", help=WEIGHTS)
+    parser.add_argument("--importance", action=Renamed, now="--weights {none,gradient}")
+    parser.add_argument("--modes", nargs="+", metavar="MODE", default=["balanced", "target", "fast"], help=MODES)
     parser.add_argument("--limit", type=int, default=100, help="most images, evenly picked (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="images per call (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
@@ -45,30 +54,24 @@ def run(command: str, words: list[str]) -> int:
     console = Console()
     failed: dict[Path, str] = {}
     with refusing():
-        subject = load_subject(options)
+        model = load_model(options)
         paths = find_images(options.paths)
         paths = paths[:: math.ceil(len(paths) / options.limit)]
-        console.print(f"{subject.told}; {len(paths)} images", soft_wrap=True, highlight=False)
-        images, targets = _read(paths, subject, options.batch_size, failed, console)
+        console.print(f"{model.description}; {len(paths)} images", soft_wrap=True, highlight=False)
+        images, targets = _read(paths, model, options.batch_size, failed, console)
         result = measure_fidelity(
-            subject.network,
+            model.network,
             images,
             targets,
             layer=options.layer,
             groups=options.groups,
-            modes=options.modes,
-            weights=options.importance,
+            modes={_name(mode): PRESETS.get(mode, mode) for mode in options.modes if _name(mode) != "paper"},
+            weights=options.weights,
             batch_size=options.batch_size,
             progress=lambda parts: track(parts, "mapping", console=console),
         )
     console.print(str(result), soft_wrap=True, highlight=False, markup=False)
-    place, _, base = result.recommended.partition(", ")
-    # What was not left at its default must be set in training, too, or other maps are trained with than were measured.
-    chosen = {"mask_at": place, "baseline": base or None, "layer": options.layer}
-    chosen |= {"groups": options.groups if options.groups != 16 else None}
-    chosen |= {"weights": options.importance if options.importance != "none" else None}
-    told = ", ".join(f"{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None)
-    console.print(f"GroupCAMAugmentation({told})", soft_wrap=True, highlight=False, markup=False)
+    console.print(training_line(result, options.layer), soft_wrap=True, highlight=False, markup=False)
     for path, reason in failed.items():
         console.print(f"left out {shown(path)}: {reason}", soft_wrap=True, highlight=False, markup=False)
     if options.json:
@@ -78,25 +81,45 @@ def run(command: str, words: list[str]) -> int:
     return 1 if failed else 0
 
 
-_WEIGHTS = "importance weights of the maps: none = the paper's training form, gradient = class-specific (default: %(default)s)"
-_MODES = "where masks are applied: stage, target, or a layer's name; with ', zero' against zeros (default: all of %(default)s)"
+def training_line(result: Fidelity, layer: str | None) -> str:
+    """The callback that trains with what was recommended.
+
+    What was not left at its default is named, too, or other maps are trained with than were measured.
+    """
+    name = _name(result.recommended)
+    place, _, baseline = name.partition(", ")
+    arguments: dict[str, Any] = {"preset": name} if name in PRESETS else {"mask_at": place, "baseline": baseline or "blur"}
+    measured = {"layer": (layer, None), "groups": (result.groups, 16), "weights": (result.weights, "none")}
+    arguments |= {key: value for key, (value, default) in measured.items() if value != default}
+    return f"GroupCAMAugmentation({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
+
+
+def _name(mode: str) -> str:
+    """The preset that scores so, else the mode."""
+    return next((preset for preset, its in PRESETS.items() if its == mode), mode)
+
+
+def _weights(text: str) -> str:
+    if text not in ("none", "gradient"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor gradient; a file of network weights is a --checkpoint")
+    return text
 
 
 def _read(
-    paths: list[Path], subject: Subject, batch_size: int, failed: dict[Path, str], console: Console
+    paths: list[Path], model: LoadedModel, batch_size: int, failed: dict[Path, str], console: Console
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All images, and their classes if every one lies in a folder named after one."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     images, kept = [], []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("reading", total=len(paths))
-        for batch, pixels in read_images(paths, subject, batch_size, failed):
+        for batch, pixels in read_images(paths, model, batch_size, failed):
             images.append(pixels)
             kept += batch
             progress.update(task, advance=len(batch))
     if not images:
         raise ValueError(f"none of the {len(paths)} files is an image that can be read: {next(iter(failed.values()))}")
-    names = {name: i for i, name in enumerate(subject.class_names)}
+    names = {name: i for i, name in enumerate(model.class_names)}
     folders = [path.parent.name for path in kept]
     named = all(folder in names for folder in folders)
     return torch.cat(images), torch.tensor([names[folder] for folder in folders]) if named else None

@@ -6,12 +6,10 @@ import csv
 import inspect
 import io
 import json
-import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,28 +17,32 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 from torch.utils.data import Subset
 
+from groupcam_aug.checkpoints import read_checkpoint
 from groupcam_aug.files import put_file
-from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_checkpoint
-from groupcam_aug.recipes.cli import Refused, find_recipe, nearest, refusing
-from groupcam_aug.recipes.networks import read_tensors
+from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_classifier
+from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
+from groupcam_aug.recipes.unknown_names import given_options, imported_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
 
 CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
 IMAGE_DATA = "groupcam_aug.recipes.data.ImageData"
+USUAL = {"model": CLASSIFIER, "data": IMAGE_DATA}
 LINKED = ("num_classes", "class_names", "mean", "std", "size")  # the data knows them, the model keeps them
 
 
 class _Parser(LightningArgumentParser):
-    """Adds the nearest name to a message about an unknown one."""
+    """Adds to a message the names that nothing here has, each with the nearest that there is."""
+
+    words: Sequence[str] = ()
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Exit with status 2 after the message."""
-        names = []
+        options: list[str] = []
         for action in self._actions:
             parsers = action.choices.values() if isinstance(action.choices, dict) else ()
-            names += [action.dest, *(option.dest for parser in parsers for option in parser._actions)]
-        super().error(message + suggestion(message, names), *args, **kwargs)
+            options += [action.dest, *(option.dest for parser in parsers for option in parser._actions)]
+        super().error(message + "".join(dict.fromkeys(unknown_names(self.words, options, USUAL))), *args, **kwargs)
         raise SystemExit(2)
 
 
@@ -52,6 +54,7 @@ class GroupCAMCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
+        self._words = args
         self._links = [_Attribute(name) for name in LINKED]  # for the parsers of all commands
         super().__init__(
             pl.LightningModule,
@@ -68,11 +71,12 @@ class GroupCAMCLI(LightningCLI):
         """Lightning's parser with our message for unknown names."""
         parser = super().init_parser(**kwargs)
         parser.__class__ = _Parser  # older Lightning has no argument for it
+        cast(_Parser, parser).words = self._words
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Defaults and links."""
-        parser.set_defaults({"model": {"class_path": CLASSIFIER}, "data": {"class_path": IMAGE_DATA}})
+        parser.set_defaults({part: {"class_path": path} for part, path in USUAL.items()})
         for link in self._links:
             parser.link_arguments("data", f"model.init_args.{link.name}", compute_fn=link, apply_on="instantiate")
 
@@ -91,7 +95,7 @@ class GroupCAMCLI(LightningCLI):
         # Only ours are looked into: checkpoints of other modules may hold what is not read without trust.
         if path and here and type(self.model) is Classifier and Path(path).expanduser().is_file():
             with refusing():
-                kept = read_tensors(Path(path).expanduser()).get("hyper_parameters", {}).get("class_names")
+                kept = read_checkpoint(path).get("hyper_parameters", {}).get("class_names")
             if kept and list(kept) != list(here):
                 raise Refused(
                     f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
@@ -142,7 +146,7 @@ class _Attribute:
 
     def heed(self, model: Any) -> None:
         """Look at the model's config, which a link would overwrite."""
-        found = _imported(model.class_path)
+        found = imported_class(model.class_path)
         self.given = (model.get("init_args") or {}).get(self.name)
         if not (isinstance(found, type) and issubclass(found, Classifier)):
             known = None if found is None else inspect.signature(found).parameters.get(self.name)
@@ -155,45 +159,31 @@ class _Attribute:
         return getattr(data, self.name, self.given) if self.open else self.given
 
 
-def _imported(path: str) -> Any:
-    """The object of that dotted path, perhaps nested in a class, whose module is imported already; None if it is not found."""
-    parts = path.split(".")
-    for count in range(len(parts) - 1, 0, -1):
-        if (found := sys.modules.get(".".join(parts[:count]))) is not None:
-            for name in parts[count:]:
-                found = getattr(found, name, None)
-            return found
-    return None
-
-
 def _few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"
 
 
 def with_recipes(words: list[str]) -> list[str]:
-    """Replace the value of ``--config`` by the shipped recipe of that name where there is no such file."""
+    """Replace the value of ``--config`` by its absolute path: of the file, or of the shipped recipe of that name."""
     words = list(words)
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag not in ("--config", "-c"):
             continue
         if equals:
-            words[i] = f"{flag}={find_recipe(value)}"
+            words[i] = f"{flag}={find_recipe(value).absolute()}"
         elif i + 1 < len(words):
-            words[i + 1] = str(find_recipe(words[i + 1]))
+            words[i + 1] = str(find_recipe(words[i + 1]).absolute())
     return words
 
 
 def from_checkpoint(words: list[str]) -> list[str]:
     """Add model, size, normalisation and split from ``--ckpt_path``, where neither model nor config is given."""
-    given = {
-        word.partition("=")[0]: word.partition("=")[2] or following
-        for word, following in zip(words, [*words[1:], ""], strict=True)
-    }
+    given = dict(given_options(words))
     path = given.get("--ckpt_path")
     if not path or path in ("best", "last") or any(flag in ("--config", "-c") or flag.startswith("--model") for flag in given):
         return words
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_classifier(path)
     arguments = dict(checkpoint["hyper_parameters"])
     if arguments["network"] is None:
         raise ValueError(f"{path!r} was trained around a live module, which it cannot describe; give --model or --config")
@@ -209,28 +199,6 @@ def from_checkpoint(words: list[str]) -> list[str]:
         if value is not None and not given.keys() & {f"--data.{name}", f"--data.init_args.{name}"}:
             data += [f"--data.{name}", json.dumps(value)]
     return [*words, *data, *model]
-
-
-def suggestion(message: str, names: list[str]) -> str:
-    """What to add to a parser's message about an unknown name: the nearest known one, and what the class takes; else nothing.
-
-    Args:
-        message: of jsonargparse.
-        names: dotted options of the parser. The arguments of classes that the message mentions are known, too.
-    """
-    unknown = re.search(r"[Oo]ption '([^']+)'|[Kk]ey '([^']+)'|[Uu]nrecognized arguments: -*([^\s=]+)", message)
-    if not unknown:
-        return ""
-    name = next(filter(None, unknown.groups()))
-    known, told = list(names), ""
-    for path in re.findall(r"class_path '([^']+)'", message):
-        module, _, attribute = path.rpartition(".")
-        found = getattr(sys.modules.get(module), attribute, None)
-        if found is not None:
-            known += inspect.signature(found).parameters
-            told = f"; {attribute} takes {', '.join(inspect.signature(found).parameters)}"
-    # Options are dotted, the message may name the last part alone.
-    return (nearest(name, known) or nearest(name, {option.rpartition(".")[2] for option in known})) + told
 
 
 def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model: Any) -> Path:

@@ -8,12 +8,14 @@ __all__ = ["markdown_table"]
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> str:
-    """A pipe table, without a line end after its last row.
+    """A table, without a line end behind it.
 
     Args:
-        columns: the headings.
-        rows: of as many cells.
-        right: positions of the columns that are aligned to the right.
+        columns: headings.
+        rows: cells in the order of the headings; a `|` in them is escaped.
+        right: numbers of the columns, from 0, that are aligned right. Default: none.
     """
     rule = ["---:" if i in right else "---" for i in range(len(columns))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    lines.insert(1, rule)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Networks a config can name by ``class_path``, and weights read from a local file.
+"""Networks by name, or by ``class_path`` as a config gives them, and a local checkpoint to start them from.
 
 ``CIFARResNet`` is the small residual network of He et al. 2016 (arXiv 1512.03385, section 4.2) for images of 32 pixels or so.
 """
@@ -8,104 +8,53 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_weights", "read_state_dict", "read_tensors"]
+from groupcam_aug.checkpoints import read_state_dict
+from groupcam_aug.recipes.unknown_names import RENAMED, nearest
+
+__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_checkpoint"]
 
 
-def read_tensors(path: str | Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU: tensors and plain values, nothing that would run code.
-
-    Raises:
-        ValueError: another kind of file.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, KeyError, EOFError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{str(path)!r} is no file of tensors and plain values ({str(error).strip().partition(chr(10))[0]}); "
-            "save model.state_dict(), not the model"
-        ) from error
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU.
-
-    Args:
-        path: a ``.safetensors`` file, or a ``.pt`` / ``.pth`` / ``.ckpt`` file with a plain state dict or one under the key
-            ``state_dict`` or ``model``. A prefix left on all keys by a wrapper (``module.``, ``network.``, ``model.``) goes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no state dict.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights={str(path)!r}: no such file (looked in {path.absolute().parent}); give the path of a state dict"
-        )
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            state: Any = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"weights={str(path)!r} is no whole safetensors file ({error}); fetch it again") from error
-    else:
-        state = read_tensors(path)
-        for key in ("state_dict", "model"):
-            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-                state = state[key]
-                break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights={str(path)!r} holds {_describe(state)}, not names and tensors; save model.state_dict()")
-    for prefix in ("module.", "network.", "model."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return dict(state)
-
-
-def load_weights(network: nn.Module, weights: str | Path | Mapping[str, Tensor]) -> list[str]:
+def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Tensor]) -> list[str]:
     """Load a state dict into ``network`` strictly, except for a head of another number of classes, which stays fresh.
 
     Args:
         network: changed in place.
-        weights: a file as in `read_state_dict`, or the state dict itself.
+        checkpoint: a file as in `groupcam_aug.checkpoints.read_state_dict`, or the state dict itself.
 
     Returns:
         The parameters left as they are: the head's, when its shape differs (the names are then printed), else none.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: names are missing or unexpected, or a tensor that is not the last layer's has another shape.
     """
-    state = dict(weights) if isinstance(weights, Mapping) else read_state_dict(weights)
-    told = "the state dict" if isinstance(weights, Mapping) else f"weights={str(weights)!r}"
+    state = dict(checkpoint) if isinstance(checkpoint, Mapping) else read_state_dict(checkpoint)
+    source = "the state dict" if isinstance(checkpoint, Mapping) else f"checkpoint {str(checkpoint)!r}"
     own = network.state_dict()
     # Converted files lack BatchNorm's step counters, which nothing here reads.
     state |= {name: own[name] for name in own.keys() - state.keys() if name.endswith("num_batches_tracked")}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise ValueError(
-            f"{told} does not fit {type(network).__name__}: {len(missing)} names missing {_first(missing)}, "
-            f"{len(unexpected)} unexpected {_first(unexpected)}; choose the network these weights were saved from"
+            f"{source} does not fit {type(network).__name__}: {len(missing)} names missing {_first(missing)}, "
+            f"{len(unexpected)} unexpected {_first(unexpected)}; choose the network that it was saved from"
         )
     head = head_name(network) + "."
     fresh = [name for name in own if own[name].shape != state[name].shape]
     wrong = [name for name in fresh if not name.startswith(head)]
     if wrong:
         shapes = f"{tuple(state[wrong[0]].shape)} in the file, {tuple(own[wrong[0]].shape)} in the network"
-        raise ValueError(f"{told}: {wrong[0]!r} has shape {shapes}; only the last layer ({head[:-1]}) may differ")
+        raise ValueError(f"{source}: {wrong[0]!r} has shape {shapes}; only the last layer ({head[:-1]}) may differ")
     if fresh:
         classes = f"{state[fresh[0]].shape[0]} classes there, {own[fresh[0]].shape[0]} here"
-        print(f"{told}: {classes}, so the head ({', '.join(fresh)}) starts fresh")
+        print(f"{source}: {classes}, so the head ({', '.join(fresh)}) starts fresh")
         state |= {name: own[name] for name in own if name.startswith(head)}
     network.load_state_dict(state)
     return fresh
@@ -132,7 +81,7 @@ def build_network(spec: str | Mapping[str, Any], num_classes: int, pretrained: b
     if not isinstance(spec, str):
         if pretrained:
             raise ValueError(
-                f"pretrained={pretrained!r} has no meaning for class_path={spec.get('class_path')!r}; use weights=<file>"
+                f"pretrained={pretrained!r} has no meaning for class_path={spec.get('class_path')!r}; use checkpoint=<file>"
             )
         return _from_class_path(spec, num_classes)
     library, _, name = spec.rpartition("/")
@@ -154,7 +103,7 @@ def build_network(spec: str | Mapping[str, Any], num_classes: int, pretrained: b
             entry = "DEFAULT" if pretrained is True else pretrained
             if entry not in choices.__members__:
                 raise ValueError(f"pretrained={pretrained!r} is none of {', '.join(choices.__members__)} for torchvision/{name}")
-            load_weights(network, choices[entry].get_state_dict(progress=True))
+            load_checkpoint(network, choices[entry].get_state_dict(progress=True))
         return network
     known = (timm.list_models() if library != "torchvision" else []) + (models.list_models() if library != "timm" else [])
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -174,14 +123,14 @@ class CIFARResNet(nn.Module):
         depth: number of weighted layers, 6 n + 2 for n blocks a stage: 8, 14, 20, 32, 44, 56, 110. Default: 20.
         num_classes: outputs of the last layer. Default: 10.
         width: channels of the first stage; the others have 2 and 4 times as many. Default: 16, as published.
-        weights: a local ``.safetensors`` / ``.pt`` / ``.pth`` state dict to start from; when its number of classes differs
+        checkpoint: a local ``.safetensors`` / ``.pt`` / ``.pth`` state dict to start from; when its number of classes differs
             the head stays fresh, and this is said. Default: None, He initialisation.
 
     Raises:
         ValueError: ``depth`` is not 6 n + 2, or a number is not positive.
     """
 
-    def __init__(self, depth: int = 20, num_classes: int = 10, width: int = 16, weights: str | None = None) -> None:
+    def __init__(self, depth: int = 20, num_classes: int = 10, width: int = 16, checkpoint: str | None = None) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth={depth} is not 6 n + 2; the nearest possible is {max(8, round((depth - 2) / 6) * 6 + 2)}")
@@ -197,8 +146,8 @@ class CIFARResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
-        if weights is not None:
-            load_weights(self, weights)
+        if checkpoint is not None:
+            load_checkpoint(self, checkpoint)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 3, H, W)."""
@@ -238,24 +187,23 @@ def _from_class_path(spec: Mapping[str, Any], num_classes: int) -> nn.Module:
     path, arguments = spec["class_path"], {**(spec.get("init_args") or {}), **beside}
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        network_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"network.class_path={path!r} cannot be imported ({error}); give package.module.Class") from error
     # A checkpoint may hold this mapping: nothing but a network is ever called.
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise TypeError(f"network.class_path={path!r} is {_describe(found)}, not a torch.nn.Module class")
-    parameters = inspect.signature(found).parameters
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise TypeError(f"network.class_path={path!r} is a {type(network_class).__name__}, not a torch.nn.Module class")
+    parameters = inspect.signature(network_class).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in arguments:
         if key not in parameters and not open_ended:
-            near = difflib.get_close_matches(key, parameters, n=1, cutoff=0.0)
             raise ValueError(
-                f"network.init_args: {path} takes no {key!r}{f'; did you mean {near[0]!r}?' if near else ''} "
+                f"network.init_args: {path} takes no {key!r}{nearest(key, parameters, RENAMED)} "
                 f"(it takes {', '.join(parameters) or 'nothing'})"
             )
     if "num_classes" in parameters:
         arguments.setdefault("num_classes", num_classes)
-    return found(**arguments)
+    return network_class(**arguments)
 
 
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
@@ -265,9 +213,3 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 def _first(names: list[str]) -> str:
     return f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "(none)"
-
-
-def _describe(found: object) -> str:
-    if isinstance(found, Mapping):
-        return f"a mapping with the keys {list(found)[:5]}"
-    return f"a {type(found).__name__}"

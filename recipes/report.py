@@ -6,7 +6,8 @@ import argparse
 import webbrowser
 from pathlib import Path
 
-from groupcam_aug.recipes.cli import nearest, refusing
+from groupcam_aug.recipes.cli import refusing
+from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["find_records", "run"]
 
@@ -63,10 +64,10 @@ def find_records(path: str | Path) -> Path:
         raise FileNotFoundError(f"no folder {str(path)!r}{nearest(wanted, names)}")
     above = [path, *path.absolute().parents[:2]] if path.is_file() or path.name == "checkpoints" else [path]
     for folder in above:
-        for found in (folder, folder / "groupcam"):
-            if _age(found):
-                return found
-    runs = [found for pattern in ("*", "*/*", "*/*/*") for found in path.glob(f"{pattern}/groupcam") if _age(found)]
+        for records in (folder, folder / "groupcam"):
+            if _age(records):
+                return records
+    runs = [records for pattern in ("*", "*/*", "*/*/*") for records in path.glob(f"{pattern}/groupcam") if _age(records)]
     if runs:
         return max(runs, key=_age)
     raise FileNotFoundError(

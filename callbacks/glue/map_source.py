@@ -15,10 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.callbacks.glue.compat import misconfigured
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters
+from groupcam_aug.checkpoints import state_dict_of
 from groupcam_aug.moving_average import moving_average
 from groupcam_aug.saliency import GroupCAM
 
-__all__ = ["DECAY", "MapSource", "read_weights"]
+__all__ = ["DECAY", "MapSource"]
 
 DECAY = 0.999  # of the moving average, per optimiser step, once it is warm
 
@@ -123,8 +124,10 @@ class MapSource:
             return self.average.module
         if isinstance(self.choice, nn.Module):
             return copy.deepcopy(unwrap(self.choice))
+        if not Path(self.choice).expanduser().is_file():
+            raise FileNotFoundError(f"source={str(self.choice)!r} is neither 'self', 'ema' nor a file")
         teacher = copy.deepcopy(network)
-        teacher.load_state_dict(read_weights(self.choice, teacher))
+        teacher.load_state_dict(state_dict_of(teacher, self.choice))
         return teacher
 
     def _follow(self, images: Tensor) -> None:
@@ -144,34 +147,3 @@ class MapSource:
                 self.trainer,
                 f"the source network has {in_source} classes, the one in training {in_training}: give one with the same",
             )
-
-
-def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
-    """The weights of `network` in a checkpoint: a plain state dict, or one under "state_dict" or "model", with any prefix.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the checkpoint does not hold every tensor of the network.
-    """
-    path = str(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"source={path!r} is neither 'self', 'ema' nor a file")
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        state: Any = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    own = network.state_dict()
-    needed = [name for name in own if not name.endswith("num_batches_tracked")]
-    prefixes = sorted({name.removesuffix(needed[0]) for name in state if name.endswith(needed[0])}, key=len) if needed else [""]
-    for prefix in prefixes:
-        if all(prefix + name in state and state[prefix + name].shape == own[name].shape for name in needed):
-            return {name: state.get(prefix + name, value) for name, value in own.items()}
-    raise ValueError(
-        f"source={path!r} does not hold the weights of {type(network).__name__} (looked for {needed[0]!r} and {len(needed) - 1} "
-        "more, under any common prefix): give a checkpoint of the same network with the same classes"
-    )

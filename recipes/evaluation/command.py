@@ -25,24 +25,27 @@ from torchvision.transforms import v2
 
 from groupcam_aug.callbacks.report import render
 from groupcam_aug.files import put_file
-from groupcam_aug.recipes.cli import refusing
+from groupcam_aug.recipes.cli import Renamed, refusing
+from groupcam_aug.recipes.data import normalised
 from groupcam_aug.recipes.evaluation.datasets import Item, coco_items, evenly, folder_items, read_class_map, voc_items
-from groupcam_aug.recipes.evaluation.methods import ABLATIONS, METHODS, Method, Setup, ablation, choose
-from groupcam_aug.recipes.evaluation.results_file import Book, Outcome, Plan
-from groupcam_aug.recipes.evaluation.runner import estimate, first_image, measure, preprocessing_of, weights_of
+from groupcam_aug.recipes.evaluation.map_method import Method, Setup
+from groupcam_aug.recipes.evaluation.methods import ABLATIONS, METHODS, ablation, choose
+from groupcam_aug.recipes.evaluation.results_file import Outcome, Plan, ResultsFile
+from groupcam_aug.recipes.evaluation.runner import estimate, fingerprint, first_image, measure, preprocessing_of
 from groupcam_aug.recipes.evaluation.statistics import ablation_rows, figures_of, make_record
 from groupcam_aug.recipes.evaluation.tables_and_plots import show, write_files
-from groupcam_aug.recipes.model_loading import Subject, add_arguments, find_images, load_subject, shown
+from groupcam_aug.recipes.image_files import find_images, shown
+from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model
 from groupcam_aug.recipes.report import find_records
 
 __all__ = ["evaluate", "run"]
 
 EPILOG = """examples:
-  groupcam-aug evaluate photos/ --ckpt_path last.ckpt --limit 100
+  groupcam-aug evaluate photos/ --checkpoint last.ckpt --limit 100
   groupcam-aug evaluate photos/ --model timm/resnet50 --pretrained --compare --dry-run
-  groupcam-aug evaluate photos/ --ckpt_path last.ckpt --run lightning_logs/version_3     # into that run's report
-  groupcam-aug evaluate photos/ --ckpt_path last.ckpt --methods none --ablate groups,denoise
-  groupcam-aug evaluate --voc data/ --year 2007 --ckpt_path voc.ckpt --methods groupcam,gradcam,centre
+  groupcam-aug evaluate photos/ --checkpoint last.ckpt --run lightning_logs/version_3     # into that run's report
+  groupcam-aug evaluate photos/ --checkpoint last.ckpt --methods none --ablate groups,denoise
+  groupcam-aug evaluate --voc data/ --year 2007 --checkpoint voc.ckpt --methods groupcam,gradcam,centre
 
 Stopped (Ctrl-C, a kill, a full disk), the same command goes on where it was: finished rows are in OUT/images.jsonl."""
 
@@ -69,42 +72,42 @@ def run(command: str, words: list[str]) -> int:
                     raise ValueError(f"{method.key}: {reason}")
         if options.run is not None:
             records = find_records(options.run)
-        subject = load_subject(options)
-        items, classes, told = _items(options, subject)
-        subject = _whole(subject) if options.voc or options.coco else subject
+        model = load_model(options)
+        items, classes, data = _items(options, model)
+        model = _whole(model) if options.voc or options.coco else model
         plan = _plan(options)
         failed: dict[Path, str] = {}
-        image = first_image(subject, items, failed)
-        setup = Setup.of(subject.network, image, options.layer)
+        image = first_image(model, items, failed)
+        setup = Setup.of(model.network, image, options.layer)
         ablations = {kind: ablation(kind, setup.channels) for kind in options.ablate}
         every = list(dict.fromkeys([*methods, *(method for rows in ablations.values() for method in rows.values())]))
         if not every:
             raise ValueError("nothing to do: --methods none without --ablate; --list shows the methods")
         fixed: dict[str, Any] = {
-            "weights": weights_of(subject.network),
-            "preprocessing": preprocessing_of(subject),
+            "weights": fingerprint(model.network),
+            "preprocessing": preprocessing_of(model),
             "layer": setup.layer,
         }
         fixed |= {"size": list(image.shape[-2:]), "classes": classes}
-        book = Book(out, {**fixed, **plan.settings()}, restart=options.restart)
-    told = f"{subject.told}, layer {setup.layer}; {told}; {plan.told()}"
-    console.print(escape(told), soft_wrap=True, highlight=False)
+        results = ResultsFile(out, {**fixed, **plan.settings()}, restart=options.restart)
+    description = f"{model.description}, layer {setup.layer}; {data}; {plan.description()}"
+    console.print(escape(description), soft_wrap=True, highlight=False)
     for method in every:
         if reason := method.missing():
             console.print(f"[yellow]left out:[/] {escape(method.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
     if options.dry_run:
-        _dry_run(console, estimate(subject, setup, items, every, plan), items, every, plan, book, out)
+        _dry_run(console, estimate(model, setup, items, every, plan), items, every, plan, results, out)
         return 0
     try:
         with refusing():
-            outcome = evaluate(subject, setup, items, every, plan, book)
+            outcome = evaluate(model, setup, items, every, plan, results)
     except KeyboardInterrupt:
-        kept = f"{len(book.rows)} maps are kept in {out}/images.jsonl; the same command goes on from there"
+        kept = f"{len(results.rows)} maps are kept in {out}/images.jsonl; the same command goes on from there"
         console.print(escape(kept), soft_wrap=True, highlight=False)
         raise
-    figures = figures_of(items, methods, book, plan.seed)
-    tables = {kind: ablation_rows(rows, items, book, plan.seed) for kind, rows in ablations.items()}
-    record = make_record(figures, tables, every, book, outcome, told, setup)
+    figures = figures_of(items, methods, results, plan.seed)
+    tables = {kind: ablation_rows(rows, items, results, plan.seed) for kind, rows in ablations.items()}
+    record = make_record(figures, tables, every, results, outcome, description, setup)
     files = write_files(out, record)
     show(console, record)
     more = ""
@@ -118,7 +121,9 @@ def run(command: str, words: list[str]) -> int:
     return 1 if outcome.failed or outcome.left_out else 0
 
 
-def evaluate(subject: Subject, setup: Setup, items: Sequence[Item], methods: Sequence[Method], plan: Plan, book: Book) -> Outcome:
+def evaluate(
+    model: LoadedModel, setup: Setup, items: Sequence[Item], methods: Sequence[Method], plan: Plan, results: ResultsFile
+) -> Outcome:
     """`measuring.measure` with a progress bar on standard error."""
     columns = (
         TextColumn("{task.description}"),
@@ -130,19 +135,19 @@ def evaluate(subject: Subject, setup: Setup, items: Sequence[Item], methods: Seq
     )
     # The stream itself: libraries whose own progress bars are silenced must not silence this one.
     with Progress(*columns, console=Console(file=sys.stderr), speed_estimate_period=600) as progress:
-        return measure(subject, setup, items, methods, plan, book, progress)
+        return measure(model, setup, items, methods, plan, results, progress)
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"groupcam-aug {command}",
-        usage=f"groupcam-aug {command} IMAGE ... (--ckpt_path FILE | --model NAME ...) [options]",
+        usage=f"groupcam-aug {command} IMAGE ... (--checkpoint FILE | --model NAME ...) [options]",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files, or folders of them")
-    add_arguments(parser)
+    add_arguments(parser).add_argument("--weights", action=Renamed, now="--checkpoint FILE")
     group = parser.add_argument_group("data with boxes, in place of images (read through torchvision)")
     group.add_argument("--voc", metavar="DIR", help="the folder that holds VOCdevkit")
     group.add_argument("--year", default="2007", help="of VOC (default: %(default)s)")
@@ -159,7 +164,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "--compare", action="store_true", help="other libraries' methods, too (pip install 'groupcam-aug[compare]')"
     )
     group.add_argument("--ablate", metavar="KINDS", type=_words(ABLATIONS), default=(), help="groups,denoise: table 2, figure 5")
-    group.add_argument("--layer", help="target layer (default: found, and told)")
+    group.add_argument("--layer", help="target layer (default: found, and named)")
     group = parser.add_argument_group("measures")
     known = ("curves", "drop", "sanity", "pointing")
     group.add_argument(
@@ -224,9 +229,9 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _items(options: argparse.Namespace, subject: Subject) -> tuple[list[Item], Any, str]:
+def _items(options: argparse.Namespace, model: LoadedModel) -> tuple[list[Item], Any, str]:
     """What is measured, what its classes depend on, and both in words."""
-    names = subject.class_names
+    names = model.class_names
     if options.images:
         paths = evenly(find_images(options.images, Path(options.out)), options.limit)
         items, named = folder_items(paths, names)
@@ -240,16 +245,15 @@ def _items(options: argparse.Namespace, subject: Subject) -> tuple[list[Item], A
     else:
         items, strangers = coco_items(options.coco[0], options.coco[1], options.limit, names, classes)
         data = f"COCO {Path(options.coco[1]).stem}"
-    told = f"{data}, {len({item.path for item in items})} images, {len(items)} classes in them"
-    return items, classes or data, told + (f" ({strangers} more are no classes of the network)" if strangers else "")
+    text = f"{data}, {len({item.path for item in items})} images, {len(items)} classes in them"
+    return items, classes or data, text + (f" ({strangers} more are no classes of the network)" if strangers else "")
 
 
-def _whole(subject: Subject) -> Subject:
-    """The subject with whole pictures squeezed to its size: what is cut off could not be pointed at."""
-    size = subject.transform(Image.new("RGB", (64, 64))).shape[-1]
-    finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(subject.mean), list(subject.std))]
-    shape = v2.Compose([v2.Resize((size, size), antialias=True), *finish])
-    return dataclasses.replace(subject, transform=lambda picture: shape(picture).as_subclass(torch.Tensor))
+def _whole(model: LoadedModel) -> LoadedModel:
+    """The model with whole pictures squeezed to its size: what is cut off could not be pointed at."""
+    size = model.transform(Image.new("RGB", (64, 64))).shape[-1]
+    shape = v2.Compose([v2.Resize((size, size), antialias=True), normalised(model.mean, model.std)])
+    return dataclasses.replace(model, transform=lambda picture: shape(picture).as_subclass(torch.Tensor))
 
 
 def _list() -> Table:
@@ -259,29 +263,35 @@ def _list() -> Table:
         if kind and method.kind != kind:
             table.add_section()
         kind = method.kind
-        table.add_row("*" if method.default and kind != "peer" else "", method.key, method.name, method.told)
+        table.add_row("*" if method.default and kind != "peer" else "", method.key, method.name, method.description)
     return table
 
 
 def _dry_run(
-    console: Console, found: dict[str, Any], items: Sequence[Item], methods: Sequence[Method], plan: Plan, book: Book, out: Path
+    console: Console,
+    costs: dict[str, Any],
+    items: Sequence[Item],
+    methods: Sequence[Method],
+    plan: Plan,
+    results: ResultsFile,
+    out: Path,
 ) -> None:
     table = Table("method", title="forward passes of one image", title_justify="left")
     for heading in ("map", "scores", "to do"):
         table.add_column(heading, justify="right")
     left = 0.0
     for method in methods:
-        if method.key in found["maps"]:
-            todo, cost = len(book.todo(items, method)), found["maps"][method.key]
+        if method.key in costs["maps"]:
+            todo, cost = len(results.todo(items, method)), costs["maps"][method.key]
             left += todo * (cost + plan.passes)
             table.add_row(method.name, f"{cost:.1f}", str(plan.passes), f"{todo} of {len(items)}")
     console.print(table)
-    left += sum(cost for key, cost in found["sanity"].items() if key not in book.sanity)
-    told = f"{left:,.0f} passes, about {_duration(left * found['seconds'])} at {1000 * found['seconds']:.3g} ms each"
+    left += sum(cost for key, cost in costs["sanity"].items() if key not in results.sanity)
+    text = f"{left:,.0f} passes, about {_duration(left * costs['seconds'])} at {1000 * costs['seconds']:.3g} ms each"
     console.print(
-        f"{told} (one batch timed). Nothing is written; without --dry-run {escape(str(out))}/ would be.", soft_wrap=True
+        f"{text} (one batch timed). Nothing is written; without --dry-run {escape(str(out))}/ would be.", soft_wrap=True
     )
-    for key, reason in found["left_out"].items():
+    for key, reason in costs["left_out"].items():
         console.print(f"left out: {key}: {escape(reason)}", soft_wrap=True, highlight=False)
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ class Item:
     path: Path
     classes: tuple[int, ...] = ()  # of the network: one; several = the likeliest of them; none = the network's first choice
     label: str = ""  # the class in the data's words
-    boxes: Tensor | None = None  # (k, 4) x0, y0, x1, y1 of the class in pixels of the file, ends exclusive
+    boxes: Tensor = field(default_factory=lambda: torch.empty(0, 4))  # x0, y0, x1, y1 in pixels of the file, ends exclusive
     size: tuple[int, int] = (0, 0)  # height and width of the file, where there are boxes
 
     @functools.cached_property
@@ -38,10 +38,10 @@ class Item:
         return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
-def evenly(things: Sequence[Path], limit: int | None) -> list[Path]:
-    """`limit` of `things`, evenly picked; all of them for None."""
-    count = len(things) if limit is None else min(limit, len(things))
-    return [things[i * len(things) // count] for i in range(count)]
+def evenly(paths: Sequence[Path], limit: int | None) -> list[Path]:
+    """`limit` of `paths`, evenly picked; all of them for None."""
+    count = len(paths) if limit is None else min(limit, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def folder_items(paths: Sequence[Path], class_names: Sequence[str]) -> tuple[list[Item], bool]:
@@ -78,18 +78,18 @@ def voc_items(
     except (RuntimeError, FileNotFoundError) as error:
         raise FileNotFoundError(f"no VOC {year} {part!r} in {root!r} (looked for VOCdevkit/VOC{year} there): {error}") from error
     files = {Path(image): xml for image, xml in zip(data.images, data.annotations, strict=True)}
-    found = []
+    pairs = []
     for path in evenly(list(files), limit):
-        told = data.parse_voc_xml(ElementTree.parse(files[path]).getroot())["annotation"]
-        own: dict[str, list[list[float]]] = {}
-        for thing in told.get("object", []):
-            corners = [float(thing["bndbox"][side]) for side in ("xmin", "ymin", "xmax", "ymax")]
+        annotation = data.parse_voc_xml(ElementTree.parse(files[path]).getroot())["annotation"]
+        boxes_of: dict[str, list[list[float]]] = {}
+        for one in annotation.get("object", []):
+            corners = [float(one["bndbox"][side]) for side in ("xmin", "ymin", "xmax", "ymax")]
             # VOC counts pixels from 1 and includes the last one.
-            own.setdefault(thing["name"], []).append([corners[0] - 1, corners[1] - 1, *corners[2:]])
-        easy = {thing["name"] for thing in told.get("object", []) if thing.get("difficult", "0") != "1"}
-        size = (int(told["size"]["height"]), int(told["size"]["width"]))
-        found += [(path, size, name, boxes) for name, boxes in own.items() if name in easy]
-    return _matched(found, class_names, class_map, "VOC")
+            boxes_of.setdefault(one["name"], []).append([corners[0] - 1, corners[1] - 1, *corners[2:]])
+        easy = {one["name"] for one in annotation.get("object", []) if one.get("difficult", "0") != "1"}
+        size = (int(annotation["size"]["height"]), int(annotation["size"]["width"]))
+        pairs += [(path, size, name, boxes) for name, boxes in boxes_of.items() if name in easy]
+    return _matched(pairs, class_names, class_map, "VOC")
 
 
 def coco_items(
@@ -120,16 +120,16 @@ def coco_items(
         raise ValueError("reading COCO's annotations needs pycocotools: pip install pycocotools") from error
     facts = {Path(images) / data.coco.imgs[number]["file_name"]: number for number in data.ids}
     names = {number: category["name"] for number, category in data.coco.cats.items()}
-    found = []
+    pairs = []
     for path in evenly(list(facts), limit):
-        own: dict[str, list[list[float]]] = {}
-        for thing in data.coco.loadAnns(data.coco.getAnnIds(imgIds=[facts[path]])):
-            if not thing.get("iscrowd"):
-                x, y, width, height = thing["bbox"]
-                own.setdefault(names[thing["category_id"]], []).append([x, y, x + width, y + height])
+        boxes_of: dict[str, list[list[float]]] = {}
+        for one in data.coco.loadAnns(data.coco.getAnnIds(imgIds=[facts[path]])):
+            if not one.get("iscrowd"):
+                x, y, width, height = one["bbox"]
+                boxes_of.setdefault(names[one["category_id"]], []).append([x, y, x + width, y + height])
         shape = data.coco.imgs[facts[path]]
-        found += [(path, (shape["height"], shape["width"]), name, boxes) for name, boxes in own.items()]
-    return _matched(found, class_names, class_map, "COCO")
+        pairs += [(path, (shape["height"], shape["width"]), name, boxes) for name, boxes in boxes_of.items()]
+    return _matched(pairs, class_names, class_map, "COCO")
 
 
 def read_class_map(path: str, class_names: Sequence[str]) -> dict[str, list[int]]:
@@ -159,7 +159,7 @@ def read_class_map(path: str, class_names: Sequence[str]) -> dict[str, list[int]
 
 
 def _matched(
-    found: Iterable[tuple[Path, tuple[int, int], str, list[list[float]]]],
+    pairs: Iterable[tuple[Path, tuple[int, int], str, list[list[float]]]],
     class_names: Sequence[str],
     class_map: Mapping[str, object] | None,
     data: str,
@@ -167,7 +167,7 @@ def _matched(
     known: dict[str, tuple[int, ...]] = {_plain(name): (i,) for i, name in reversed(list(enumerate(class_names)))}
     known.update({_plain(name): tuple(numbers) for name, numbers in (class_map or {}).items()})  # type: ignore[arg-type]
     items, strangers = [], []
-    for path, size, name, boxes in found:
+    for path, size, name, boxes in pairs:
         classes = known.get(_plain(name), ())
         if classes:
             items.append(Item(f"{path.as_posix()}#{name}", path, classes, name, torch.tensor(boxes), size))

@@ -7,7 +7,7 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from groupcam_aug.borrow import as_found
 from groupcam_aug.layers import read_grid
 from groupcam_aug.map_ops import minmax
+from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 
-if TYPE_CHECKING:
-    from groupcam_aug.recipes.evaluation.methods import Maps, Setup
-
-__all__ = ["NOISE", "SAMPLES", "STEPS", "captum_method", "grad_cam_library", "guided", "integrated", "smooth"]
+__all__ = ["EXTERNAL_METHODS"]
 
 Attribute = Callable[[Any, nn.Module, Tensor, Tensor], Tensor]
 """captum.attr, the network, an image (1, 3, H, W), its class (1,) -> attributions (1, 3, H, W)."""
@@ -43,14 +41,14 @@ def grad_cam_library(kind: str) -> Callable[[Setup], Maps]:
             def grid(output: Tensor) -> Tensor:  # of tokens, too
                 return read_grid(output, size, setup.layer).read(output)
 
-            found = []
+            maps_made = []
             # Image by image: Score-CAM holds a masked copy of every image for every channel. Its progress bars are not ours.
             with as_found(network, images.device), torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
                 with getattr(library, kind)(model=network, target_layers=[layer], reshape_transform=grid) as cam:
                     for image, label in zip(images, classes.tolist(), strict=True):
-                        found.append(torch.from_numpy(cam(input_tensor=image[None], targets=[target(label)])))
+                        maps_made.append(torch.from_numpy(cam(input_tensor=image[None], targets=[target(label)])))
                 network.zero_grad(set_to_none=True)
-            return minmax(torch.cat(found).to(images))
+            return minmax(torch.cat(maps_made).to(images))
 
         return maps
 
@@ -64,14 +62,14 @@ def captum_method(attribute: Attribute) -> Callable[[Setup], Maps]:
         library, network = importlib.import_module("captum.attr"), setup.copied
 
         def maps(images: Tensor, classes: Tensor, seeds: Sequence[int]) -> Tensor:
-            found = []
+            maps_made = []
             with as_found(network, images.device), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it tells of hooks that it sets and takes away again
                 for i, seed in enumerate(seeds):
                     torch.manual_seed(seed)  # inside `as_found`, which puts the generators back
                     given = attribute(library, network, images[i : i + 1].clone(), classes[i : i + 1])
-                    found.append(given.detach().abs().sum(dim=1))
-            return minmax(torch.cat(found).to(images.dtype))
+                    maps_made.append(given.detach().abs().sum(dim=1))
+            return minmax(torch.cat(maps_made).to(images.dtype))
 
         return maps
 
@@ -98,3 +96,28 @@ def guided(library: Any, network: nn.Module, image: Tensor, label: Tensor) -> Te
         seen = f"it uses {', '.join(sorted(others))}" if others else "it has no nn.ReLU module"
         raise ValueError(f"guided backpropagation is defined for networks of nn.ReLU modules, and {seen}")
     return library.GuidedBackprop(network).attribute(image, target=label)
+
+
+EXTERNAL_METHODS: tuple[Method, ...] = (
+    Method(
+        "scorecam", "Score-CAM", "peer", "grad-cam; a pass for every channel", grad_cam_library("ScoreCAM"), "pytorch_grad_cam"
+    ),
+    Method("gradcam++", "Grad-CAM++", "peer", "grad-cam", grad_cam_library("GradCAMPlusPlus"), "pytorch_grad_cam"),
+    Method(
+        "integrated",
+        "integrated gradients",
+        "peer",
+        f"captum; {STEPS} steps from mean grey, absolute sum over channels",
+        captum_method(integrated),
+        "captum.attr",
+    ),
+    Method(
+        "smoothgrad",
+        "SmoothGrad",
+        "peer",
+        f"captum; {SAMPLES} copies, noise {NOISE:.0%} of the range, absolute sum over channels",
+        captum_method(smooth),
+        "captum.attr",
+    ),
+    Method("guided", "guided backprop", "peer", "captum; absolute sum over channels", captum_method(guided), "captum.attr"),
+)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from groupcam_aug.files import add_line, put_file, read_lines
 from groupcam_aug.recipes.evaluation.datasets import Item
-from groupcam_aug.recipes.evaluation.methods import Method
+from groupcam_aug.recipes.evaluation.map_method import Method
+from groupcam_aug.recipes.evaluation.methods import RENAMED
 
-__all__ = ["Book", "Outcome", "Plan"]
+__all__ = ["Outcome", "Plan", "ResultsFile"]
 
 _KEPT = "images"  # images.jsonl
 
@@ -35,7 +36,7 @@ class Plan:
         """What rows of one file must have in common."""
         return {name: value for name, value in asdict(self).items() if name not in ("batch_size", "sanity_images")}
 
-    def told(self) -> str:
+    def description(self) -> str:
         """In words, for people."""
         parts = []
         if "curves" in self.measures:
@@ -61,7 +62,7 @@ class Outcome:
     left_out: dict[str, str] = field(default_factory=dict)  # by the method's key
 
 
-class Book:
+class ResultsFile:
     """The rows of `images.jsonl`: one for each image and method, so that a later call goes on where one was stopped.
 
     Args:
@@ -88,9 +89,9 @@ class Book:
             now = self.settings
             names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
             if names:
-                told = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
+                differences = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
                 raise ValueError(
-                    f"{str(folder)!r} holds rows of other settings ({told}): give another --out, or drop them by --restart"
+                    f"{str(folder)!r} holds rows of other settings ({differences}): give another --out, or drop them by --restart"
                 )
             self._opened = True
         for line in lines[1:]:
@@ -117,6 +118,8 @@ class Book:
         return [item for item in items if self.row(item, method.key) is None]
 
     def _take(self, line: dict[str, Any]) -> None:
+        if line.get("method") in RENAMED:
+            line = {**line, "method": RENAMED[line["method"]]}
         if "cost" in line:
             self.costs[line["method"]] = line["cost"]
         elif "sanity" in line:

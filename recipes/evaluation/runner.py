@@ -17,33 +17,32 @@ from PIL import Image
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.fidelity import wait_for
 from groupcam_aug.metrics import average_drop, box_masks, energy_pointing_game, insertion_deletion, pointing_game
 from groupcam_aug.recipes.evaluation.datasets import Item, evenly
-from groupcam_aug.recipes.evaluation.methods import Maps, Method, Setup
-from groupcam_aug.recipes.evaluation.results_file import Book, Outcome, Plan
-from groupcam_aug.recipes.model_loading import Subject, read_images
+from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
+from groupcam_aug.recipes.evaluation.results_file import Outcome, Plan, ResultsFile
+from groupcam_aug.recipes.model_loading import LoadedModel, read_images
 from groupcam_aug.sanity import randomization_check
 
-__all__ = ["checked", "estimate", "first_image", "measure", "preprocessing_of", "weights_of"]
+__all__ = ["checked", "estimate", "fingerprint", "first_image", "measure", "preprocessing_of"]
 
 STAGES = 8  # at most so many in the sanity check
 
 
 def measure(
-    subject: Subject,
+    model: LoadedModel,
     setup: Setup,
     items: Sequence[Item],
     methods: Sequence[Method],
     plan: Plan,
-    book: Book,
+    results: ResultsFile,
     progress: Progress,
 ) -> Outcome:
-    """Fill `book` with a row for each item and method that has none yet.
+    """Fill `results` with a row for each item and method that has none yet.
 
     Images are gone through in batches that do not depend on what is already there, and a batch and method is redone as a whole,
     so that an interrupted run gives the same figures. A method whose first map raises is left out; a file that cannot be read,
@@ -56,27 +55,29 @@ def measure(
     task = progress.add_task("starting", total=None)
     chunks = [items[start : start + plan.batch_size] for start in range(0, len(items), plan.batch_size)]
     ready: dict[str, Maps] = {}
-    unfinished = [method for method in methods if book.todo(items, method)]
+    unfinished = [method for method in methods if results.todo(items, method)]
     if unfinished:
-        image = first_image(subject, items, outcome.failed)
-        _prepare(setup, unfinished, image, book, ready, outcome, lambda name: progress.update(task, description=f"trying {name}"))
+        image = first_image(model, items, outcome.failed)
+        _prepare(
+            setup, unfinished, image, results, ready, outcome, lambda name: progress.update(task, description=f"trying {name}")
+        )
     kept = [method for method in methods if method.key not in outcome.left_out]
-    effort = {key: cost + plan.passes + 0.1 for key, cost in _costs(kept, book).items()}
+    effort = {key: cost + plan.passes + 0.1 for key, cost in _costs(kept, results).items()}
     trials = {key: STAGES * min(plan.sanity_images, len(items)) * (cost - plan.passes) for key, cost in effort.items()}
     total = len(items) * sum(effort.values()) + sum(trials[method.key] for method in checked(kept, plan))
     progress.update(task, total=total)
     warm: set[str] = set()
     for number, chunk in enumerate(chunks):
-        todo = [method for method in kept if book.todo(chunk, method)]
+        todo = [method for method in kept if results.todo(chunk, method)]
         progress.advance(task, len(chunk) * sum(effort[method.key] for method in kept if method not in todo))
-        batch = _read(subject, chunk, outcome.failed) if todo else ([], torch.empty(0))
+        batch = _read(model, chunk, outcome.failed) if todo else ([], torch.empty(0))
         if not len(batch[0]):
             progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo))
             continue
-        own, images = batch[0], batch[1].to(next(setup.network.parameters()).device)
-        progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo if not book.todo(own, method)))
-        todo = [method for method in todo if book.todo(own, method)]  # but for files that cannot be read
-        classes = _classes(setup.network, own, images)
+        readable, images = batch[0], batch[1].to(next(setup.network.parameters()).device)
+        progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo if not results.todo(readable, method)))
+        todo = [method for method in todo if results.todo(readable, method)]  # but for files that cannot be read
+        classes = _classes(setup.network, readable, images)
         made: dict[str, Tensor] = {}
         for method in todo:
             reached = number * plan.batch_size + len(chunk)
@@ -84,25 +85,25 @@ def measure(
             maps = made.get(method.of)
             seconds = None
             if maps is None:
-                maps, seconds = _timed(ready[method.key], images, classes, [_seed(plan.seed, item) for item in own])
+                maps, seconds = _timed(ready[method.key], images, classes, [_seed(plan.seed, item) for item in readable])
             made[method.key] = maps
             maps = maps if method.alter is None else method.alter(maps)
-            rows = _rows(setup.network, own, images, maps, classes, plan, book)
-            for item, label, row in zip(own, classes.tolist(), rows, strict=True):
+            rows = _rows(setup.network, readable, images, maps, classes, plan, results)
+            for item, label, row in zip(readable, classes.tolist(), rows, strict=True):
                 timing = {} if seconds is None else {"seconds": round(seconds, 6), "warm": method.key in warm}
-                told = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
-                book.add({**told, **row, **timing})
+                about = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
+                results.add({**about, **row, **timing})
             warm.add(method.key)
             progress.advance(task, len(chunk) * effort[method.key])
     for method in checked(kept, plan):
         progress.update(task, description=f"sanity check, {method.name}")
-        _check(subject, setup, items, method, plan, book, outcome)
+        _check(model, setup, items, method, plan, results, outcome)
         progress.advance(task, trials[method.key])
     progress.update(task, description="done", completed=total)
     return outcome
 
 
-def estimate(subject: Subject, setup: Setup, items: Sequence[Item], methods: Sequence[Method], plan: Plan) -> dict[str, Any]:
+def estimate(model: LoadedModel, setup: Setup, items: Sequence[Item], methods: Sequence[Method], plan: Plan) -> dict[str, Any]:
     """What measuring would take; maps are made of one image, one batch is scored and timed, nothing is kept.
 
     Returns:
@@ -110,9 +111,9 @@ def estimate(subject: Subject, setup: Setup, items: Sequence[Item], methods: Seq
         "left_out": methods that cannot be used, with the reason.
     """
     outcome, costs = Outcome(), _Costs()
-    batch = _read(subject, items[: plan.batch_size], outcome.failed)[1]
+    batch = _read(model, items[: plan.batch_size], outcome.failed)[1]
     if not len(batch):
-        batch = first_image(subject, items, outcome.failed)
+        batch = first_image(model, items, outcome.failed)
     batch = batch.to(next(setup.network.parameters()).device)
     _prepare(setup, methods, batch[:1], costs, {}, outcome)
     kept = [method for method in methods if method.key not in outcome.left_out]
@@ -138,20 +139,20 @@ def checked(methods: Sequence[Method], plan: Plan) -> list[Method]:
     return [method for method in methods if "sanity" in plan.measures and method.key in _CHECKED]
 
 
-def first_image(subject: Subject, items: Sequence[Item], failed: dict[Path, str]) -> Tensor:
+def first_image(model: LoadedModel, items: Sequence[Item], failed: dict[Path, str]) -> Tensor:
     """(1, 3, H, W), the first that can be read, on the network's device.
 
     Raises:
         ValueError: none can.
     """
     for item in items:
-        own, images = _read(subject, [item], failed)
-        if own:
-            return images.to(next(subject.network.parameters()).device)
+        readable, images = _read(model, [item], failed)
+        if readable:
+            return images.to(next(model.network.parameters()).device)
     raise ValueError(f"none of the {len(items)} files is an image that can be read: {next(iter(failed.values()), 'no files')}")
 
 
-def weights_of(network: nn.Module) -> str:
+def fingerprint(network: nn.Module) -> str:
     """A fingerprint of the network's parameters and buffers: rows of a checkpoint that was written over must not be mixed."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
@@ -160,32 +161,35 @@ def weights_of(network: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def preprocessing_of(subject: Subject) -> str:
+def preprocessing_of(model: LoadedModel) -> str:
     """A fingerprint of what happens to a picture before the network sees it, and of the classes' names and order."""
     ramp = np.linspace(0, 255, 3 * 97 * 61).reshape(97, 61, 3).astype(np.uint8)
-    seen = subject.transform(Image.fromarray(ramp)).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(seen + json.dumps(list(subject.class_names)).encode()).hexdigest()[:16]
+    curves = model.transform(Image.fromarray(ramp)).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(curves + json.dumps(list(model.class_names)).encode()).hexdigest()[:16]
 
 
-_CHECKED = ("groupcam", "training", "gradcam")  # a form each; their cheap modes share what they see
+_CHECKED = ("groupcam", "paper", "gradcam")  # a form each; their cheap modes share what they see
 
 
-class _Arithmetic(TorchDispatchMode):
-    """Multiply-adds inside, backward passes included. (`FlopCounterMode` also follows modules, which captum's hooks break.)"""
+class _NoModules:
+    """In the place of the counter's module tracker, whose hooks and captum's do not go together."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+    parents = frozenset({"Global"})
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _flop_counter() -> FlopCounterMode:
+    """Counts the multiply-adds inside, backward passes included."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
 
 
 class _Costs:
-    """A book for costs alone."""
+    """Results that are costs alone."""
 
     def __init__(self) -> None:
         self.costs: dict[str, float] = {}
@@ -194,46 +198,47 @@ class _Costs:
         self.costs[line["method"]] = line["cost"]
 
 
-def _costs(methods: Sequence[Method], book: Book | _Costs) -> dict[str, float]:
+def _costs(methods: Sequence[Method], results: ResultsFile | _Costs) -> dict[str, float]:
     """Passes of a map of each method, of those whose maps are not made anyway."""
     keys = {method.key for method in methods}
-    return {method.key: 0.0 if method.of in keys else book.costs.get(method.key, 0.0) for method in methods}
+    return {method.key: 0.0 if method.of in keys else results.costs.get(method.key, 0.0) for method in methods}
 
 
 def _prepare(
     setup: Setup,
     methods: Sequence[Method],
     image: Tensor,
-    book: Book | _Costs,
+    results: ResultsFile | _Costs,
     ready: dict[str, Maps],
     outcome: Outcome,
     tell: Any = lambda _name: None,
 ) -> None:
     """Make every method and its first map, which also warms it up, and count its cost in forward passes."""
-    with _Arithmetic() as whole, as_found(setup.network, image.device):
+    with _flop_counter() as counter, as_found(setup.network, image.device):
         label = setup.network(image).argmax(dim=1)
+    whole = counter.get_total_flops()
     for method in methods:
         tell(method.name)
         reason = method.missing()
         if reason is None:
             try:
                 made = method.make(setup)
-                with _Arithmetic() as own:
+                with _flop_counter() as counter:
                     made(image, label, [0])
                 ready[method.key] = made
-                if method.key not in book.costs and whole.total:
-                    book.add({"method": method.key, "cost": round(own.total / whole.total, 3)})
+                if method.key not in results.costs and whole:
+                    results.add({"method": method.key, "cost": round(counter.get_total_flops() / whole, 3)})
             except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if reason is not None:
             outcome.left_out[method.key] = reason
 
 
-def _read(subject: Subject, items: Sequence[Item], failed: dict[Path, str]) -> tuple[list[Item], Tensor]:
+def _read(model: LoadedModel, items: Sequence[Item], failed: dict[Path, str]) -> tuple[list[Item], Tensor]:
     """The items whose files can be read, and their images."""
-    found = [images for _, images in read_images([item.path for item in items], subject, max(1, len(items)), failed)]
-    own = [item for item in items if item.path not in failed]
-    return own, torch.cat(found) if found else torch.empty(0)
+    batches = [images for _, images in read_images([item.path for item in items], model, max(1, len(items)), failed)]
+    readable = [item for item in items if item.path not in failed]
+    return readable, torch.cat(batches) if batches else torch.empty(0)
 
 
 def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
@@ -253,27 +258,27 @@ def _timed(maps: Maps, images: Tensor, classes: Tensor, seeds: Sequence[int]) ->
     """The maps, and the seconds that one image's took."""
     wait_for(images.device)
     start = time.perf_counter()
-    found = maps(images, classes, seeds)
+    made = maps(images, classes, seeds)
     wait_for(images.device)
-    return found, (time.perf_counter() - start) / len(images)
+    return made, (time.perf_counter() - start) / len(images)
 
 
 def _rows(
-    network: nn.Module, items: Sequence[Item], images: Tensor, maps: Tensor, classes: Tensor, plan: Plan, book: Book
+    network: nn.Module, items: Sequence[Item], images: Tensor, maps: Tensor, classes: Tensor, plan: Plan, results: ResultsFile
 ) -> list[dict[str, Any]]:
     """The scores of each image's map."""
     rows: list[dict[str, Any]] = [{"undefined": bool(flat)} for flat in maps.amax(dim=(1, 2)) <= maps.amin(dim=(1, 2))]
     if "curves" in plan.measures:
         how: dict[str, Any] = {"author_compatible": True} if plan.author_compatible else {"steps": plan.steps}
         how |= {} if plan.author_compatible else {"substrate": plan.substrate}
-        seen = insertion_deletion(network, images, maps, classes, **how)
-        if not book.fractions:
-            book.add({"fractions": seen.fractions.tolist()})
+        curves = insertion_deletion(network, images, maps, classes, **how)
+        if not results.fractions:
+            results.add({"fractions": curves.fractions.tolist()})
         for i, row in enumerate(rows):
-            row["undefined"] = bool(seen.undefined[i])
+            row["undefined"] = bool(curves.undefined[i])
             for name, curve, area in (
-                ("insertion", seen.insertion, seen.insertion_auc),
-                ("deletion", seen.deletion, seen.deletion_auc),
+                ("insertion", curves.insertion, curves.insertion_auc),
+                ("deletion", curves.deletion, curves.deletion_auc),
             ):
                 usable = not row["undefined"]
                 row[name] = round(float(area[i]), 7) if usable else None
@@ -285,9 +290,8 @@ def _rows(
             row["increase"] = None if drop.undefined[i] else bool(drop.increase[i])
             row["activation"] = round(float(drop.activation[i]), 7)
     if "pointing" in plan.measures:
-        for item, own, row in zip(items, maps, rows, strict=True):
-            assert item.boxes is not None  # for the type checker
-            large = F.interpolate(own[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
+        for item, saliency, row in zip(items, maps, rows, strict=True):
+            large = F.interpolate(saliency[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
             masks = box_masks([item.boxes], item.size).to(large.device)
             row["hit"] = bool(pointing_game(large, masks, tolerance=plan.tolerance).value)
             row["energy"] = round(float(energy_pointing_game(large, masks).value), 7)
@@ -295,27 +299,20 @@ def _rows(
 
 
 def _check(
-    subject: Subject, setup: Setup, items: Sequence[Item], method: Method, plan: Plan, book: Book, outcome: Outcome
+    model: LoadedModel, setup: Setup, items: Sequence[Item], method: Method, plan: Plan, results: ResultsFile, outcome: Outcome
 ) -> None:
     """The sanity check of one method, on a few images evenly picked."""
     picked = evenly([item.path for item in items if item.path not in outcome.failed], plan.sanity_images)
-    own, images = _read(subject, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
-    files = [f"{item.key} {item.stamp}" for item in own]
-    if not own or book.sanity.get(method.key, {}).get("files") == files:
+    readable, images = _read(model, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
+    files = [f"{item.key} {item.stamp}" for item in readable]
+    if method.cam is None or not readable or results.sanity.get(method.key, {}).get("files") == files:
         return
     images = images.to(next(setup.network.parameters()).device)
-    assert method.cam is not None  # for the type checker
-    classes = _classes(setup.network, own, images)
-    found = randomization_check(
-        setup.network,
-        images,
-        method.cam(setup),
-        classes,
-        mode=plan.sanity_mode,
-        seed=plan.seed,
-        stages=STAGES,
+    classes = _classes(setup.network, readable, images)
+    check = randomization_check(
+        setup.network, images, method.cam(setup), classes, mode=plan.sanity_mode, seed=plan.seed, stages=STAGES
     )
-    book.add({"method": method.key, "files": files, "sanity": found.summary()})
+    results.add({"method": method.key, "files": files, "sanity": check.summary()})
 
 
 def _seed(seed: int, item: Item) -> int:

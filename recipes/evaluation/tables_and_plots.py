@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groupcam_aug.files import put_file
+from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.sanity import LEAST
 
 __all__ = ["ablation_picture", "curves_picture", "markdown", "rich_table", "show", "write_files"]
@@ -48,7 +49,7 @@ def write_files(out: Path, record: Mapping[str, Any]) -> list[str]:
     """evaluation.json, evaluation.md and the pictures; their names."""
     methods, ablations = record["methods"], record["ablations"]
     files: dict[str, bytes | str] = {"evaluation.json": json.dumps(record, indent=1) + "\n", "evaluation.md": _page(record)}
-    if any(found.get("insertion") for found in methods.values()):
+    if any(figures.get("insertion") for figures in methods.values()):
         files["curves.png"] = curves_picture(methods)
     if any(ablations.values()):
         files["ablation.png"] = ablation_picture(ablations)
@@ -87,11 +88,11 @@ def rich_table(methods: Mapping[str, dict[str, Any]], width: int) -> Table:
             head, _, arrow = name.rpartition(" ")
             table.add_column(f"{head}\n{arrow}" if arrow in "↑↓" else name, justify="right", no_wrap=True)
         kind = ""
-        for name, found in methods.items():
-            if kind and found["kind"] != kind:
+        for name, figures in methods.items():
+            if kind and figures["kind"] != kind:
                 table.add_section()
-            kind = found["kind"]
-            table.add_row(name, *(_short(show(found, heading in intervals), heading) for heading, show in columns))
+            kind = figures["kind"]
+            table.add_row(name, *(_short(show(figures, heading in intervals), heading) for heading, show in columns))
         if console.measure(table).maximum <= width:
             break
     return table
@@ -100,9 +101,9 @@ def rich_table(methods: Mapping[str, dict[str, Any]], width: int) -> Table:
 def markdown(methods: Mapping[str, dict[str, Any]]) -> str:
     """The same as a Markdown table with all intervals."""
     columns = _columns(methods)
-    return _markdown(
+    return _figures_table(
         ["method", *(name for name, _ in columns)],
-        [[name, *(show(found, True) for _, show in columns)] for name, found in methods.items()],
+        [[name, *(show(figures, True) for _, show in columns)] for name, figures in methods.items()],
     )
 
 
@@ -110,23 +111,23 @@ def curves_picture(methods: Mapping[str, dict[str, Any]]) -> bytes:
     """Mean insertion and deletion curves with 95 % bands, a panel for each method, the centred blob behind it; PNG."""
     from matplotlib.figure import Figure
 
-    drawn = {name: found for name, found in methods.items() if found.get("insertion")}
-    blob = next((found for found in drawn.values() if found["key"] == "centre"), None)
+    drawn = {name: figures for name, figures in methods.items() if figures.get("insertion")}
+    blob = next((figures for figures in drawn.values() if figures["key"] == "centre"), None)
     columns = min(4, len(drawn))
     rows = math.ceil(len(drawn) / columns)
     figure = Figure(figsize=(1.2 + 2.9 * max(columns, 2), 0.9 + 2.2 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     handles: dict[str, Any] = {}
-    for axis, (name, found) in zip(axes, drawn.items(), strict=False):
+    for axis, (name, figures) in zip(axes, drawn.items(), strict=False):
         for kind, better, colour in (("insertion", "higher", "#2f7fc1"), ("deletion", "lower", "#d9791f")):
-            curve, label = found[kind], f"{kind} ({better} is better)"
-            if blob is not None and found is not blob:
+            curve, label = figures[kind], f"{kind} ({better} is better)"
+            if blob is not None and figures is not blob:
                 (handles["centred blob"],) = axis.plot(
                     blob[kind]["fractions"], blob[kind]["mean"], color="#9a9a9a", linestyle=":", linewidth=1.3
                 )
             (handles[label],) = axis.plot(curve["fractions"], curve["mean"], color=colour, linewidth=1.8)
             axis.fill_between(curve["fractions"], *curve["band"], color=colour, alpha=0.16, linewidth=0)
-        axis.set_title(f"{name}  {found['overall']['mean']:.3f}", loc="left", fontsize=9)
+        axis.set_title(f"{name}  {figures['overall']['mean']:.3f}", loc="left", fontsize=9)
         axis.set(xlim=(0, 1), ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.2)
@@ -184,13 +185,13 @@ def _page(record: Mapping[str, Any]) -> str:
     if record["methods"]:
         parts += [markdown(record["methods"]), record["reading"], _NOTES]
     for kind, rows in record["ablations"].items():
-        parts += [f"## {_TITLES[kind]}", _markdown(*_ablation(kind, rows))]
+        parts += [f"## {_TITLES[kind]}", _figures_table(*_ablation(kind, rows))]
     if record["sanity_of"]:
         parts.append("## Sanity check")
         for sanity in record["sanity_of"].values():
-            found = zip(sanity["stages"], sanity["spearman"], sanity["undefined"], strict=True)
-            stages = [[stage, "–" if gone == 1 else f"{rho:.2f}", f"{gone:.0%}"] for stage, rho, gone in found]
-            parts += [_sanity(sanity), _markdown(["randomised", "rank correlation", "no map"], stages)]
+            columns = zip(sanity["stages"], sanity["spearman"], sanity["undefined"], strict=True)
+            stages = [[stage, "–" if gone == 1 else f"{rho:.2f}", f"{gone:.0%}"] for stage, rho, gone in columns]
+            parts += [_sanity(sanity), _figures_table(["randomised", "rank correlation", "no map"], stages)]
     if record["left_out"] or record["not_read"] or record["notes"]:
         parts.append("## Notes")
         lines = [*record["notes"], *(f"left out: {name}: {reason}" for name, reason in record["left_out"].items())]
@@ -200,11 +201,9 @@ def _page(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    cells.insert(1, ["---", *["---:"] * (len(header) - 1)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+def _figures_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of figures, whose first column is text."""
+    return markdown_table(header, rows, right=range(1, len(header)))
 
 
 def _ablation(kind: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -246,23 +245,23 @@ def _columns(methods: Mapping[str, dict[str, Any]]) -> list[tuple[str, Callable[
         def number(of: float) -> str:
             return f"{round(scale * of, digits) + 0:{sign}.{digits}f}"  # + 0: no -0.000
 
-        def show(found: dict[str, Any], full: bool) -> str:
-            own = found.get(key)
-            if not own:
+        def show(figures: dict[str, Any], full: bool) -> str:
+            entry = figures.get(key)
+            if not entry:
                 return "–"
-            return f"{number(own[value])} [{', '.join(map(number, own['interval']))}]" if full else number(own[value])
+            return f"{number(entry[value])} [{', '.join(map(number, entry['interval']))}]" if full else number(entry[value])
 
         return show
 
-    def time(found: dict[str, Any], _full: bool) -> str:
-        own = found.get("milliseconds")
-        return f"{own['median']:,.{max(0, 2 - math.floor(math.log10(max(own['median'], 0.01))))}f}" if own else "–"
+    def time(figures: dict[str, Any], _full: bool) -> str:
+        entry = figures.get("milliseconds")
+        return f"{entry['median']:,.{max(0, 2 - math.floor(math.log10(max(entry['median'], 0.01))))}f}" if entry else "–"
 
-    def count(found: dict[str, Any], _full: bool) -> str:
-        return f"{found['undefined']} of {found['images']}" if found["undefined"] else "0"
+    def count(figures: dict[str, Any], _full: bool) -> str:
+        return f"{figures['undefined']} of {figures['images']}" if figures["undefined"] else "0"
 
-    def cost(found: dict[str, Any], _full: bool) -> str:
-        return f"{found['passes']:.1f}" if found.get("passes") is not None else "–"
+    def cost(figures: dict[str, Any], _full: bool) -> str:
+        return f"{figures['passes']:.1f}" if figures.get("passes") is not None else "–"
 
     known = [
         ("insertion ↑", figure("insertion", "auc"), "insertion"),
@@ -278,4 +277,6 @@ def _columns(methods: Mapping[str, dict[str, Any]]) -> list[tuple[str, Callable[
         ("ms/image", time, "milliseconds"),
         ("passes", cost, "passes"),
     ]
-    return [(name, show) for name, show, key in known if not key or any(found.get(key) is not None for found in methods.values())]
+    return [
+        (name, show) for name, show, key in known if not key or any(figures.get(key) is not None for figures in methods.values())
+    ]

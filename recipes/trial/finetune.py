@@ -20,7 +20,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD
-from groupcam_aug.recipes.networks import CIFARResNet, build_network, load_weights
+from groupcam_aug.recipes.networks import CIFARResNet, build_network, load_checkpoint
 from groupcam_aug.recipes.trial.cifar import CLASSES, cifar10, find_cifar10
 from groupcam_aug.recipes.trial.corruptions import BLURS, CORRUPTIONS, SEVERITIES, corrupt
 from groupcam_aug.recipes.trial.regimes import Data, Metric, Plan, Regime
@@ -123,13 +123,13 @@ class Finetune(Regime):
             else:
                 network = CIFARResNet(self.depth, self.classes, self.width)
         if self.weights:
-            load_weights(network, stock.file(self.weights, f"{self.study} {self.name}"))
+            load_checkpoint(network, stock.file(self.weights, f"{self.study} {self.name}"))
         return network
 
     def make_source(self, source: str, seed: int, stock: Stock, machine: Machine, data: Data) -> nn.Module:
         """The teacher, as it is read."""
         teacher = CIFARResNet(self.teacher_depth, self.classes)
-        load_weights(teacher, stock.file(self.teacher, f"teacher of {self.study} {self.name}"))
+        load_checkpoint(teacher, stock.file(self.teacher, f"teacher of {self.study} {self.name}"))
         return teacher
 
     def measure(self, network: nn.Module, data: Data, machine: Machine, seed: int) -> dict[str, float]:

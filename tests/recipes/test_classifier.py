@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from groupcam_aug.recipes.classifier import Classifier, export_state_dict, load_classifier
+from groupcam_aug.recipes.classifier import Classifier, export_state_dict, load_classifier, read_classifier
 from groupcam_aug.recipes.networks import CIFARResNet
 
 NETWORK = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}
@@ -78,24 +78,33 @@ def test_a_checkpoint_serves_alone(checkpoint):
     loaded, info = load_classifier(path)
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(loaded(x), module.eval()(x)) and not loaded.training
-    assert info == {
-        "network": NETWORK,
-        **INFO,
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.2, 0.2],
-        "resize": None,
-    }
+    assert info == {"network": NETWORK, **INFO, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "resize": None}
     assert torch.equal(Classifier.load_from_checkpoint(path).eval()(x), loaded(x))
 
 
 def test_a_checkpoint_needs_no_starting_weights(tmp_path):
     torch.save(CIFARResNet(8, 3, 4).state_dict(), tmp_path / "start.pt")
-    inner = {"class_path": NETWORK["class_path"], "init_args": NETWORK["init_args"] | {"weights": str(tmp_path / "start.pt")}}
-    for i, module in enumerate((Classifier(NETWORK, 3, weights=str(tmp_path / "start.pt")), Classifier(inner, 3))):
+    inner = {"class_path": NETWORK["class_path"], "init_args": NETWORK["init_args"] | {"checkpoint": str(tmp_path / "start.pt")}}
+    for i, module in enumerate((Classifier(NETWORK, 3, checkpoint=str(tmp_path / "start.pt")), Classifier(inner, 3))):
         fit(module, tmp_path).save_checkpoint(tmp_path / f"{i}.ckpt")
     (tmp_path / "start.pt").unlink()
     for i in range(2):
         assert load_classifier(tmp_path / f"{i}.ckpt")[1]["network"] == NETWORK
+
+
+def test_a_checkpoint_of_before_the_file_was_called_checkpoint_is_read(checkpoint, tmp_path):
+    """Its hyper-parameters say `weights`, of the module and of its network."""
+    path, module = checkpoint
+    content = torch.load(path, weights_only=True)
+    arguments = content["hyper_parameters"]
+    arguments["weights"] = "gone.safetensors"
+    arguments["network"] = {**NETWORK, "init_args": NETWORK["init_args"] | {"weights": "gone.pt"}}
+    torch.save(content, tmp_path / "old.ckpt")
+    loaded, info = load_classifier(tmp_path / "old.ckpt")
+    x = torch.rand(2, 3, 16, 16)
+    assert info["network"] == NETWORK and torch.equal(loaded(x), module.eval()(x))
+    kept = read_classifier(tmp_path / "old.ckpt")["hyper_parameters"]
+    assert "weights" not in kept and kept["network"] == NETWORK and kept["lr"] == 1e-3
 
 
 def test_a_live_network_must_be_given_again(tmp_path):
@@ -113,7 +122,7 @@ def test_a_live_network_must_be_given_again(tmp_path):
 def test_the_exported_state_dict_fits_the_bare_network(checkpoint, suffix):
     path, module = checkpoint
     out = export_state_dict(path, path.parent / "new" / f"network{suffix}")
-    network = CIFARResNet(8, 3, 4, weights=str(out)).eval()
+    network = CIFARResNet(8, 3, 4, checkpoint=str(out)).eval()
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(network(x), module.eval()(x))
 
@@ -151,7 +160,7 @@ def test_soft_labels_train():
         ({}, "num_classes=None"),
         ({"num_classes": 1}, "num_classes=1"),
         ({"num_classes": 3, "class_names": ["a"]}, "1 class_names for num_classes=3"),
-        ({"num_classes": 3, "pretrained": True, "weights": "w.pt"}, "choose one"),
+        ({"num_classes": 3, "pretrained": True, "checkpoint": "w.pt"}, "checkpoint='w.pt'; choose one"),
     ],
 )
 def test_wrong_options_are_refused(options, told):

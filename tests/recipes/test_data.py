@@ -8,8 +8,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from groupcam_aug.recipes.data import ImageData, as_rgb, class_folders, eval_transform, stratified_split, train_transform
-from groupcam_aug.recipes.model_loading import find_images
+from groupcam_aug.recipes.data import ImageData, class_folders, eval_transform, stratified_split, train_transform
 
 
 @pytest.fixture
@@ -175,29 +174,7 @@ def test_hidden_copies_are_no_images(root):
     copy = root / "train" / "ant" / ".ipynb_checkpoints"
     copy.mkdir()
     shutil.copy(root / "train" / "ant" / "0.png", copy)
-    assert len(make(root).train_set) == 15 and len(find_images([str(root / "train")])) == 15
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
-    ramp = np.linspace(0, 65535, 64 * 64).round().astype(np.uint16).reshape(64, 64)
-    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
-    with Image.open(tmp_path / f"ramp.{suffix}") as picture:
-        found = np.asarray(as_rgb(picture))
-    assert found.shape == (64, 64, 3) and found.dtype == np.uint8
-    np.testing.assert_array_equal(found[..., 0], (ramp / 257).round())
-
-
-@pytest.mark.parametrize(("dtype", "told"), [(np.float32, r"mode 'F' \(0 to 1\)"), (np.int32, r"mode 'I' \(0 to 1\)")])
-def test_pixels_without_a_known_range_are_refused(tmp_path, dtype, told):
-    Image.fromarray(np.linspace(0, 1, 64).reshape(8, 8).astype(dtype)).save(tmp_path / "odd.tiff")
-    with Image.open(tmp_path / "odd.tiff") as picture, pytest.raises(ValueError, match=told):
-        as_rgb(picture)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_other_modes_become_rgb(mode):
-    assert as_rgb(Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)).getpixel((0, 0)) == (255, 255, 255)
+    assert len(make(root).train_set) == 15
 
 
 @pytest.mark.parametrize("name", ["crop-resize", "pad-crop", "none"])

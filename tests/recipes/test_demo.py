@@ -54,11 +54,11 @@ def test_the_report_leaves_the_arms_as_they_were(tmp_path):
     assert (tmp_path / "report.html").is_file()
 
 
-def test_stretches_are_the_batches_of_an_undivided_fit():
+def test_short_epochs_are_the_batches_of_an_undivided_fit():
     def batches(divide):
         seen = []
         loader = DataLoader(range(10), 3, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(0))
-        loader = demo._Stretches(loader, 2) if divide else loader
+        loader = demo._ShortEpochs(loader, 2) if divide else loader
 
         class Sees(BoringModel):
             def training_step(self, batch, batch_idx):

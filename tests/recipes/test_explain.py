@@ -13,7 +13,7 @@ from groupcam_aug.recipes.data import eval_transform
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
     save_file(squeezenet1_1().state_dict(), path)
@@ -31,22 +31,24 @@ def pictures(tmp_path):
     return folder
 
 
-def explain(*words, weights):
-    return main(["explain", *map(str, words), "--model", "torchvision/squeezenet1_1", "--weights", str(weights), "--size", "64"])
+def explain(*words, checkpoint):
+    return main(
+        ["explain", *map(str, words), "--model", "torchvision/squeezenet1_1", "--checkpoint", str(checkpoint), "--size", "64"]
+    )
 
 
-def test_folder_gives_a_picture_each_and_a_sheet(pictures, weights, tmp_path, capsys):
-    assert explain(pictures, "--top", 2, "--groups", 4, "--out", tmp_path / "out", weights=weights) == 0
+def test_folder_gives_a_picture_each_and_a_sheet(pictures, checkpoint, tmp_path, capsys):
+    assert explain(pictures, "--top", 2, "--groups", 4, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b_one.png", "one.png", "sheet.png", "two.png"]
     single, sheet = Image.open(tmp_path / "out" / "one.png"), Image.open(tmp_path / "out" / "sheet.png")
     assert single.width > 3 * 224 and sheet.height > 3 * 64
     assert "wrote 3 pictures" in capsys.readouterr().err
 
 
-def test_raw_maps_are_those_of_the_library(pictures, weights, tmp_path):
+def test_raw_maps_are_those_of_the_library(pictures, checkpoint, tmp_path):
     out = tmp_path / "out"
     arguments = ["--style", "raw", "--method", "gradcam", "--target", "great white shark", "--out", out]
-    assert explain(pictures / "a" / "one.png", *arguments, weights=weights) == 0
+    assert explain(pictures / "a" / "one.png", *arguments, checkpoint=checkpoint) == 0
     found = np.load(out / "one.npy")
     torch.manual_seed(0)
     net = squeezenet1_1()
@@ -59,7 +61,7 @@ def test_raw_maps_are_those_of_the_library(pictures, weights, tmp_path):
     np.testing.assert_allclose(found, GradCAM(net)(image[None].as_subclass(torch.Tensor), 2).numpy(), atol=1e-6)
     assert found.shape == (1, 64, 64)
     top = ["--style", "raw", "--method", "gradcam", "--top", 2, "--out", tmp_path / "top"]
-    assert explain(pictures / "a" / "one.png", *top, weights=weights) == 0
+    assert explain(pictures / "a" / "one.png", *top, checkpoint=checkpoint) == 0
     batch = image[None].as_subclass(torch.Tensor)
     first, second = net.eval()(batch)[0].topk(2).indices.tolist()
     expected = torch.cat([GradCAM(net)(batch, first), GradCAM(net)(batch, second)])
@@ -67,58 +69,58 @@ def test_raw_maps_are_those_of_the_library(pictures, weights, tmp_path):
 
 
 @pytest.mark.parametrize("style, method", [("heatmap", "groupcam"), ("overlay", "guided-gradcam")])
-def test_styles_and_methods(pictures, weights, tmp_path, style, method):
+def test_styles_and_methods(pictures, checkpoint, tmp_path, style, method):
     out = tmp_path / "out"
     arguments = ["--style", style, "--method", method, "--groups", 4, "--mask-at", "target", "--out", out]
-    assert explain(pictures / "b", *arguments, weights=weights) == 0
+    assert explain(pictures / "b", *arguments, checkpoint=checkpoint) == 0
     assert len(list(out.glob("*.png"))) == 3
     arguments[1], arguments[3], arguments[-1] = "overlay", "groupcam", tmp_path / "other"
-    assert explain(pictures / "b", *arguments, weights=weights) == 0
+    assert explain(pictures / "b", *arguments, checkpoint=checkpoint) == 0
     drawn, other = (np.asarray(Image.open(folder / "two.png")).astype(int) for folder in (out, tmp_path / "other"))
     assert drawn.shape == other.shape and abs(drawn - other).mean() > 5, "another picture than Group-CAM laid over"
 
 
-def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, weights, tmp_path, monkeypatch, capsys):
+def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, checkpoint, tmp_path, monkeypatch, capsys):
     quick = ["--method", "gradcam"]
     before = (pictures / "a" / "one.png").read_bytes()
-    assert explain(pictures / "a" / "one.png", *quick, "--out", pictures / "a", weights=weights) == 1
+    assert explain(pictures / "a" / "one.png", *quick, "--out", pictures / "a", checkpoint=checkpoint) == 1
     assert "would be overwritten" in capsys.readouterr().err and (pictures / "a" / "one.png").read_bytes() == before
     Image.open(pictures / "a" / "one.png").convert("RGB").save(pictures / "a" / "one.jpg")  # whose map would be one.png
     words = [pictures / "a" / "one.jpg", pictures / "a" / "one.png", *quick, "--out", pictures / "a"]
-    assert explain(*words, weights=weights) == 1 and (pictures / "a" / "one.png").read_bytes() == before
-    assert explain(pictures / "a", *quick, "--out", pictures / "a", weights=weights) == 1
+    assert explain(*words, checkpoint=checkpoint) == 1 and (pictures / "a" / "one.png").read_bytes() == before
+    assert explain(pictures / "a", *quick, "--out", pictures / "a", checkpoint=checkpoint) == 1
     assert "is the folder to write to" in capsys.readouterr().err
     (pictures / "a" / "one.jpg").unlink()
     (pictures / "a" / "one.png").rename(pictures / "a" / "sheet.png")
     words = [pictures / "a" / "sheet.png", pictures / "b" / "two.jpg", *quick, "--out", pictures / "a"]
-    assert explain(*words, weights=weights) == 1 and (pictures / "a" / "sheet.png").read_bytes() == before
-    assert explain(pictures, *quick, "--out", tmp_path / "out", weights=weights) == 0
+    assert explain(*words, checkpoint=checkpoint) == 1 and (pictures / "a" / "sheet.png").read_bytes() == before
+    assert explain(pictures, *quick, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_sheet.png", "one.png", "sheet.png", "two.png"]
     monkeypatch.chdir(pictures)
     for _ in range(2):
-        assert explain(".", *quick, weights=weights) == 0
+        assert explain(".", *quick, checkpoint=checkpoint) == 0
         assert "wrote 3 pictures" in capsys.readouterr().err
-    assert explain("explained", *quick, "--out", tmp_path / "again", weights=weights) == 0, "asked for, they are images"
+    assert explain("explained", *quick, "--out", tmp_path / "again", checkpoint=checkpoint) == 0, "asked for, they are images"
 
 
-def test_the_sheet_has_room_for_so_many(pictures, weights, tmp_path, monkeypatch):
+def test_the_sheet_has_room_for_so_many(pictures, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("groupcam_aug.recipes.explain.ON_SHEET", 2)
-    assert explain(pictures, "--method", "gradcam", "--batch-size", 1, "--out", tmp_path / "two", weights=weights) == 0
+    assert explain(pictures, "--method", "gradcam", "--batch-size", 1, "--out", tmp_path / "two", checkpoint=checkpoint) == 0
     monkeypatch.undo()
-    assert explain(pictures, "--method", "gradcam", "--out", tmp_path / "all", weights=weights) == 0
+    assert explain(pictures, "--method", "gradcam", "--out", tmp_path / "all", checkpoint=checkpoint) == 0
     two, every = (Image.open(tmp_path / name / "sheet.png") for name in ("two", "all"))
     assert two.width == every.width and two.height == pytest.approx(every.height * 2 / 3, rel=0.05)
     assert len(list((tmp_path / "two").glob("*.png"))) == 4
 
 
-def test_unreadable_files_are_reported_skipped_and_fail_the_command(pictures, weights, tmp_path, capsys):
+def test_unreadable_files_are_reported_skipped_and_fail_the_command(pictures, checkpoint, tmp_path, capsys):
     (pictures / "broken.png").write_bytes(b"no image")
     torn = pictures / "torn.png"  # the second half never arrived: Pillow raises SyntaxError
     pixels = torch.randint(0, 256, (300, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
     Image.fromarray(pixels.numpy()).save(torn)
     whole = torn.read_bytes()
     torn.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
-    assert explain(pictures, "--groups", 4, "--out", tmp_path / "out", weights=weights) == 1
+    assert explain(pictures, "--groups", 4, "--out", tmp_path / "out", checkpoint=checkpoint) == 1
     told = capsys.readouterr().err
     assert "not read:" in told and "broken.png" in told and "torn.png" in told and "wrote 3 pictures" in told
 
@@ -135,7 +137,7 @@ def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     out = tmp_path / "out"
-    arguments = ["explain", pictures, "--ckpt_path", tmp_path / "last.ckpt", "--target", "owl", "--groups", 8, "--out", out]
+    arguments = ["explain", pictures, "--checkpoint", tmp_path / "last.ckpt", "--target", "owl", "--groups", 8, "--out", out]
     assert main([*map(str, arguments)]) == 0
     assert len(list(out.glob("*.png"))) == 4
 
@@ -145,20 +147,39 @@ def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
     [
         (["nowhere.png", "--model", "torchvision/squeezenet1_1"], "needs its weights"),
         (["nowhere.png"], "say which network"),
-        (["nowhere.png", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS"], "'nowhere.png' is not there"),
-        (["IN", "--model", "torchvision/squeezenet1_2", "--weights", "WEIGHTS"], "squeezenet1_1"),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--target", "tenc"], "did you mean 'tench'"),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--target", "1000"], "outside the 1000 classes"),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--layer", "features.99"], "did you mean"),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--classes", "IN/few.txt"], "names 2 classes"),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--device", "gpu"], "--device gpu: "),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "WEIGHTS", "--device", "cuda:77"], "--device cuda:77: "),
-        (["IN", "--model", "torchvision/squeezenet1_1", "--weights", "IN/torn.safetensors"], "no whole safetensors file"),
+        (["nowhere.png", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT"], "'nowhere.png' is not there"),
+        (["IN", "--model", "torchvision/squeezenet1_2", "--checkpoint", "CHECKPOINT"], "squeezenet1_1"),
+        (
+            ["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--target", "tenc"],
+            "did you mean 'tench'",
+        ),
+        (
+            ["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--target", "1000"],
+            "outside the 1000 classes",
+        ),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--layer", "features.99"], "did you mean"),
+        (
+            ["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--classes", "IN/few.txt"],
+            "names 2 classes",
+        ),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--device", "gpu"], "--device gpu: "),
+        (
+            ["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--device", "cuda:77"],
+            "--device cuda:77: ",
+        ),
+        (["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "IN/torn.safetensors"], "no whole safetensors file"),
     ],
 )
-def test_wrong_calls(words, message, pictures, weights, tmp_path, capsys):
+def test_wrong_calls(words, message, pictures, checkpoint, tmp_path, capsys):
     (pictures / "few.txt").write_text("cat\ndog\n")
-    (pictures / "torn.safetensors").write_bytes(weights.read_bytes()[:5000])
-    words = [w.replace("IN", str(pictures)) if w.startswith("IN") else str(weights) if w == "WEIGHTS" else w for w in words]
+    (pictures / "torn.safetensors").write_bytes(checkpoint.read_bytes()[:5000])
+    words = [w.replace("IN", str(pictures)) if w.startswith("IN") else str(checkpoint) if w == "CHECKPOINT" else w for w in words]
     assert main(["explain", *words, "--size", "64", "--out", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_former_name_of_the_option_is_told(pictures, checkpoint, capsys):
+    words = [str(pictures), "--model", "torchvision/squeezenet1_1", "--weights", str(checkpoint)]
+    for command in ("explain", "evaluate"):
+        assert main([command, *words]) == 2
+        assert "--weights is called --checkpoint FILE now" in capsys.readouterr().err

@@ -8,12 +8,12 @@ import timm
 import torch
 from torch import nn
 
-from groupcam_aug.recipes import model_loading as subject_module
-from groupcam_aug.recipes.model_loading import Subject, add_arguments, load_subject
+from groupcam_aug.recipes import model_loading
+from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
 
 
 def named(*names):
-    return Subject(nn.Identity(), lambda picture: torch.zeros(3, 8, 8), (0, 0, 0), (1, 1, 1), names, "")
+    return LoadedModel(nn.Identity(), lambda picture: torch.zeros(3, 8, 8), (0, 0, 0), (1, 1, 1), names, "")
 
 
 def test_a_class_is_found_by_name_before_number():
@@ -38,16 +38,16 @@ def test_published_weights_keep_their_own_number_of_classes(monkeypatch):
         built.append((spec, count, pretrained))
         return timm.create_model("resnet18", num_classes=count)
 
-    monkeypatch.setattr(subject_module, "build_network", build)
-    found = load_subject(options("--model", "timm/resnetv2_50x1_bit.goog_in21k", "--pretrained"))
+    monkeypatch.setattr(model_loading, "build_network", build)
+    found = load_model(options("--model", "timm/resnetv2_50x1_bit.goog_in21k", "--pretrained"))
     assert built == [("timm/resnetv2_50x1_bit.goog_in21k", 21843, True)] and found.class_names[7] == "class 7"
-    assert load_subject(options("--model", "timm/resnet18", "--pretrained")).class_names[0] == "tench"
-    assert load_subject(options("--model", "torchvision/resnet18", "--pretrained")).class_names[0] == "tench"
+    assert load_model(options("--model", "timm/resnet18", "--pretrained")).class_names[0] == "tench"
+    assert load_model(options("--model", "torchvision/resnet18", "--pretrained")).class_names[0] == "tench"
 
 
 def test_published_weights_without_a_classifier_are_refused():
     with pytest.raises(ValueError, match="have no classifier; fine-tune it"):
-        load_subject(options("--model", "timm/vit_small_patch14_dinov2.lvd142m", "--pretrained"))
+        load_model(options("--model", "timm/vit_small_patch14_dinov2.lvd142m", "--pretrained"))
 
 
 def test_a_checkpoint_s_own_crop_and_timm_s(monkeypatch, tmp_path):
@@ -71,10 +71,49 @@ def test_a_checkpoint_s_own_crop_and_timm_s(monkeypatch, tmp_path):
         pixels = torch.tensor(np.asarray(eval_transform(size, resize)(picture))).permute(2, 0, 1)
         return pixels / 255
 
-    mine = load_subject(options("--ckpt", str(tmp_path / "last.ckpt")))
+    mine = load_model(options("--ckpt", str(tmp_path / "last.ckpt")))
     torch.testing.assert_close(mine.transform(picture), seen(32, 40))
+    smaller = load_model(options("--ckpt", str(tmp_path / "last.ckpt"), "--size", "24"))
+    torch.testing.assert_close(smaller.transform(picture), seen(24, None), msg="the shorter side belongs to the other size")
     net = timm.create_model("resnet18", num_classes=1000)
     net.pretrained_cfg = {**net.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 0.5, "mean": (0, 0, 0), "std": (1, 1, 1)}
-    monkeypatch.setattr(subject_module, "build_network", lambda *_: net)
-    theirs = load_subject(options("--model", "timm/resnet18", "--pretrained"))
+    monkeypatch.setattr(model_loading, "build_network", lambda *_: net)
+    theirs = load_model(options("--model", "timm/resnet18", "--pretrained"))
     torch.testing.assert_close(theirs.transform(picture), seen(32, 64))
+
+
+def test_a_state_dict_tells_the_number_of_classes_and_three_spellings_are_one(tmp_path):
+    torch.save(timm.create_model("resnet18", num_classes=7).state_dict(), tmp_path / "w.pt")
+    for flag in ("--checkpoint", "--ckpt_path", "--ckpt"):
+        loaded = load_model(options("--model", "timm/resnet18", flag, str(tmp_path / "w.pt"), "--size", "64"))
+        assert len(loaded.class_names) == 7 and loaded.network.fc.out_features == 7
+        assert loaded.description == "timm/resnet18, 64 px" and loaded.class_names[3] == "class 3"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say which network: --checkpoint FILE, or --model NAME with"),
+        (["--pretrained", "--checkpoint", "FILE"], "--model NAME, which is missing"),
+        (["--model", "timm/resnet18"], "needs its weights: --checkpoint FILE"),
+        (["--model", "timm/resnet18", "--pretrained", "--checkpoint", "FILE"], "and not both"),
+        (["--checkpoint", "FILE"], "not a checkpoint of `groupcam-aug fit`.*a plain state dict needs the name of its network"),
+        (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt': no such file"),
+    ],
+)
+def test_wrong_networks_are_refused_with_the_way_out(tmp_path, words, message):
+    torch.save(timm.create_model("resnet18", num_classes=7).state_dict(), tmp_path / "w.pt")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_model(options(*(str(tmp_path / "w.pt") if word == "FILE" else word for word in words)))
+
+
+def test_images_come_in_batches_and_broken_ones_are_noted(tmp_path):
+    from PIL import Image
+
+    for i in range(5):
+        Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_bytes(b"nothing")
+    paths, failed = sorted(tmp_path.glob("*.png")), {}
+    batches = list(read_images(paths, named("a"), 2, failed))
+    assert [[path.name for path in batch] for batch, _ in batches] == [["0.png", "1.png"], ["3.png", "4.png"]]
+    assert all(images.shape == (2, 3, 8, 8) for _, images in batches) and list(failed) == [tmp_path / "2.png"]

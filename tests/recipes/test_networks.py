@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_weights, read_state_dict
+from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_checkpoint
 
 DATA = os.environ.get("GROUPCAM_DATA")
 
@@ -43,15 +43,13 @@ def test_impossible_numbers_are_refused(arguments, told):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_weights_round_trip_through_a_file(tmp_path, suffix):
+def test_a_checkpoint_starts_the_network(tmp_path, suffix):
     source, path = CIFARResNet(8, width=4), tmp_path / f"w{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, path)
     else:
-        from safetensors.torch import save_file
-
         save_file(source.state_dict(), path)
-    copy = CIFARResNet(8, width=4, weights=str(path))
+    copy = CIFARResNet(8, width=4, checkpoint=str(path))
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), copy.parameters(), strict=True))
 
 
@@ -59,34 +57,21 @@ def test_a_head_of_another_size_stays_fresh_and_this_is_said(tmp_path, capsys):
     source = CIFARResNet(8, num_classes=10, width=4)
     network = CIFARResNet(8, num_classes=3, width=4)
     head = network.linear.weight.clone()
-    assert load_weights(network, source.state_dict()) == ["linear.weight", "linear.bias"]
+    assert load_checkpoint(network, source.state_dict()) == ["linear.weight", "linear.bias"]
     assert torch.equal(network.linear.weight, head) and torch.equal(network.conv1.weight, source.conv1.weight)
     assert "10 classes there, 3 here" in capsys.readouterr().out
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path):
+def test_a_state_dict_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="only the last layer"):
-        load_weights(CIFARResNet(8, width=4), CIFARResNet(8, width=8).state_dict())
-    with pytest.raises(ValueError, match="unexpected"):
-        load_weights(CIFARResNet(8, width=4), CIFARResNet(20, width=4).state_dict())
+        load_checkpoint(CIFARResNet(8, width=4), CIFARResNet(8, width=8).state_dict())
+    with pytest.raises(ValueError, match="the state dict does not fit CIFARResNet: 0 names missing .* unexpected"):
+        load_checkpoint(CIFARResNet(20, width=4), CIFARResNet(56, width=4).state_dict())
+    torch.save(CIFARResNet(20, width=4).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="checkpoint '.*other.pt' does not fit .* choose the network"):
+        CIFARResNet(8, width=4, checkpoint=str(tmp_path / "other.pt"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        read_state_dict(tmp_path / "nowhere.pt")
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="a list"):
-        read_state_dict(tmp_path / "list.pt")
-    save_file(CIFARResNet(8, width=4).state_dict(), tmp_path / "whole.safetensors")
-    whole = (tmp_path / "whole.safetensors").read_bytes()
-    for name, content in (("torn", whole[: len(whole) // 2]), ("pointer", b"version https://git-lfs.github.com/spec/v1\n")):
-        (tmp_path / f"{name}.safetensors").write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}.safetensors' is no whole safetensors file"):
-            read_state_dict(tmp_path / f"{name}.safetensors")
-    torch.save(CIFARResNet(8, width=4), tmp_path / "module.pt")
-    (tmp_path / "noise.pt").write_bytes(b"hello, this is no file of torch")
-    whole = (tmp_path / "module.pt").read_bytes()
-    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
-    for name in ("module.pt", "noise.pt", "torn.pt"):
-        with pytest.raises(ValueError, match=rf"{name}' is no file of tensors .*save model.state_dict\(\), not the model"):
-            read_state_dict(tmp_path / name)
+        CIFARResNet(8, width=4, checkpoint=str(tmp_path / "nowhere.pt"))
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18", "resnet18", "torchvision/squeezenet1_1"])
@@ -112,9 +97,15 @@ def test_class_path_is_given_the_number_of_classes():
         ("timm/resnet18", "IMAGENET1K_V1", ValueError, "torchvision/resnet18"),
         ({"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"dept": 8}}, False, ValueError, "'depth'"),
         ({"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "args": {}}, False, ValueError, "init_args"),
+        (
+            {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"weights": "w.pt"}},
+            False,
+            ValueError,
+            "takes no 'weights'; it is called 'checkpoint' now",
+        ),
         ({"class_path": "groupcam_aug.recipes.nowhere.Net"}, False, ValueError, "cannot be imported"),
         ({"class_path": "subprocess.Popen", "init_args": {"args": "true"}}, False, TypeError, "not a torch.nn.Module"),
-        ({"class_path": "groupcam_aug.recipes.networks.CIFARResNet"}, True, ValueError, "use weights="),
+        ({"class_path": "groupcam_aug.recipes.networks.CIFARResNet"}, True, ValueError, "use checkpoint="),
     ],
 )
 def test_wrong_descriptions_name_the_way_out(spec, pretrained, error, told):
@@ -125,7 +116,7 @@ def test_wrong_descriptions_name_the_way_out(spec, pretrained, error, told):
 @pytest.mark.skipif(not DATA, reason="GROUPCAM_DATA is not set: the published CIFAR-10 weights are not here")
 @pytest.mark.parametrize("depth", [20, 56])
 def test_published_weights_load_and_know_their_classes(depth):
-    network = CIFARResNet(depth, weights=str(Path(DATA) / "weights" / f"resnet{depth}_cifar10.safetensors")).eval()
+    network = CIFARResNet(depth, checkpoint=str(Path(DATA) / "weights" / f"resnet{depth}_cifar10.safetensors")).eval()
     import io
     import zipfile
 

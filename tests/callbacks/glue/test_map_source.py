@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.callbacks import GroupCAMAugmentation
-from groupcam_aug.callbacks.glue.map_source import DECAY, MapSource, read_weights
+from groupcam_aug.callbacks.glue.map_source import DECAY, MapSource
 from groupcam_aug.moving_average import moving_average
 
 
@@ -201,16 +201,3 @@ def test_nothing_is_mapped_before_it_is_chosen():
         pass
     with pytest.raises(RuntimeError, match="before MapSource.start"):
         source.classes(torch.zeros(1, 3, 8, 8))
-
-
-def test_weights_of_nothing_fit_nothing():
-    with pytest.raises(ValueError, match="does not hold"):
-        read_weights_of_nothing()
-
-
-def read_weights_of_nothing():
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
-        torch.save({}, file.name)
-        read_weights(file.name, PooledNet())

@@ -1,0 +1,119 @@
+"""Names that nothing has: what a command line or a config holds of them, and the nearest that there are."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RENAMED", "given_options", "imported_class", "nearest", "unknown_names"]
+
+RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
+
+
+def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[str, str]) -> Iterator[str]:
+    """For each name in a command line and its configs that nothing here has, what to add to the parser's message.
+
+    Args:
+        words: of the command line.
+        options: dotted names of the parser's options. Arguments of classes are looked up in the classes.
+        usual: class paths of the parts ("model", "data") that neither says otherwise.
+    """
+    given = dict(given_options(words))
+    trees = [_read_yaml(value) for flag, value in given_options(words) if flag in ("--config", "-c")]
+    for part, default in usual.items():
+        in_configs = [tree[part] for tree in trees if isinstance(tree.get(part), dict)]
+        paths = [given.get(f"--{part}"), given.get(f"--{part}.class_path"), *(tree.get("class_path") for tree in in_configs)]
+        names = [flag.removeprefix(f"--{part}.").removeprefix("init_args.") for flag in given if flag.startswith(f"--{part}.")]
+        for tree in (*in_configs, dict.fromkeys(names)):
+            beside = {name: value for name, value in tree.items() if name not in ("class_path", "init_args", "dict_kwargs")}
+            arguments = {**(tree.get("init_args") or {}), **beside}
+            path = tree.get("class_path") or next(filter(None, paths), default)
+            yield from _unknown_arguments({"class_path": path, "init_args": arguments})
+    for tree in trees:
+        yield from _unknown_arguments(tree.get("trainer"))
+        yield from _unknown_options(tree, options)
+    yield from _unknown_options({flag[2:].rstrip("+"): None for flag in given if flag.startswith("--")}, options)
+
+
+def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None = None) -> str:
+    """A suggestion to append to a message, or nothing if no name is near.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        renamed: former names and what they became.
+    """
+    names = list(known)
+    if renamed and renamed.get(name) in names:
+        return f"; it is called {renamed[name]!r} now"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def given_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(flag, value) of each option; the value is the next word, if it is not in the same."""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("-"):
+            yield flag, value if equals else following
+
+
+def imported_class(path: str) -> Any:
+    """The object of that dotted path, perhaps nested in a class, whose module is imported already; None if it is not found."""
+    parts = path.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        if (found := sys.modules.get(".".join(parts[:count]))) is not None:
+            for name in parts[count:]:
+                found = getattr(found, name, None)
+            return found
+    return None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a config; nothing where there is none, which the parser has said."""
+    import yaml  # not needed before something went wrong
+
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _unknown_options(tree: dict[str, Any], options: Sequence[str], above: str = "") -> Iterator[str]:
+    """`tree` is the part of a config under the dotted name `above`; what lies below an option is its value."""
+    groups = {option.rpartition(".")[0] for option in options if not option.endswith(".help")}  # which classes have, too
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        if name in groups and isinstance(value, dict):
+            yield from _unknown_options(value, options, f"{name}.")
+        elif name not in options and not any(name.startswith(f"{option}.") for option in options if option not in groups):
+            yield nearest(name, options)
+
+
+def _unknown_arguments(tree: Any) -> Iterator[str]:
+    """Of every class in a part of a config."""
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _unknown_arguments(item)
+    elif isinstance(tree, dict):
+        arguments, path = tree.get("init_args"), str(tree.get("class_path"))
+        known = _parameters(imported_class(path))
+        for name in arguments if known and isinstance(arguments, dict) else ():
+            if name.partition(".")[0] not in known:
+                kind = path.rpartition(".")[2]
+                yield f"; {kind} takes no {name!r}{nearest(name, known, RENAMED)} (it takes {', '.join(known)})"
+        for value in tree.values():
+            yield from _unknown_arguments(value)
+
+
+def _parameters(found: Any) -> list[str]:
+    """Names of the arguments that a class takes; none if it takes any, or is not known."""
+    if not isinstance(found, type):
+        return []
+    parameters = inspect.signature(found).parameters.values()
+    return [] if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters) else [p.name for p in parameters]

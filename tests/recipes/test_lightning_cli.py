@@ -1,0 +1,296 @@
+"""fit, validate, test and predict as one types them."""
+
+import csv
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Trainer
+
+from groupcam_aug.recipes.cli import main
+
+NETWORK = '{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}'
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with images/train and images/val, two classes of three images."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        for c, name in enumerate(("ant", "bee")):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (40, 33), (200 * c, 20 * i, 0)).save(tmp_path / "images" / part / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(folder):
+    words = ["--data.root", "images", "--data.size", "32", "--data.num_workers", "0", "--data.mean", "[0.1, 0.2, 0.3]"]
+    limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
+    return next((folder / "run").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["shapes_demo", "shapes_demo.yaml"])
+def test_fit_finds_a_shipped_recipe_by_name(folder, capsys, name):
+    assert main(["fit", "--config", name, "--print_config"]) == 0
+    assert "CIFARResNet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data.rot", "images"], "did you mean 'root'?"),
+        (["--model.netwrk", "resnet18"], "did you mean 'network'?"),
+        (["--trainer.max_epox", "3"], "did you mean 'trainer.max_epochs'?"),
+        (["--model.weights", "w.pt"], "Classifier takes no 'weights'; it is called 'checkpoint' now"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(folder, capsys, words, told):
+    assert main(["fit", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("trainer: {max_epoks: 3}", "did you mean 'trainer.max_epochs'?"),
+        ("model: {class_path: groupcam_aug.recipes.classifier.Classifier, init_args: {weight_decy: 1}}", "'weight_decay'"),
+        (
+            "trainer: {callbacks: [{class_path: groupcam_aug.callbacks.GroupCAMAugmentation, init_args: {prest: fast}}]}",
+            "'preset'",
+        ),
+        ("modle: {lr: 1}", "did you mean 'model'?"),
+        (
+            "model: {class_path: groupcam_aug.recipes.classifier.Classifier, init_args: {weights: w.pt}}",
+            "is called 'checkpoint' now",
+        ),
+    ],
+)
+def test_an_unknown_config_key_suggests_the_nearest(folder, capsys, text, told):
+    (folder / "logs").mkdir()  # the parser goes there while it reads
+    (folder / "logs" / "own.yaml").write_text(text)
+    assert main(["fit", "--config", "logs/own.yaml"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_config_that_an_earlier_run_saved_says_how_the_file_is_called_now(folder, capsys):
+    assert main(["fit", "--config", "shapes_demo", "--print_config"]) == 0
+    text = capsys.readouterr().out
+    assert "    checkpoint: null\n" in text
+    (folder / "config.yaml").write_text(text.replace("    checkpoint: null\n", "    weights: null\n"))
+    assert main(["fit", "--config", "config.yaml"]) == 2
+    assert "Classifier takes no 'weights'; it is called 'checkpoint' now" in capsys.readouterr().err
+
+
+def test_a_refusal_is_one_line_without_a_traceback(folder, capsys):
+    assert main(["fit", "--data.root", "nowhere", "--model.network", NETWORK]) == 1
+    told = capsys.readouterr().err
+    assert "'nowhere' is no folder" in told and "images" in told and "Traceback" not in told
+    assert main(["fit", "--data.root", "images", "--data.size", "32", "--model.network", "resnet5O"]) == 1
+    assert "resnet50" in capsys.readouterr().err
+
+
+def test_the_network_of_a_config_says_how_its_file_is_called_now(folder, capsys):
+    network = '{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "weights": "w.pt"}}'
+    assert main(["fit", "--data.root", "images", "--data.size", "32", "--model.network", network]) == 1
+    assert "CIFARResNet takes no 'weights'; it is called 'checkpoint' now" in capsys.readouterr().err
+
+
+def test_the_data_tell_the_model_its_classes(checkpoint):
+    kept = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
+    assert kept["class_names"] == ["ant", "bee"] and kept["num_classes"] == 2 and kept["size"] == 32
+    assert kept["mean"] == [0.1, 0.2, 0.3] and kept["network"]["init_args"] == {"depth": 8, "width": 4}
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
+    shutil.rmtree(folder / "images" / "train" / "ant")  # the training data may be gone: class folders are all that is needed
+    shutil.copytree(folder / "images" / "val" / "ant", folder / "images" / "train" / "ant")
+    words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.logger", "false"]
+    assert main([command, *words, *QUIET, "--trainer.default_root_dir", str(folder)]) == 0
+    told = capsys.readouterr().out
+    if command == "predict":
+        lines = list(csv.reader((folder / "predictions.csv").open()))
+        assert lines[0] == ["file", "class", "probability"] and len(lines) == 7
+        assert {line[1] for line in lines[1:]} <= {"ant", "bee"} and "predictions.csv" in told
+    else:
+        assert ("val/acc" if command == "validate" else "test/acc") in told
+
+
+def test_a_checkpoint_brings_its_size_and_normalisation(checkpoint):
+    from groupcam_aug.recipes.lightning_cli import from_checkpoint
+
+    words = from_checkpoint(["--ckpt_path", str(checkpoint), "--data.std", "[1, 1, 1]"])
+    assert words[words.index("--data.size") + 1] == "32" and words[words.index("--data.mean") + 1] == "[0.1, 0.2, 0.3]"
+    assert words.count("--data.std") == 1
+    assert from_checkpoint(["--ckpt_path", str(checkpoint), "--config", "x.yaml"]) == [
+        "--ckpt_path",
+        str(checkpoint),
+        "--config",
+        "x.yaml",
+    ]
+
+
+def test_a_checkpoint_of_before_the_file_was_called_checkpoint_is_tested(checkpoint, folder, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] |= {"weights": "gone.safetensors"}
+    torch.save(content, folder / "old.ckpt")
+    words = ["--data.root", "images", "--data.num_workers", "0", "--trainer.logger", "false", *QUIET]
+    assert main(["test", "--ckpt_path", "old.ckpt", *words]) == 0
+    assert "test/acc" in capsys.readouterr().out
+
+
+def test_a_wrong_checkpoint_is_refused(folder, capsys):
+    assert main(["test", "--ckpt_path", "nowhere.ckpt", "--data.root", "images"]) == 1
+    assert "nowhere.ckpt" in capsys.readouterr().err
+
+
+def test_data_of_other_classes_are_refused(checkpoint, folder, capsys):
+    for part in ("train", "val"):
+        (folder / "images" / part / "bee").rename(folder / "images" / part / "wasp")
+    assert main(["test", "--ckpt_path", str(checkpoint), "--data.root", "images", *QUIET]) == 1
+    assert "trained on the classes ant, bee (2); the data have ant, wasp (2)" in capsys.readouterr().err
+
+
+def test_any_model_and_data_run_by_class_path(folder):
+    boring = "pytorch_lightning.demos.boring_classes.Boring"
+    words = ["--model", f"{boring}Model", "--data", f"{boring}DataModule", "--trainer.fast_dev_run", "true"]
+    assert main(["fit", *words, *QUIET]) == 0
+
+
+def test_a_model_that_takes_some_links_gets_those(folder, monkeypatch):
+    (folder / "own_model.py").write_text(
+        "from pytorch_lightning.demos.boring_classes import BoringModel\n"
+        "class Own(BoringModel):\n"
+        "    def __init__(self, num_classes: int, lr: float = 1.0):\n"
+        "        super().__init__()\n"
+        "        assert num_classes == 2\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer.weight.sum()\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        pass\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    words = ["--model", "own_model.Own", "--data.root", "images", "--data.size", "32", "--data.num_workers", "0"]
+    assert main(["fit", *words, "--trainer.fast_dev_run", "true", *QUIET]) == 0
+
+
+def test_what_a_model_was_given_is_not_overwritten_by_data_that_do_not_know_it(folder, monkeypatch):
+    (folder / "own_two.py").write_text(
+        "from pytorch_lightning.demos.boring_classes import BoringModel\n"
+        "class Own(BoringModel):\n"
+        "    def __init__(self, num_classes: int = 5, size: str = 'small', mean: float = 0.25, std: list[float] | None = None):\n"
+        "        super().__init__()\n"
+        "        print('got', num_classes, size, mean, std)\n"
+        "class Inner(Own):\n"
+        "    pass\n"
+        "Own.Inner = Inner\n"
+        "Inner.__qualname__ = 'Own.Inner'\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    boring = "pytorch_lightning.demos.boring_classes.BoringDataModule"
+    own = ["--model", "own_two.Own", "--model.num_classes", "7"]
+    images = ["--data.root", "images", "--data.size", "32"]
+    for words, told in (
+        ([*own, "--data", boring], "got 7 small 0.25 None"),
+        ([*own, *images, "--data.std", "[0.5,0.5,0.5]"], "got 7 small 0.25 [0.5, 0.5, 0.5]"),
+        (["--model", "own_two.Own", "--data", boring], "got 5 small 0.25 None"),
+        (["--model", "own_two.Own.Inner", *images], "got 2 small 0.25 [0.229, "),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-m", "groupcam_aug.recipes.cli", "fit", *words, "--trainer.fast_dev_run", "true", *QUIET],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        assert told in found.stdout, found.stderr[-2000:]
+
+
+def test_a_checkpoint_brings_the_split_it_was_trained_on(folder):
+    from groupcam_aug.recipes.classifier import load_classifier
+    from groupcam_aug.recipes.lightning_cli import from_checkpoint
+
+    words = ["--data.root", "images/train", "--data.size", "32", "--data.num_workers", "0", "--data.seed", "3"]
+    words += ["--data.val_fraction", "0.4", "--data.resize", "40"]
+    limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
+    path = str(next((folder / "run").rglob("*.ckpt")))
+    found = from_checkpoint(["--ckpt_path", path, "--data.root", "images/train"])
+    assert [found[found.index(f"--data.{name}") + 1] for name in ("seed", "val_fraction", "resize")] == ["3", "0.4", "40"]
+    assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"])
+    assert load_classifier(path)[1]["resize"] == 40
+    assert "--data.resize" not in from_checkpoint(["--ckpt_path", path, "--data.size", "64"]), "which belongs to the other size"
+    assert main(["predict", "--ckpt_path", path, "--data.root", "images/train", "--trainer.logger", "false", *QUIET]) == 0
+    lines = list(csv.reader((folder / "predictions.csv").open()))
+    assert lines[0][0] == "file" and len(lines) == 3 and all("images/train" in line[0] for line in lines[1:])
+
+
+def test_predictions_are_the_likeliest_classes_in_the_order_of_the_files(tmp_path):
+    from types import SimpleNamespace
+
+    from torch.utils.data import Subset
+
+    from groupcam_aug.recipes.lightning_cli import write_predictions
+
+    batches = [torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.4, 0.6]])]
+    files = SimpleNamespace(samples=[(f"{i}.png", 0) for i in range(5)])
+    model = SimpleNamespace(class_names=["ant", "bee"])
+    for data, names in ((SimpleNamespace(samples=files.samples[:3]), "012"), (Subset(files, [4, 1, 0]), "410")):
+        path = write_predictions(tmp_path, batches, SimpleNamespace(test_set=data), model)
+        lines = list(csv.reader(path.open()))
+        assert lines[1:] == [
+            [f"{name}.png", *said] for name, said in zip(names, (("ant", "0.9000"), ("bee", "0.8000"), ("bee", "0.6000")))
+        ]
+    odd = SimpleNamespace(samples=[(os.fsdecode(b"caf\xe9.png"), 0), ("b", 0), ("c", 0)])
+    assert b"caf\xe9.png,ant" in write_predictions(tmp_path, batches, SimpleNamespace(test_set=odd), model).read_bytes()
+    path = write_predictions(tmp_path, batches, SimpleNamespace(), SimpleNamespace())
+    assert path.read_text().split() == ["index,class,probability", "0,0,0.9000", "1,1,0.8000", "2,1,0.6000"]
+
+
+def test_checkpoints_of_other_models_are_not_looked_into(folder, monkeypatch):
+    """They may hold what is only read with trust, which is Lightning's to decide."""
+    (folder / "own_trusted.py").write_text(
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from pytorch_lightning import LightningModule\n"
+        "class Own(LightningModule):\n"
+        "    def __init__(self, where=None):\n"
+        "        super().__init__()\n"
+        "        self.save_hyperparameters({'where': Path('x')})\n"
+        "        self.layer = torch.nn.Linear(1, 1)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.layer(batch[0].mean().reshape(1, 1)).sum()\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('seen', 1.0)\n"
+        "    def test_step(self, batch, batch_idx):\n"
+        "        self.log('seen', 1.0)\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 0.1)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    words = ["--model", "own_trusted.Own", "--data.root", "images", "--data.size", "32", "--data.num_workers", "0", *QUIET]
+    limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, *limits]) == 0
+    path = str(next((folder / "run").rglob("*.ckpt")))
+    trust = ["--weights_only", "false"] if "weights_only" in inspect.signature(Trainer.test).parameters else []
+    assert main(["test", *words, "--trainer.logger", "false", "--ckpt_path", path, *trust]) == 0
+
+
+def test_predict_is_for_one_process(checkpoint, folder, capsys):
+    words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.devices", "2"]
+    assert main(["predict", *words, "--trainer.strategy", "ddp_spawn", *QUIET]) == 1
+    assert "of one process, not of 2: add --trainer.devices 1" in capsys.readouterr().err
+
+
+def test_test_images_without_classes_are_refused_before_they_are_needed(checkpoint, folder, capsys):
+    (folder / "images" / "test").mkdir()
+    assert main(["test", "--ckpt_path", str(checkpoint), "--data.root", "images", *QUIET]) == 1
+    assert "test' has no class folders" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Names in a command line and its configs that nothing has: found in them, whatever a parser's message says."""
+
+import pytest
+
+from groupcam_aug.recipes import classifier, data  # noqa: F401  (classes are looked up where their modules are imported)
+from groupcam_aug.recipes.lightning_cli import USUAL
+from groupcam_aug.recipes.unknown_names import given_options, imported_class, nearest, unknown_names
+
+OPTIONS = ["config", "model", "model.help", "data", "data.help", "trainer", "trainer.max_epochs", "trainer.callbacks"]
+OPTIONS += ["trainer.callbacks.help", "ckpt_path", "seed_everything"]
+RIGHT = """
+seed_everything: 3
+model: {class_path: groupcam_aug.recipes.classifier.Classifier, init_args: {lr: 1, network: {class_path: x.Y, init_args: {z: 1}}}}
+data: {root: images}
+trainer: {max_epochs: 3, callbacks: [{class_path: nowhere.Callback, init_args: {anything: 1}}]}
+"""
+
+
+def unknown(*words):
+    return "".join(unknown_names(list(words), OPTIONS, USUAL))
+
+
+def test_right_names_say_nothing(tmp_path):
+    (tmp_path / "right.yaml").write_text(RIGHT)
+    words = ["--model.lr=3", "--model", "Classifier", "--data.init_args.root", "x", "--trainer.max_epochs", "3", "--ckpt_path=x"]
+    assert unknown("--config", str(tmp_path / "right.yaml"), *words, "--trainer.callbacks+=X", "--trainer.callbacks.a=1") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--model.netwrk=x"],
+            "; Classifier takes no 'netwrk'; did you mean 'network'? (it takes network, num_classes, pretrained",
+        ),
+        (["--data.init_args.rot", "x"], "; ImageData takes no 'rot'; did you mean 'root'? (it takes root, dataset"),
+        (["--trainer.max_epox", "3"], "; did you mean 'trainer.max_epochs'?"),
+        (["--model.weights", "x"], "; Classifier takes no 'weights'; it is called 'checkpoint' now (it takes"),
+        (
+            ["--model=groupcam_aug.recipes.networks.CIFARResNet", "--model.dept=8"],
+            "; CIFARResNet takes no 'dept'; did you mean 'depth'?",
+        ),
+    ],
+)
+def test_wrong_names_of_a_command_line(words, expected):
+    assert unknown(*words).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trainer: {max_epoks: 1}", "; did you mean 'trainer.max_epochs'?"),
+        ("modle: {lr: 1}", "; did you mean 'model'?"),
+        ("model: {lrr: 1}", "; Classifier takes no 'lrr'; did you mean 'lr'?"),
+        ("data: {init_args: {rooot: x}}", "; ImageData takes no 'rooot'; did you mean 'root'?"),
+        (
+            "trainer: {callbacks: [{class_path: groupcam_aug.callbacks.GroupCAMAugmentation, init_args: {prest: fast}}]}",
+            "; GroupCAMAugmentation takes no 'prest'; did you mean 'preset'?",
+        ),
+        (
+            "model: {network: {class_path: groupcam_aug.recipes.networks.CIFARResNet, init_args: {weights: x}}}",
+            "; CIFARResNet takes no 'weights'; it is called 'checkpoint' now",
+        ),
+    ],
+)
+def test_wrong_names_of_a_config(tmp_path, text, expected):
+    import groupcam_aug.callbacks  # noqa: F401
+
+    (tmp_path / "own.yaml").write_text(text)
+    assert unknown("--config", str(tmp_path / "own.yaml")).startswith(expected)
+    assert unknown(f"--config={tmp_path / 'own.yaml'}").startswith(expected)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00"])
+def test_a_config_that_is_none_says_nothing(tmp_path, text):
+    (tmp_path / "own.yaml").write_text(text)
+    assert unknown("--config", str(tmp_path / "own.yaml")) == "" == unknown("--config", str(tmp_path / "nowhere.yaml"))
+
+
+def test_options_with_their_values():
+    words = ["fit", "--a=1", "--b", "2", "-c", "d.yaml", "--e"]
+    assert list(given_options(words)) == [("--a", "1"), ("--b", "2"), ("-c", "d.yaml"), ("--e", "")]
+
+
+def test_a_class_is_found_where_its_module_is_imported():
+    assert imported_class("groupcam_aug.recipes.classifier.Classifier") is classifier.Classifier
+    assert imported_class("groupcam_aug.recipes.classifier.Classifier.forward") is classifier.Classifier.forward
+    assert imported_class("never.imported.Thing") is None is imported_class("Classifier")
+
+
+def test_a_suggestion_names_what_was_renamed_before_what_is_near():
+    assert nearest("weights", ["width", "checkpoint"], {"weights": "checkpoint"}) == "; it is called 'checkpoint' now"
+    assert nearest("weights", ["weight", "width"], {"weights": "checkpoint"}) == "; did you mean 'weight'?", "not here"
+    assert nearest("zzz", ["width"]) == ""
