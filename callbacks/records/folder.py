@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["record_folder"]
+__all__ = ["open_folder", "record_folder"]
 
 
 def record_folder(trainer: Any) -> Path | None:
@@ -36,3 +36,15 @@ def record_folder(trainer: Any) -> Path | None:
         folder = os.fspath(trainer.default_root_dir)
         folder = os.getcwd() if "://" in folder else folder  # noqa: PTH109
     return Path(folder) / "groupcam"
+
+
+def open_folder(trainer: Any) -> Path | None:
+    """The folder of this run's records, for those who only add to it; None where nothing is recorded or asked for.
+
+    A run without logger and checkpoints is to leave nothing on disk, unless something has opened the folder already (a
+    `SaliencyReport` does).
+    """
+    folder = record_folder(trainer)
+    if folder is None or not (trainer.loggers or trainer.checkpoint_callback or folder.is_dir()):
+        return None
+    return folder
