@@ -64,9 +64,9 @@ class SaliencyMonitor(ConfiguredCallback):
         method: "gradcam" (three forward units per probe) or "groupcam" (groups + 4).
         images: the probes, as the network takes them: (P, C, H, W), or a pair (images, labels). None: drawn from the first
             validation loader with a map-style data set, as many of each class as can be, the same ones in every run. Where the
-            Trainer makes its loaders only for a later epoch (`check_val_every_n_epoch` without a sanity check, which a resumed
-            run has not), probing begins with the first validation. Without such a loader, the first training batch, as
-            `training_step` gets it (on all ranks, rank zero's).
+            Trainer makes its loaders only for a later epoch (`check_val_every_n_epoch` without a sanity check), probing begins
+            after the first validation. Without such a loader, the first training batch, as `training_step` gets it (on all
+            ranks, rank zero's).
         labels: of `images`: (P,) class indices or (P, classes) weights. None: the network's own first choice at the first
             probing, kept from then on; so too where the validation data have no labels.
         num_images: number of probes drawn. Default: 64.
