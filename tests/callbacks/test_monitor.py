@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from groupcam_aug import GradCAM
+from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor, SaliencyReport
 from groupcam_aug.callbacks import monitor as monitor_module
 from groupcam_aug.callbacks.monitoring import probing_cost, session, snapshots
@@ -639,6 +639,27 @@ def test_warm_up_and_the_least_share_of_maps_are_passed_on(tmp_path, settings):
     assert [entry["alive"] for entry in monitor.history] == [0.5] * 4
     first = settings.get("warmup_epochs", 1) if settings.get("min_alive", 0.5) <= 0.5 else 4
     assert [entry["change"] == 1 for entry in monitor.history] == [epoch < first for epoch in range(4)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mask_at": "target", "chunk": 3, "groups": 4}, {"layer": "conv", "groups": 2, "grid": 5}], ids=str
+)
+def test_maps_are_those_of_the_settings(tmp_path, monkeypatch, settings):
+    class Kept(monitor_module.ProbeMapper):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            kept.append(self.cam)
+
+    kept, (images, labels) = [], textures(5, seed=4)
+    monkeypatch.setattr(monitor_module, "ProbeMapper", Kept)
+    monitor = SaliencyMonitor(images=images, labels=labels, method="groupcam", network="net", **settings)
+    module = Learner()
+    watched(tmp_path, module, monitor, max_epochs=1, recorded=False)
+    options = {"layer": "act", **settings}
+    grid = options.pop("grid", 14)
+    pooled = F.adaptive_avg_pool2d(GroupCAM(module.net, **options).raw(images, labels), grid)
+    expected = pooled / pooled.amax((1, 2), keepdim=True).clamp(min=1e-30)
+    assert torch.equal(monitor.state_dict()["reading"]["maps"], expected.half()) and kept[0].chunk == settings.get("chunk")
 
 
 def test_users_hooks_can_tell_the_monitors_passes(tmp_path):

@@ -57,6 +57,9 @@ def test_outputs_that_are_no_numbers_give_no_row(cam, pictures):
 
 def test_intervals_follow_the_seed(cam, pictures):
     labels = torch.arange(12) % 5
-    first, second = (assess(cam, pictures, labels, "Group-CAM", seed=seed)["methods"]["centred blob"] for seed in (0, 1))
-    assert first["insertion"]["auc"] == second["insertion"]["auc"]
-    assert first["insertion"]["interval"] != second["insertion"]["interval"]
+    dead = cam(pictures, labels).amax(dim=(1, 2)) == 0
+    first, second = (
+        assess(cam, pictures[dead], labels[dead], "Group-CAM", seed=seed)["methods"]["centred blob"]["insertion"]
+        for seed in (0, 1)
+    )
+    assert first["auc"] == second["auc"] and first["interval"] != second["interval"]
