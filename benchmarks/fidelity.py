@@ -82,7 +82,7 @@ def main() -> None:
         rows = []
         for weights in ("none", "gradient"):
             modes: dict[str, Any] = {place: place for place in PLACES[name]}
-            modes |= {"stage (balanced)": "stage", "target": "target", "target, zero (fast)": "target, zero"}
+            modes |= {"balanced": "stage", "target": "target", "fast": "target, zero"}
             if weights == "none":
                 modes |= {
                     "sum of activations": sum_of_activations(network, str(layer.layer)),
@@ -118,7 +118,7 @@ def main() -> None:
         header = [
             "weights",
             "mode",
-            "IoU with exact",
+            "IoU with paper",
             "its standard error",
             "Spearman",
             "no map",

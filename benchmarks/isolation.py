@@ -61,8 +61,9 @@ class Watch(pl.Callback):
         return call
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        dispatcher = self.watched._dispatcher
-        assert dispatcher is not None
+        fit = self.watched._fit
+        assert fit is not None
+        dispatcher = fit.dispatcher
         dispatcher.original = self.timed(dispatcher.original, -1)  # the Trainer's own part is not ours
         trainer.strategy.batch_to_device = self.timed(dispatcher)
         self.start = time.perf_counter()

@@ -2,7 +2,7 @@
 
 All have the same network, images, memory format and precision, but for the libraries, which get fp32. The two loops take one
 image at a time and leave out groups without activation. "As the authors' code works": hooks and a full backward pass into the
-parameters, one forward pass per group. "Gradient-free": the paper's training form as a plain loop. pytorch-grad-cam
+parameters, one forward pass per group. "Loop, paper": the preset as a plain loop. pytorch-grad-cam
 (`pip install grad-cam`) and torch-cam (`pip install torchcam`, whose maps stay as small as the layer) are called as their pages
 show, batched where they batch.
 """
@@ -43,7 +43,7 @@ def as_the_authors(network: nn.Module, layer: nn.Module, images: Tensor, labels:
 
 
 def gradient_free(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor, groups: int) -> list[Tensor]:
-    """The training form, one image and one group at a time."""
+    """The preset `paper`, one image and one group at a time."""
     maps = []
     for image, label in zip(images[:, None], labels.tolist(), strict=True):
         kept: dict[str, Any] = {}
@@ -152,14 +152,14 @@ def main() -> None:
     free: dict[str, Any] = {"weights": "none", "denoise": None}
     calls: dict[str, Callable[[], Any]] = {
         "loop as the authors' code works": looped(as_the_authors),
-        "loop, gradient-free": looped(gradient_free),
+        "loop, paper": looped(gradient_free),
         "ours, Grad-CAM": our_grad_cam,
-        "ours, Group-CAM exact, weights=gradient": ours(denoise=None),
-        "ours, Group-CAM exact, gradient-free": ours(**free),
-        "ours, mask_at=stage": ours(mask_at="stage", **free),
-        "ours, mask_at=target": ours(mask_at="target", **free),
-        "ours, mask_at=target, weights=gradient": ours(mask_at="target", denoise=None),
-        "ours, mask_at=target, baseline=zero": ours(mask_at="target", baseline="zero", **free),
+        "ours, paper, importance weights": ours(denoise=None),
+        "ours, paper": ours(**free),
+        "ours, balanced": ours(mask_at="stage", **free),
+        "ours, target layer, blurred image behind": ours(mask_at="target", **free),
+        "ours, target layer, importance weights": ours(mask_at="target", denoise=None),
+        "ours, fast": ours(mask_at="target", baseline="zero", **free),
         **libraries(mine, theirs, laid, labels, not options.no_dear),
     }
     taken = setting.seconds(calls, options.repeats)
@@ -184,7 +184,7 @@ def main() -> None:
         "ms per image",
         "x faster than the authors' loop",
         "IQR",
-        "x faster than the gradient-free loop",
+        "x faster than the paper loop",
         "its IQR",
     ]
     kind = f"{options.network}_{options.precision}" + ("_channels_last" if options.channels_last else "")

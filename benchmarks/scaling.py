@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from groupcam_aug import GroupCAM
 
 MODES: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "stage": {"mask_at": "stage"},
-    "target": {"mask_at": "target"},
-    "target, zero": {"mask_at": "target", "baseline": "zero"},
+    "paper": {},
+    "balanced": {"mask_at": "stage"},
+    "target layer, blurred image behind": {"mask_at": "target"},
+    "fast": {"mask_at": "target", "baseline": "zero"},
 }
 
 
 def measured(network: nn.Module, images: Tensor, groups: int, repeats: int, setting: Setting) -> list[Any]:
     """Ms per image of a bare forward pass, then each mode in F."""
     cams = {mode: GroupCAM.for_training(network, groups=groups, **how) for mode, how in MODES.items()}
-    size = cams["exact"].passes(images)
+    size = cams["paper"].passes(images)
 
     def bare() -> None:
         with torch.no_grad(), setting.passes():

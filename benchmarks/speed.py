@@ -23,11 +23,11 @@ from groupcam_aug.blur import blur
 
 PRESETS: dict[str, tuple[float, dict[str, Any]]] = {
     "paper": (1.0, {}),
-    "paper, weights=gradient": (1.0, {"weights": "gradient"}),
+    "paper, importance weights": (1.0, {"weights": "gradient"}),
     "balanced": (0.5, {"mask_at": "stage"}),
-    "balanced, weights=gradient": (0.5, {"mask_at": "stage", "weights": "gradient"}),
+    "balanced, importance weights": (0.5, {"mask_at": "stage", "weights": "gradient"}),
     "fast": (0.5, {"mask_at": "target", "baseline": "zero"}),
-    "fast, weights=gradient": (0.5, {"mask_at": "target", "baseline": "zero", "weights": "gradient"}),
+    "fast, importance weights": (0.5, {"mask_at": "target", "baseline": "zero", "weights": "gradient"}),
 }
 
 

@@ -10,13 +10,12 @@ from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
 from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
-from groupcam_aug.callbacks.glue.network import find_network, lent, refuse
+from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, refuse
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
 from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
 from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
@@ -308,7 +307,7 @@ class SaliencyMonitor(ConfiguredCallback):
         if self._session is not None or not _is_watched(trainer):
             return
         network = find_network(trainer, module, self.network)
-        if any(is_lazy(parameter) for parameter in network.parameters()):
+        if has_lazy_parameters(network):
             if batch is None:
                 warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
             return
@@ -337,7 +336,7 @@ class SaliencyMonitor(ConfiguredCallback):
         """The network ready to be run on the monitor's account."""
         self.in_extra_forward = True
         try:
-            with lent(trainer, network, type(self).__name__):
+            with borrowed_network(trainer, network, type(self).__name__):
                 yield
         finally:
             self.in_extra_forward = False

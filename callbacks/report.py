@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import platform
 import re
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +21,14 @@ from torch.nn.parameter import is_lazy
 
 from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
 from groupcam_aug.callbacks.records.folder import record_folder
-from groupcam_aug.callbacks.records.sample_grid import KINDS
-from groupcam_aug.callbacks.report_page import sections as chapters
-from groupcam_aug.callbacks.report_page.checks import findings
-from groupcam_aug.callbacks.report_page.images import film, gallery
-from groupcam_aug.callbacks.report_page.run_records import FILES, read_journal
+from groupcam_aug.callbacks.report_page.page import installed_version, render
+from groupcam_aug.callbacks.report_page.run_records import FILES
 from groupcam_aug.files import add_line, put_file
 
 __all__ = ["FILES", "SaliencyReport", "render"]
 
-LIMIT = 5_000_000  # bytes of a page
 PATIENCE = 20  # a page is not written again before this many times the seconds that the last one took
-_NAMES = dict(zip(KINDS, ("least kept", "most kept", "no map", "ordinary"), strict=True))
-
-
-def render(folder: str | os.PathLike[str]) -> str:
-    """The report of a run as HTML, from its records alone.
-
-    Args:
-        folder: the `groupcam` folder in a run's log directory.
-
-    Returns:
-        A page without scripts and without any address outside itself, below 5 MB; chapters without records say in a line what
-        would fill them.
-
-    Raises:
-        FileNotFoundError: no records in that folder.
-        ValueError: a record there is not what it should be.
-    """
-    folder = Path(folder)
-    journal = read_journal(folder)
-    if journal.is_empty:
-        raise FileNotFoundError(f"{str(folder)!r} holds no records of a run")
-    told = findings(journal)
-    warnings = sum(finding.level == "warning" for finding in told)
-    things = "One thing deserves" if warnings == 1 else f"{warnings} things deserve"
-    shared = {
-        "version": _version("groupcam-aug"),
-        "name": journal.run.get("name") or str(folder.resolve().parent if folder.name == "groupcam" else folder.resolve()),
-        "headline": chapters.headline(journal),
-        "verdict": f"{things} a look." if warnings else "Nothing stands out.",
-        "cards": chapters.cards(journal),
-        "findings": told,
-        "curves": chapters.curves(journal),
-        "probed": bool(journal.probings),
-        "epochs": bool(journal.epochs),
-        "augmentation": chapters.augmentation(journal),
-        "cost": chapters.cost(journal),
-        "faithfulness": chapters.faithfulness(journal),
-        "facts": chapters.facts(journal),
-        "kinds": _NAMES,
-    }
-    page = ""
-    for quality, columns, epochs in ((82, 16, 3), (60, 12, 2), (40, 8, 1)):
-        page = _template().render(shared, film=film(journal, quality, columns), gallery=gallery(journal, quality, epochs))
-        if len(page.encode()) < LIMIT:
-            break
-    return page
+_LOG = logging.getLogger(__name__)
 
 
 class SaliencyReport(Callback):
@@ -101,25 +52,21 @@ class SaliencyReport(Callback):
         trainer = Trainer(callbacks=[GroupCAMAugmentation(network="model"), SaliencyReport()])
     """
 
-    _folder: Path | None  # of the records; None where nothing is recorded
-    _facts: dict[str, Any]
-    _epoch: dict[str, Any] | None  # that is over, and not yet reported
-    _began: float | None
-    _rates: list[Any]  # of the last step, one per group of parameters
+    _fit: _Fit | None  # the fit under way
     _set_up: str  # when this fit was
-    _next: float  # when the page may be written again
+    _path: Path | None  # of the current or last fit's report
 
     def __init__(self, dirpath: str | None = None, filename: str = "report.html") -> None:
         super().__init__()
         if not filename or Path(filename).name != filename:
             raise ValueError(f"filename must be a plain file name, got {filename!r}; the folder is dirpath")
         self.dirpath, self.filename = dirpath, filename
-        self._reset()
+        self._fit = self._path = None
 
     @property
     def path(self) -> Path | None:
         """Where the report is written in the current or last fit; None before, and where nothing is recorded."""
-        return None if self._folder is None else Path(self.dirpath or self._folder) / self.filename
+        return self._path
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Note the time, before any callback of this run writes."""
@@ -127,78 +74,115 @@ class SaliencyReport(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Note the facts of the run."""
-        self._reset()
-        self._folder = record_folder(trainer)
-        if self._folder is None:
+        self._fit, self._path, folder = _Fit(), None, record_folder(trainer)
+        if folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)  # tells the others that this run is recorded
-        self._facts = _facts(trainer, pl_module, self._folder, self._set_up)
-        self._note(trainer, "running")
+        self._path = Path(self.dirpath or folder) / self.filename
+        with _sparing_the_run(trainer):
+            folder.mkdir(parents=True, exist_ok=True)  # tells the others that this run is recorded
+            self._fit.writer = _Writer(folder, self._path, _facts(trainer, pl_module, folder, self._set_up))
+            self._fit.writer.write_facts("running")
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Report the epoch before: all callbacks are done with it, and its means are known."""
-        self._finish_epoch(trainer)
-        self._began = time.perf_counter()
+        self._report_epoch(trainer)
+        if self._fit is not None:
+            self._fit.epoch_began = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Remember the learning rates of the step: when an epoch ends, its scheduler has set those of the next."""
-        if self._folder is not None:
+        if self._fit is not None and self._fit.writer is not None:
             rates = [group.get("lr") for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            self._rates = [rate.clone() if isinstance(rate, torch.Tensor) else rate for rate in rates if rate is not None]
+            self._fit.rates = [rate.clone() if isinstance(rate, torch.Tensor) else rate for rate in rates if rate is not None]
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Remember the epoch, which is not over before all callbacks are done with it."""
-        rate = max(map(float, self._rates), default=None)
-        self._epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate}
+        if self._fit is not None:
+            rate = max(map(float, self._fit.rates), default=None)
+            self._fit.epoch = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate}
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Report the last epoch, and say where to look."""
-        self._finish_epoch(trainer, "finished")
-        if self._folder is not None and self.path is not None and self.path.is_file():
-            announce(trainer, f"Saliency report: {self.path.resolve()}")
+        self._report_epoch(trainer, "finished")
+        self._fit = None
+        if self._path is not None and self._path.is_file():
+            announce(trainer, f"Saliency report: {self._path.resolve()}")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Report what there is."""
-        told = f"stopped by {type(exception).__name__} in epoch {trainer.current_epoch}"
-        words = " ".join(str(exception).split())
-        self._finish_epoch(trainer, f"{told}: {words[:200]}" if words else told, alone=True)
+        status = f"stopped by {type(exception).__name__} in epoch {trainer.current_epoch}"
+        message = " ".join(str(exception).split())[:200]
+        self._report_epoch(trainer, f"{status}: {message}" if message else status, alone=True)
+        self._fit = None
 
-    def _finish_epoch(self, trainer: Any, status: str = "running", *, alone: bool = False) -> None:
-        epoch, self._epoch = self._epoch, None
+    def _report_epoch(self, trainer: Any, status: str = "running", *, alone: bool = False) -> None:
+        """Record the epoch that is over, if one is, and write the page; on every rank, or alone after an error."""
+        fit = self._fit
+        if fit is None:
+            return
+        epoch, fit.epoch = fit.epoch, None
         metrics: dict[str, Any] = {}
         if epoch is not None and not (alone and trainer.world_size > 1):
             # On every rank: what is not yet reduced is reduced together. After an error the others may not answer.
             metrics = {name: value for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-        if self._folder is None:
+        if fit.writer is None or (epoch is None and status == "running"):
             return
-        try:
+        with _sparing_the_run(trainer):
             if epoch is not None:
-                seconds = None if self._began is None else time.perf_counter() - self._began
-                numbers = {name: float(value) for name, value in metrics.items()}
-                add_line(self._folder, "run", {**numbers, **epoch, "seconds": seconds})
-            if epoch is not None or status != "running":
-                self._note(trainer, status)
-                self._write(status != "running")
-        except Exception as error:  # a page is no reason to lose a training run
-            warn(trainer, f"SaliencyReport could not write its report: {type(error).__name__}: {error}")
+                seconds = None if fit.epoch_began is None else time.perf_counter() - fit.epoch_began
+                fit.writer.add_epoch({**{name: float(value) for name, value in metrics.items()}, **epoch, "seconds": seconds})
+            fit.writer.write_facts(status)
+            fit.writer.write_page(at_once=status != "running")
 
-    def _note(self, trainer: Any, status: str) -> None:
-        assert self._folder is not None  # for the type checker
-        facts = {**self._facts, "status": status, "updated": _now()}
-        put_file(self._folder, "run.json", json.dumps(facts, indent=2, default=str))
 
-    def _write(self, at_once: bool) -> None:
-        assert self._folder is not None and self.path is not None  # for the type checker
+@dataclass
+class _Fit:
+    """The state of a fit on one rank."""
+
+    writer: _Writer | None = None  # None on ranks that write nothing
+    epoch: dict[str, Any] | None = None  # that is over, and not yet reported
+    epoch_began: float | None = None
+    rates: list[Any] = field(default_factory=list)  # of the last step, one per group of parameters
+
+
+class _Writer:
+    """Writes the records and the page of a fit.
+
+    Args:
+        folder: of the records.
+        path: of the page.
+        facts: of the run.
+    """
+
+    def __init__(self, folder: Path, path: Path, facts: dict[str, Any]) -> None:
+        self.folder, self.path, self.facts = folder, path, facts
+        self._next = 0.0  # when the page may be written again
+
+    def write_facts(self, status: str) -> None:
+        facts = {**self.facts, "status": status, "updated": _now()}
+        put_file(self.folder, "run.json", json.dumps(facts, indent=2, default=str))
+
+    def add_epoch(self, numbers: dict[str, Any]) -> None:
+        add_line(self.folder, "run", numbers)
+
+    def write_page(self, *, at_once: bool) -> None:
         start = time.perf_counter()
         if not at_once and start < self._next:
             return
-        put_file(self.path.parent, self.path.name, render(self._folder))
+        put_file(self.path.parent, self.path.name, render(self.folder))
         end = time.perf_counter()
         self._next = end + PATIENCE * (end - start)
 
-    def _reset(self) -> None:
-        self._folder, self._facts, self._epoch, self._began, self._next = None, {}, None, None, 0.0
-        self._rates = []
+
+@contextmanager
+def _sparing_the_run(trainer: Any) -> Iterator[None]:
+    """A page is no reason to lose a training run, whatever the records hold that it is written from."""
+    try:
+        yield
+    except OSError as error:
+        warn(trainer, f"SaliencyReport could not write its report: {type(error).__name__}: {error}")
+    except Exception:  # logged with its traceback
+        _LOG.exception("SaliencyReport could not write its report; training goes on")
 
 
 def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any]:
@@ -207,7 +191,7 @@ def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any
     if trainer.current_epoch and (folder / "run.json").is_file():
         before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     sources = [source for source in (module, trainer.datamodule) if source is not None]
-    names = next((found for source in sources if _are_names(found := getattr(source, "class_names", None))), None)
+    names = next((names for source in sources if _are_names(names := getattr(source, "class_names", None))), None)
     network = next((child for child in module.children() if next(child.parameters(), None) is not None), None)
     device = trainer.strategy.root_device
     is_gpu = device.type == "cuda"
@@ -225,7 +209,7 @@ def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any
         "max_epochs": trainer.max_epochs,
         "command": _command(sys.argv),
         "directory": str(Path.cwd()),
-        "versions": {"Python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": {"Python": platform.python_version(), **{name: installed_version(name) for name in packages}},
         "started": before.get("started") or began,
         "resumed": [*before.get("resumed", []), *([trainer.current_epoch] if trainer.current_epoch else [])],
     }
@@ -243,18 +227,3 @@ def _command(words: list[str]) -> str:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    text = files("groupcam_aug.callbacks.report_page").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)

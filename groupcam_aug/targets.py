@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Activation", "Target", "Targets", "read_target", "select_output"]
+__all__ = ["Activation", "Target", "Targets", "class_labels", "read_target", "select_output"]
 
 Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 Activation = Literal["softmax", "sigmoid"]
@@ -100,6 +100,31 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation, *, che
     if rows.ndim == 2:
         return Target(rows.to(device=logits.device, dtype=logits.dtype), activation)
     return Target(rows.to(device=logits.device, dtype=torch.long), activation)
+
+
+def class_labels(targets: Any, count: int) -> tuple[Tensor | None, Tensor | None]:
+    """The classes of a batch, for those who count or name them: no values are looked at, and nothing waits for the device.
+
+    Args:
+        targets: of the batch, in any form; a single column, or floating point in one dimension, says yes (above 0.5) or no.
+        count: N, images in the batch.
+
+    Returns:
+        (N,) int64 class indices, of several the heaviest; and the (N, classes) weights they come from, whose rows sum to 1 (None
+        where each image has one class). (None, None) if the targets say no class.
+    """
+    if isinstance(targets, int) and not isinstance(targets, bool):
+        targets = [targets] * count
+    if isinstance(targets, list | tuple) and all(isinstance(item, int) for item in targets):
+        targets = torch.tensor(targets)
+    if not isinstance(targets, Tensor) or targets.ndim not in (1, 2) or len(targets) != count or targets.is_complex():
+        return None, None
+    targets = targets.detach().as_subclass(Tensor)
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        weights = targets.float().clamp(min=0)
+        return weights.argmax(dim=1), weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    labels = targets[:, 0] if targets.ndim == 2 else targets
+    return (labels > 0.5 if labels.is_floating_point() else labels).long(), None
 
 
 def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | None) -> Tensor:

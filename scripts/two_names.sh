@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lightning goes by two package names. Makes one environment with both and one with `lightning` alone, and runs
-# tests/test_two_names.py in each:
+# tests/callbacks/glue/test_compat.py in each:
 #
 #   scripts/two_names.sh [--reuse SITE_PACKAGES] [--into FOLDER]
 #
@@ -38,7 +38,7 @@ make_environment() {  # name
 
 run_tests() {  # name, the package names it must have
   echo "== $1: $2"
-  (cd "$root" && TWO_NAMES="$2" PYTHONPATH="$root" "$into/$1/bin/python" -m pytest -q tests/test_two_names.py)
+  (cd "$root" && TWO_NAMES="$2" PYTHONPATH="$root" "$into/$1/bin/python" -m pytest -q tests/callbacks/glue/test_compat.py)
 }
 
 make_environment both

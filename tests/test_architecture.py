@@ -129,8 +129,8 @@ def test_declared_packages_are_the_folders_on_disk():
     found = {name: str(path.parent.relative_to(ROOT)) for name, path in MODULES.items() if path.stem == "__init__"}
     assert found == setup["package-dir"] and set(found) == set(setup["packages"])
     for folder in ("callbacks", "recipes"):
-        link = ROOT / "groupcam_aug" / folder
-        assert link.is_symlink() and str(link.readlink()) == f"../{folder}"
+        link = ROOT / "groupcam_aug" / folder  # a plain file with that text where git makes no links
+        assert (str(link.readlink()) if link.is_symlink() else link.read_text()) == f"../{folder}"
 
 
 def test_version_is_said_once_and_the_same():

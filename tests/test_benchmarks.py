@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PACKAGE = BENCHMARKS.parent / "groupcam_aug"
 
 
 def run(folder, script, *words):
@@ -16,7 +17,7 @@ def run(folder, script, *words):
     command = [sys.executable, str(BENCHMARKS / script), *map(str, words)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {path.name.partition("_cpu_")[0]: json.loads(path.read_text())["rows"] for path in folder.glob("*.json")}
+    return {path.stem.partition("_cpu_")[0]: json.loads(path.read_text())["rows"] for path in folder.glob("*.json")}
 
 
 @pytest.mark.slow
@@ -54,3 +55,23 @@ def test_fidelity(tmp_path, data_folder):
     words = ["--networks", "squeezenet", "--photographs", 4, "--curves", 2, "--steps", 2, "--batch", 4, "--channels-last"]
     rows = run(tmp_path, "fidelity.py", *words)["fidelity_squeezenet"]
     assert rows[0]["mode"] == "input" and rows[0]["IoU with exact"] == 1 and 0 < rows[-1]["IoU with exact"] <= 1
+
+
+@pytest.mark.slow
+def test_code_path(tmp_path):
+    tables = run(tmp_path, "code_path.py")
+    walks = {row["what"]: row for row in tables["code_path"]}
+    for what, row in walks.items():
+        names = row["in the order of the first visit"].split(", ")
+        assert row["files"] == len(set(names)) and all((PACKAGE / name).is_file() for name in names)
+        assert {"cam.py", "saliency.py", "borrow.py"} < set(names), what
+        assert len(names) - 1 <= row["changes of file by calls"] <= row["by calls and returns"]
+    assert "blur.py" in walks["a training batch, paper"]["in the order of the first visit"]
+    assert "partial_forward.py" in walks["a training batch, fast"]["in the order of the first visit"]
+    assert "callbacks/monitor.py" in walks["a probing of 8 images"]["in the order of the first visit"]
+    rooms = {row["room"]: row for row in tables["code_path_rooms"]}
+    files = [path for folder in ("groupcam_aug", "callbacks", "recipes") for path in (PACKAGE.parent / folder).rglob("*.py")]
+    assert sum(room["files"] for room in rooms.values()) == len({path.resolve() for path in files})
+    assert sum(room["lines"] for room in rooms.values()) > 50 * len(files)
+    assert "callbacks" not in rooms["groupcam_aug"]["modules that import from"], "arrows point down"
+    assert "groupcam_aug" in rooms["callbacks"]["modules that import from"]

@@ -70,7 +70,7 @@ def test_two_thousand_steps(tmp_path):
     assert {name: [len(getattr(m, kind)) for kind in _HOOKS] for name, m in module.named_modules()} == hooks
     assert handles() <= before
     assert vars(trainer.strategy).get("batch_to_device") is None
-    assert callback._cam is None and callback._done is None, "nothing of the run is held"
+    assert callback._fit is None, "nothing of the run is held"
 
 
 def test_the_gauge_notices_a_leak():

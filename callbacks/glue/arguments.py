@@ -43,6 +43,14 @@ class ConfiguredCallback(Callback):
         words = (f"{name}={'...' if name in self._hidden else repr(value)}" for name, value in changed.items())
         return f"{type(self).__name__}({', '.join(words)})"
 
+    def plain_arguments(self) -> dict[str, Any]:
+        """The arguments as JSON holds them: numbers, words and None as they are, anything else by its name or kind."""
+        plain = (int, float, str, type(None))
+        return {
+            name: value if isinstance(value, plain) else getattr(value, "__name__", type(value).__name__)
+            for name, value in self._arguments.items()
+        }
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the arguments travel."""
         return _make, (type(self), self._arguments)

@@ -9,12 +9,25 @@ and data are never touched: no method is patched, no tensor written.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["BatchKey", "Dispatcher", "describe", "get_item", "replace_item"]
+from groupcam_aug.callbacks.glue.compat import misconfigured, warn
+
+__all__ = [
+    "BatchKey",
+    "Dispatcher",
+    "batch_generator",
+    "describe",
+    "get_item",
+    "read_batch",
+    "replace_item",
+    "warn_of_several_labels",
+]
 
 BatchKey = int | str | Sequence[int | str] | tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]
 
@@ -31,6 +44,7 @@ class Dispatcher:
         self.own = "batch_to_device" in vars(strategy)  # whether it was already replaced on the object
         self.owners: list[Callable[[Any], Any]] = []
         self.last: Any = None  # the batch handed out, until the step has checked that it arrived
+        self._warned = False
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """The batch on its device, as the owners leave it."""
@@ -39,6 +53,31 @@ class Dispatcher:
             batch = owner(batch)
         self.last = batch
         return batch
+
+    def check_arrival(self, trainer: Any, batch: Any, passed: bool, who: str, instead: str) -> None:
+        """Whether the batch of a step is the one that was handed out; a warning, once, if somebody exchanged it since.
+
+        Args:
+            trainer: of the fit.
+            batch: as `on_train_batch_start` gets it.
+            passed: whether any batch passed the owner since the last step.
+            who: the callback's name.
+            instead: what to do where no batch passes.
+
+        Raises:
+            MisconfigurationException: the batch never came by.
+        """
+        if batch is None or batch is self.last:
+            return
+        if not passed:
+            raise misconfigured(
+                trainer,
+                f"this batch reached training_step without passing {who}: something replaced "
+                f"strategy.batch_to_device after setup and does not call the original. {instead}",
+            )
+        if not self._warned:
+            self._warned = True
+            warn(trainer, f"another wrapper of strategy.batch_to_device exchanged the batch after {who}")
 
     @classmethod
     def attach(cls, strategy: Any, owner: Callable[[Any], Any]) -> Dispatcher:
@@ -94,6 +133,42 @@ def get_item(batch: Any, key: BatchKey) -> Any:
     return batch
 
 
+def read_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchKey | None, who: str) -> tuple[Tensor, Any]:
+    """Images (N, C, H, W) and targets of a batch; no targets (None) without a key for them, or of a bare tensor.
+
+    Args:
+        trainer: of the fit.
+        batch: as `training_step` would get it.
+        image_key: where the images are.
+        target_key: where the targets are.
+        who: the callback's name, for messages.
+
+    Raises:
+        MisconfigurationException: nothing under a key, or something else than images or targets; the message says what is there.
+    """
+    try:
+        images = get_item(batch, image_key)
+        targets = None if target_key is None or isinstance(batch, Tensor) else get_item(batch, target_key)
+    except KeyError as error:
+        raise misconfigured(
+            trainer,
+            f"{error.args[0]}. Say where images and labels are: {who}(image_key=..., target_key=...), with target_key=None to "
+            "explain the network's own first choice",
+        ) from None
+    if isinstance(targets, Mapping):
+        raise misconfigured(
+            trainer,
+            f"target_key={target_key!r} gives {describe(targets)}, not labels: name them with target_key=[{target_key!r}, ...]",
+        )
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        raise misconfigured(
+            trainer,
+            f"image_key={image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
+            f"{describe(batch)}. Name the images with image_key=, or scale and normalise them before training_step",
+        )
+    return images, targets
+
+
 def replace_item(batch: Any, key: BatchKey, value: Any) -> Any:
     """A batch like `batch` with one item replaced; the containers on the way are copied, nothing is written in place.
 
@@ -104,6 +179,22 @@ def replace_item(batch: Any, key: BatchKey, value: Any) -> Any:
         result = key[1](batch, value)  # type: ignore[index,operator]
         return batch if result is None else result
     return _replaced(batch, _path(key), value)
+
+
+def batch_generator(seed: int, rank: int, number: int) -> torch.Generator:
+    """One stream of random numbers per (seed, rank, batch): resuming in the middle of an epoch repeats it, no state is stored."""
+    digest = hashlib.blake2b(f"{seed} {rank} {number}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def warn_of_several_labels(trainer: Any, targets: Any) -> None:
+    """Warn of rows of targets that look like several labels an image, where scores are those of one."""
+    if isinstance(targets, Tensor) and targets.ndim == 2 and bool((targets.float().sum(dim=1) > 1.01).any()):
+        warn(
+            trainer,
+            "rows of labels sum to more than 1: with several labels an image GroupCAMAugmentation(activation='sigmoid') "
+            "scores each class by itself; now all share one softmax",
+        )
 
 
 def describe(batch: Any) -> str:
@@ -131,10 +222,7 @@ def _replaced(batch: Any, path: Sequence[int | str], value: Any) -> Any:
     if hasattr(batch, "_replace"):
         return batch._replace(**{batch._fields[step] if isinstance(step, int) else step: inner})
     if isinstance(batch, tuple):
-        assert isinstance(step, int)  # for the type checker: get_item found something under it
-        items = [*batch]
-        items[step] = inner
-        return type(batch)(items)
+        return type(batch)(inner if i == int(step) % len(batch) else item for i, item in enumerate(batch))
     try:
         twin = copy.copy(batch)
         if _has_items(batch, step):

@@ -1,4 +1,4 @@
-"""Lending the user's network to a callback: found by name, muted, in the Trainer's precision, given back as it was."""
+"""The user's network for a callback: by its name, muted, in the Trainer's precision, given back as it was."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from groupcam_aug.callbacks.glue.compat import misconfigured
 
-__all__ = ["find_network", "lent", "refuse"]
+__all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "refuse"]
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -52,20 +53,25 @@ def find_network(trainer: Any, module: Any, name: str | None) -> nn.Module:
     """
     if name is None:
         return module
-    found: Any = module
+    network: Any = module
     for step in name.split("."):
-        found = getattr(found, step, None)
-    if not isinstance(found, nn.Module):
+        network = getattr(network, step, None)
+    if not isinstance(network, nn.Module):
         raise misconfigured(
             trainer,
-            f"{type(module).__name__} has no network {name!r} (found {type(found).__name__}); "
+            f"{type(module).__name__} has no network {name!r} (found {type(network).__name__}); "
             f"its modules are {_children(module)}",
         )
-    return found
+    return network
+
+
+def has_lazy_parameters(network: nn.Module) -> bool:
+    """Whether modules wait for the first step to take their shape."""
+    return any(is_lazy(parameter) for parameter in network.parameters())
 
 
 @contextmanager
-def lent(trainer: Any, network: nn.Module, who: str, *, check: bool = True) -> Iterator[None]:
+def borrowed_network(trainer: Any, network: nn.Module, who: str, *, check: bool = True) -> Iterator[None]:
     """A stretch of code in which `network` may run on the callback's account.
 
     Logging of the module and of the network is muted, gradients are off, and the Trainer's precision holds as in
@@ -81,9 +87,9 @@ def lent(trainer: Any, network: nn.Module, who: str, *, check: bool = True) -> I
         MisconfigurationException: the network's forward updates torchmetrics, which such passes would disturb.
     """
     module = trainer.lightning_module
-    metrics = [(metric, metric._update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
+    metrics = [(metric, metric.update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
     owners = [owner for owner in {id(owner): owner for owner in (module, network)}.values() if hasattr(owner, "log_dict")]
-    own: list[dict[str, Any]] = [
+    before: list[dict[str, Any]] = [
         {name: vars(owner)[name] for name in ("log", "log_dict") if name in vars(owner)} for owner in owners
     ]
     for owner in owners:
@@ -93,10 +99,10 @@ def lent(trainer: Any, network: nn.Module, who: str, *, check: bool = True) -> I
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             yield
     finally:
-        for owner, found in zip(owners, own, strict=True):
+        for owner, methods in zip(owners, before, strict=True):
             del vars(owner)["log"], vars(owner)["log_dict"]
-            vars(owner).update(found)
-    if any(metric._update_count != count for metric, count in metrics):
+            vars(owner).update(methods)
+    if any(metric.update_count != count for metric, count in metrics):
         raise misconfigured(
             trainer,
             f"forward() of {type(network).__name__} updates torchmetrics, which the saliency passes would disturb. Name the "

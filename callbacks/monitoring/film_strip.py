@@ -1,10 +1,8 @@
-"""The probes' maps as pictures: what they looked like, how they became so, and who is shown them."""
+"""The probes' maps as pictures: of one moment, and over the run."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +10,27 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from groupcam_aug.draw import film_strip, overlay, to_uint8
+from groupcam_aug.draw import film_strip, overlay, resized, to_display
 
-__all__ = ["Film", "column", "png", "send", "thumbnails"]
+__all__ = ["FilmStrip", "column", "thumbnails"]
 
 SIZE = 112  # pixels along the longer side of a probe, in columns
 FRAME = 64  # and in film strips
 COLUMNS = 16  # moments in a film strip
 
 
-class Film:
+def thumbnails(images: Tensor, mean: Any = None, std: Any = None) -> Tensor:
+    """(S, C, H, W) as pictures (S, 3, h, w) uint8 of `SIZE` pixels along the longer side; see `to_display` for mean and std."""
+    return torch.stack([_resized(picture, SIZE) for picture in to_display(images, mean, std)])
+
+
+def column(pictures: Tensor, maps: Tensor | None = None) -> Image.Image:
+    """Pictures (S, 3, h, w) uint8 under each other, without gaps; with maps (S, u, v) in [0, 1] laid over, on a fixed scale."""
+    shown = pictures if maps is None else overlay(pictures, maps.float())
+    return to_pil_image(torch.cat(list(shown), dim=1))
+
+
+class FilmStrip:
     """The maps of a few probes over the run, more sparsely the longer it gets, for a film strip.
 
     Moments are kept at distances that grow with their number (about 10 %), so a strip has its columns on a logarithmic scale
@@ -39,7 +48,7 @@ class Film:
         self.frames[self.count] = (epoch, maps.clone())
         self.count += 1
 
-    def strip(self, pictures: Tensor) -> Image.Image:
+    def draw(self, pictures: Tensor) -> Image.Image:
         """A row per probe, a column per moment, at most `COLUMNS` of them; (S, 3, h, w) uint8 pictures go first."""
         moments = [self.frames[number] for number in _log_spaced(sorted(self.frames), COLUMNS)]
         titles = ["start" if epoch < 0 else f"epoch {epoch}" for epoch, _ in moments]
@@ -56,51 +65,8 @@ class Film:
         self.frames = {number: (epoch, maps) for number, (epoch, maps) in state["frames"].items()}
 
 
-def thumbnails(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
-    """(S, C, H, W) as pictures (S, 3, h, w) uint8 of `SIZE` pixels along the longer side.
-
-    Without `mean` and `std`, images that leave [0, 1] are stretched together to fit; channels beyond what can be shown are
-    averaged.
-    """
-    images = images.float()
-    if images.shape[1] not in (1, 3):
-        images = images.mean(dim=1, keepdim=True)
-        mean = std = None
-    if mean is None and len(images) and (images.amin() < 0 or images.amax() > 1):
-        low, high = images.amin(), images.amax()
-        images = (images - low) / (high - low).clamp(min=1e-12)
-    pictures = to_uint8(images, mean, std)
-    return torch.stack([_resized(picture, SIZE) for picture in pictures])
-
-
-def column(pictures: Tensor, maps: Tensor | None = None) -> Image.Image:
-    """Pictures (S, 3, h, w) uint8 under each other, without gaps; with maps (S, u, v) in [0, 1] laid over, on a fixed scale."""
-    shown = pictures if maps is None else overlay(pictures, maps.float())
-    return to_pil_image(torch.cat(list(shown), dim=1))
-
-
-def png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # a third of the time for a tenth more bytes
-    return buffer.getvalue()
-
-
-def send(trainer: Any, tag: str, picture: Image.Image) -> None:
-    """Show a picture in every logger that can: `log_image` (Weights & Biases), or `add_image` (TensorBoard). Rank zero only."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(key=tag, images=[picture], step=trainer.global_step)
-        elif hasattr(logger.experiment, "add_image"):
-            logger.experiment.add_image(tag, pil_to_tensor(picture), trainer.global_step)
-
-
 def _resized(picture: Tensor, size: int) -> Tensor:
-    factor = size / max(picture.shape[-2:])
-    height, width = (max(1, round(side * factor)) for side in picture.shape[-2:])
-    # Small images are enlarged pixel by pixel: smoothing would show detail that the network never saw.
-    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-    return pil_to_tensor(to_pil_image(picture).resize((width, height), how))
+    return pil_to_tensor(resized(to_pil_image(picture), size))
 
 
 def _is_kept(number: int) -> bool:

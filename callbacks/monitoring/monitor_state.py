@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
-from groupcam_aug.callbacks.monitoring.film_strip import Film
+from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip
 from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN, Reading
 
 __all__ = ["MonitorState"]
@@ -23,7 +23,7 @@ class MonitorState:
     def __init__(self, convergence: Convergence) -> None:
         self.history: list[dict[str, Any]] = []  # one entry per probing: epoch, step, lr, max_lr and every logged value
         self.values = dict(UNKNOWN)  # what is logged, without the prefix
-        self.convergence, self.film = convergence, Film()
+        self.convergence, self.film = convergence, FilmStrip()
         self.reading: Reading | None = None  # the last one
         self.epochs = 0  # completed when it was taken
         self.targets: Tensor | None = None  # the network's own first choice, where there are no labels
@@ -38,7 +38,7 @@ class MonitorState:
         if self.reading is None or not differs:
             return []
         self.reading = self.targets = None
-        self.film, self.convergence = Film(), self.convergence.renewed()
+        self.film, self.convergence = FilmStrip(), self.convergence.renewed()
         return differs
 
     def follow_rate(self, optimizers: list[Any], *, wait: bool = True) -> None:

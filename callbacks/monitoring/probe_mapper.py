@@ -27,7 +27,7 @@ class ProbeMapper:
         trainer: of the fit.
         network: to be mapped, bare.
         probes: to map.
-        borrow: lends the network for a stretch of code, see `glue.network.lent`.
+        borrow: lends the network for a stretch of code, see `glue.network.borrowed_network`.
         method: "gradcam" or "groupcam".
         layer: target layer. None: found here, with one probe.
         output: where the logits are in what the network returns.

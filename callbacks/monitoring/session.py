@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from groupcam_aug.callbacks.glue.compat import announce, warn
-from groupcam_aug.callbacks.monitoring.film_strip import Film
+from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip
 from groupcam_aug.callbacks.monitoring.final_evaluation import assess
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive, map_statistics
 from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
 from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
 from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost
-from groupcam_aug.callbacks.monitoring.snapshots import Exhibit
+from groupcam_aug.callbacks.monitoring.snapshots import Snapshots
 from groupcam_aug.callbacks.records.folder import open_folder
 from groupcam_aug.files import add_line, put_file
 from groupcam_aug.targets import Activation
@@ -70,7 +70,7 @@ class Session:
         self._trainer, self._state, self._cost = trainer, state, cost
         self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
         self._name, self._tag, self._style = name, tag, style
-        self._snapshots: Exhibit | None = None
+        self._snapshots: Snapshots | None = None
         self._failed = False  # to write
         fingerprint = {**mapper.identity, "network": network}
         differs = state.recognise(fingerprint)
@@ -113,7 +113,7 @@ class Session:
         before, now = state.reading, self.mapper.look(self.labels)
         if before is not None and before.maps.shape != now.maps.shape:
             warn(trainer, f"the maps' grid changed from {tuple(before.maps.shape[1:])} to {tuple(now.maps.shape[1:])}")
-            before, state.film = None, Film()
+            before, state.film = None, FilmStrip()
         warm = before is not None and state.epochs >= self._warmup_epochs
         values = map_statistics(before, now, grid=self._grid, min_alive=self._min_alive, warm=warm)
         news = state.add(epoch, trainer.global_step, now, values, self._shown)
@@ -158,7 +158,7 @@ class Session:
         folder = None if self._failed else open_folder(self._trainer)
         if folder is not None and self._snapshots is None:
             with self._writing():
-                snapshots = Exhibit(folder, self._name, self.mapper.probes.images, self.labels, self._shown, **self._style)
+                snapshots = Snapshots(folder, self._name, self.mapper.probes.images, self.labels, self._shown, **self._style)
                 snapshots.open(self._facts)
                 self._snapshots = snapshots
         return None if self._failed else folder

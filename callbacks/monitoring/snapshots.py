@@ -9,18 +9,20 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from groupcam_aug.callbacks.monitoring.film_strip import SIZE, Film, column, png, send, thumbnails
+from groupcam_aug.callbacks.monitoring.film_strip import SIZE, FilmStrip, column, thumbnails
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive
-from groupcam_aug.draw import overlay, panels
+from groupcam_aug.draw import overlay, panels, png
 from groupcam_aug.files import put_file
+from groupcam_aug.targets import class_labels
 
-__all__ = ["Exhibit"]
+__all__ = ["Snapshots"]
 
 ABREAST = 3  # probes in a row of a panel
 
 
-class Exhibit:
+class Snapshots:
     """Pictures of a few probes.
 
     Args:
@@ -30,7 +32,7 @@ class Exhibit:
         labels: (P,) or (P, classes), what their maps explain.
         shown: which of them are shown.
         class_names: one per class, or None.
-        mean: of the normalisation to undo, or None. Not used if there are not as many as channels.
+        mean: of the normalisation to undo, or None; see `to_display`.
         std: likewise.
     """
 
@@ -45,11 +47,11 @@ class Exhibit:
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
-        fits = mean is not None and std is not None and len(mean) == len(std) == images.shape[1]
         self.folder, self.name, self.shown = folder, name, shown
-        self.labels = _indices(labels)
+        classes, _ = class_labels(labels, len(images))
+        self.labels: list[int] = [] if classes is None else classes.tolist()
         self.class_names = None if class_names is None else [str(each) for each in class_names]
-        self.pictures = thumbnails(images[shown], mean if fits else None, std if fits else None)
+        self.pictures = thumbnails(images[shown], mean, std)
 
     def open(self, facts: dict[str, Any]) -> None:
         """Write down what is watched, and what the probes look like."""
@@ -57,39 +59,43 @@ class Exhibit:
         facts = {**facts, "labels": self.labels, "class_names": self.class_names, "shown": self.shown}
         put_file(self.folder, f"{self.name}.json", json.dumps(facts, indent=1) + "\n")
 
-    def add(self, epoch: int, now: Reading, film: Film) -> Image.Image:
+    def add(self, epoch: int, now: Reading, film_strip: FilmStrip) -> Image.Image:
         """Write the maps of an epoch, and the film strip up to it, which is returned."""
         put_file(self.folder, f"{self.name}/epoch_{epoch:05d}.png", png(column(self.pictures, now.maps[self.shown])))
-        strip = film.strip(self.pictures)
+        strip = film_strip.draw(self.pictures)
         put_file(self.folder, f"{self.name}/film_strip.png", png(strip))
         return strip
 
     def upload(self, trainer: Any, prefix: str, now: Reading, strip: Image.Image, grid: int) -> None:
         """Show the maps and the film strip in every logger that takes pictures."""
         if trainer.loggers:
-            send(trainer, f"{prefix}maps", self.panel(now, grid))
-            send(trainer, f"{prefix}film_strip", strip)
+            _send(trainer, f"{prefix}maps", self.panel(now, grid))
+            _send(trainer, f"{prefix}film_strip", strip)
 
     def panel(self, now: Reading, grid: int) -> Image.Image:
         """The shown probes beside their maps, with label, score, and what the network took them for."""
-        living = alive(now, grid)
+        has_map = alive(now, grid)
         cells: list[Tensor] = []
         captions: list[str] = []
         for picture, i in zip(self.pictures, self.shown, strict=True):
             cells += [picture, overlay(picture, now.maps[i].float())]
-            taken = "" if now.right[i] else f", taken for {self._call(int(now.chosen[i]))}"
-            captions += [self._call(self.labels[i]), f"{'' if living[i] else 'no map, '}p {now.score[i]:.2f}{taken}"]
-        starts = range(0, len(cells), 2 * ABREAST)
-        sheet, told = ([cells[i : i + 2 * ABREAST] for i in starts], [captions[i : i + 2 * ABREAST] for i in starts])
-        return panels(sheet, captions=told, size=SIZE)
+            predicted = "" if now.right[i] else f", taken for {self._class_name(int(now.chosen[i]))}"
+            captions += [
+                self._class_name(self.labels[i]),
+                f"{'' if has_map[i] else 'no map, '}p {now.score[i]:.2f}{predicted}",
+            ]
+        rows = [slice(start, start + 2 * ABREAST) for start in range(0, len(cells), 2 * ABREAST)]
+        return panels([cells[row] for row in rows], captions=[captions[row] for row in rows], size=SIZE)
 
-    def _call(self, label: int) -> str:
+    def _class_name(self, label: int) -> str:
         names = self.class_names
         return names[label] if names is not None and 0 <= label < len(names) else f"class {label}"
 
 
-def _indices(labels: Tensor) -> list[int]:
-    """Class indices of labels or weights, for those who read them."""
-    if labels.ndim == 2:
-        return (labels.argmax(dim=1) if labels.shape[1] > 1 else labels[:, 0] > 0.5).long().tolist()
-    return labels.long().tolist()
+def _send(trainer: Any, tag: str, picture: Image.Image) -> None:
+    """Show a picture in every logger that can: `log_image` (Weights & Biases), or `add_image` (TensorBoard)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=tag, images=[picture], step=trainer.global_step)
+        elif hasattr(logger.experiment, "add_image"):
+            logger.experiment.add_image(tag, pil_to_tensor(picture), trainer.global_step)

@@ -1,1 +1,1 @@
-"""What the callbacks write down of a run."""
+"""What the callbacks record of a run."""

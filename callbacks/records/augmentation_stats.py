@@ -13,31 +13,29 @@ import torch
 from torch import Tensor
 
 from groupcam_aug.augment import Augmented
-from groupcam_aug.callbacks.records.folder import record_folder
-from groupcam_aug.callbacks.records.sample_grid import Gallery
-from groupcam_aug.callbacks.records.step_timer import Clock
+from groupcam_aug.callbacks.records.folder import open_folder
+from groupcam_aug.callbacks.records.sample_grid import SampleGrid
+from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.files import add_line, put_file
+from groupcam_aug.targets import class_labels
 
-__all__ = ["BINS", "Tally", "open_tally"]
+__all__ = ["BINS", "AugmentationStats", "open_stats"]
 
 BINS = 20  # of the histogram of keep fractions
 CLASSES = 32_768  # counted one by one at most; how many there are could only be learned by waiting for the device
 STEPS = 1_000  # the last so many steps of an epoch give the medians
 
 
-def open_tally(trainer: Any) -> Tally | None:
-    """The tally of this fit; None on other ranks, where nothing is recorded, and in a run that is to leave nothing on disk.
+def open_stats(trainer: Any) -> AugmentationStats | None:
+    """Counts of this fit; None on other ranks, and where nothing is to be recorded (see `open_folder`).
 
-    That is a run without logger and checkpoints, unless something has opened the folder already (a `SaliencyReport` does).
     Only rank zero's share of the images is counted: no collective is called for it.
     """
-    folder = record_folder(trainer)
-    if folder is None or not (trainer.loggers or trainer.checkpoint_callback or folder.is_dir()):
-        return None
-    return Tally(folder)
+    folder = open_folder(trainer)
+    return None if folder is None else AugmentationStats(folder)
 
 
-class Tally:
+class AugmentationStats:
     """Counts of the epoch under way. Nothing here waits for the device before `write`, and memory does not grow.
 
     Args:
@@ -54,7 +52,7 @@ class Tally:
         self._sums: Tensor | None = None  # (2 + BINS,): images without a map, sum of the others' keep fractions, their histogram
         self._classes: Tensor | None = None  # (classes, 2): drawn, of those without a map
         self._steps: deque[tuple[float, float | None]] = deque(maxlen=STEPS)
-        self._gallery = Gallery()
+        self._samples = SampleGrid()
 
     def add_step(self, due_images: int) -> None:
         """A training step begins, with so many images that might have been drawn (0: the step was not due)."""
@@ -83,25 +81,24 @@ class Tally:
             self._sums[1] += (fraction * (1 - missing)).sum()
             bins = (fraction * BINS).long().clamp(max=BINS - 1)
             self._sums.index_add_(0, bins + 2, 1 - missing)  # not histc or bincount: those wait, or are refused as undetermined
-            labels, weights = read_classes(targets, len(images))
-            at = done.drawn.to(fraction.device, non_blocking=True)
-            labels = None if labels is None else labels.to(fraction.device, non_blocking=True).index_select(0, at)
-            weights = None if weights is None else weights.to(fraction.device, non_blocking=True).index_select(0, at)
+            index = done.drawn.to(fraction.device, non_blocking=True)
+            labels, weights = (
+                None if part is None else part.to(fraction.device, non_blocking=True).index_select(0, index)
+                for part in class_labels(targets, len(images))
+            )
             self._add_classes(labels, weights, torch.stack([torch.ones_like(missing), missing], dim=1))
-            if labels is None and weights is not None:
-                labels = weights.argmax(dim=1)
-            self._gallery.look(done, images, at, labels, fraction, step)
+            self._samples.add(done, images, index, labels, fraction, step)
 
-    def add_seconds(self, clock: Clock) -> None:
-        """Take over what the clock has measured."""
-        self._steps.extend(clock.steps())
+    def add_seconds(self, timer: StepTimer) -> None:
+        """Take over what the timer has measured."""
+        self._steps.extend(timer.steps())
 
     def write(self, trainer: Any, module: Any, facts: Mapping[str, Any]) -> None:
         """Write the epoch, and begin the next one. The only moment that waits for the device."""
         epoch = trainer.current_epoch
         put_file(self.folder, "augmentation.json", json.dumps(facts, indent=2, default=str))
         add_line(self.folder, "augmentation", {"epoch": epoch, "step": trainer.global_step, **self.values()})
-        self._gallery.write(self.folder, epoch, module)
+        self._samples.write(self.folder, epoch, module)
         self.reset()
 
     def values(self) -> dict[str, Any]:
@@ -137,31 +134,15 @@ class Tally:
         }
 
     def _add_classes(self, labels: Tensor | None, weights: Tensor | None, counts: Tensor) -> None:
-        if labels is None and weights is None:
+        if labels is None:
             return
         if self._classes is None:
             classes = max(CLASSES, 0 if weights is None else weights.shape[1])
             self._classes = torch.zeros(classes, 2, device=counts.device)
-        if labels is not None:
+        if weights is None:
             self._classes.index_add_(0, labels.clamp(0, len(self._classes) - 1), counts)
-        elif weights is not None:
+        else:
             self._classes[: weights.shape[1]] += weights.t() @ counts
-
-
-def read_classes(targets: Any, count: int) -> tuple[Tensor | None, Tensor | None]:
-    """Targets of a batch as (N,) labels, or as (N, classes) weights whose rows sum to 1; neither, if they say no class."""
-    if isinstance(targets, int) and not isinstance(targets, bool):
-        targets = [targets] * count
-    if isinstance(targets, (list, tuple)) and all(isinstance(item, int) for item in targets):
-        targets = torch.tensor(targets)
-    if not isinstance(targets, Tensor) or targets.ndim not in (1, 2) or len(targets) != count or targets.is_complex():
-        return None, None
-    targets = targets.detach().as_subclass(Tensor)
-    if targets.ndim == 2 and targets.shape[1] > 1:
-        weights = targets.float().clamp(min=0)
-        return None, weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    labels = targets[:, 0] if targets.ndim == 2 else targets
-    return (labels > 0.5 if labels.is_floating_point() else labels).long(), None
 
 
 def _count(value: float) -> float:

@@ -1,6 +1,6 @@
-"""Where the callbacks leave what they saw: one folder per run, written by rank zero.
+"""Where the callbacks leave their records: one folder per run, written by rank zero.
 
-The callbacks do not know each other. Each writes what it saw; `SaliencyReport` and `groupcam-aug report` read only the folder.
+The callbacks do not know each other. Each writes its own; `SaliencyReport` and `groupcam-aug report` read only the folder.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["Clock"]
+__all__ = ["StepTimer"]
 
 
-class Clock:
+class StepTimer:
     """Times steps and the part of them that the augmentation takes.
 
-    On a GPU its events are read when they have passed, so the figures of a step come a step or two later; elsewhere at once.
+    On a GPU, events are read once they have passed, so the figures of a step come a step or two later; elsewhere at once.
     """
 
     def __init__(self) -> None:
@@ -46,13 +46,13 @@ class Clock:
         self._begin = self._part = None
 
     def steps(self) -> Iterator[tuple[float, float | None]]:
-        """Seconds of each step that is over and was not asked for yet, and of the augmentation in it (None: it had none)."""
-        while self._waiting and _is_over(self._waiting[0][1]):
+        """Seconds of each step that is over and not yet returned, and of the augmentation in it (None: it had none)."""
+        while self._waiting and _has_passed(self._waiting[0][1]):
             begin, end, part = self._waiting.popleft()
             yield _between(begin, end), None if part is None else _between(*part)
 
     def _read(self) -> None:
-        if self._last is not None and _is_over(self._last[1]):
+        if self._last is not None and _has_passed(self._last[1]):
             self.seconds, self._last = _between(*self._last), None
 
 
@@ -64,7 +64,7 @@ def _now(device: torch.device) -> Any:
     return event
 
 
-def _is_over(moment: Any) -> bool:
+def _has_passed(moment: Any) -> bool:
     return isinstance(moment, float) or moment.query()
 
 

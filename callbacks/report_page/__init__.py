@@ -1,1 +1,1 @@
-"""The page that `SaliencyReport` writes, from records alone."""
+"""The page that `SaliencyReport` writes, from a run's records alone."""

@@ -1,11 +1,10 @@
-"""Charts as inline SVG: matplotlib draws, and what a web page should not get from it is taken out."""
+"""Charts as SVG pictures that a page carries inside itself, one for light and one for dark screens."""
 
 from __future__ import annotations
 
+import base64
 import io
-import re
 import warnings
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +12,9 @@ __all__ = ["COLOURS", "Chart", "Line", "bars", "lines"]
 
 # Told apart by colour-blind readers too, and readable on white and on black.
 COLOURS = {"blue": "#2f7fc1", "orange": "#d9791f", "green": "#2f9a6c", "violet": "#9468c4", "red": "#d0504f", "grey": "#8a8f98"}
+INKS = {"light": "#1c2129", "dark": "#e6e8eb"}  # the page's colours of text
 WIDTH, HEIGHT = 4.9, 2.5  # inches of 72 points, the size at which a phone shows a chart
-_INK = "#010203"  # stands for the colour of the page's text, which is not known here
+_INK = "#010203"  # stands for the colour of text: drawn once, written in both
 
 
 class Line(NamedTuple):
@@ -31,13 +31,14 @@ class Line(NamedTuple):
 class Chart(NamedTuple):
     """A chart, and what its page has to say beside it."""
 
-    svg: str  # an `<svg>` element without any reference outside itself
+    light: str  # data address of the picture
+    dark: str  # the same, for dark screens
+    alt: str  # what is to be seen, for those who do not see it
     legend: list[tuple[str, str]]  # (colour, name) of each curve; empty where there is but one
 
 
 def lines(
-    name: str,
-    told: str,
+    alt: str,
     curves: Sequence[Line],
     *,
     x_label: str = "epoch",
@@ -50,8 +51,7 @@ def lines(
     """Curves over a common axis.
 
     Args:
-        name: unique on the page.
-        told: what is to be seen, for those who do not see it.
+        alt: what is to be seen, for those who do not see it.
         curves: the curves; single points are drawn as dots.
         x_label: of the horizontal axis.
         y_label: of the vertical axis, with its unit.
@@ -87,12 +87,11 @@ def lines(
     axes.set_xlabel(_words(x_label))
     axes.set_ylabel(_words(y_label))
     legend = [(COLOURS[curve.colour], curve.name) for curve in curves] if len(curves) > 1 else []
-    return Chart(_svg(figure, name, told), legend)
+    return Chart(*_pictures(figure), alt, legend)
 
 
 def bars(
-    name: str,
-    told: str,
+    alt: str,
     groups: Mapping[str, Sequence[float]],
     *,
     x_range: tuple[float, float] = (0.0, 1.0),
@@ -102,8 +101,7 @@ def bars(
     """Histograms over a common range; the last group in colour, those before as grey outlines.
 
     Args:
-        name: unique on the page.
-        told: what is to be seen.
+        alt: what is to be seen, for those who do not see it.
         groups: name to the heights of equally wide bars.
         x_range: of the bars together.
         x_label: of the horizontal axis.
@@ -121,7 +119,7 @@ def bars(
     axes.set_xlim(*x_range)
     axes.set_xlabel(_words(x_label))
     axes.set_ylabel(_words(y_label))
-    return Chart(_svg(figure, name, told), legend if len(legend) > 1 else [])
+    return Chart(*_pictures(figure), alt, legend if len(legend) > 1 else [])
 
 
 def _axes() -> tuple[Any, Any]:
@@ -152,44 +150,18 @@ def _words(text: str) -> str:
     return (text if len(text) <= 50 else text[:49] + "…").replace("$", r"\$")
 
 
-def _svg(figure: Any, name: str, told: str) -> str:
+def _pictures(figure: Any) -> tuple[str, str]:
+    """The data addresses of a figure for light and for dark screens."""
     import matplotlib
 
     buffer = io.StringIO()
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "text.usetex": False, "svg.image_inline": True}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "", "text.usetex": False, "svg.image_inline": True}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the page's font has what matplotlib's lacks
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts have what matplotlib's lacks
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _for_page(buffer.getvalue(), name, told)
+    light, dark = (buffer.getvalue().replace(_INK, ink).encode() for ink in INKS.values())
+    return _address(light), _address(dark)
 
 
-def _for_page(svg: str, name: str, told: str) -> str:
-    """An SVG file as an element of a page: no name spaces, no metadata, ids of its own, the page's font and colour of text."""
-    root = ET.fromstring(svg)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for key in [key for key in element.attrib if key.startswith("{")]:
-            element.attrib[key.rpartition("}")[2]] = element.attrib.pop(key)
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag in ("metadata", "style")]:  # the latter would style the whole page
-            parent.remove(child)
-    text = ET.tostring(root, encoding="unicode")
-    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
-    for element in root.iter():
-        identity = element.attrib.pop("id", None)
-        if identity in used:
-            element.set("id", f"{name}-{identity}")
-        for key, value in element.attrib.items():
-            value = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", value)
-            if key == "style":
-                value = re.sub(r"font-family: [^;]*;? ?", "", re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", value))
-            elif key in ("d", "x", "y", "transform"):
-                value = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}", value)
-            element.set(key, f"#{name}-{value[1:]}" if key == "href" else value.replace(_INK, "currentColor"))
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
-    root.set("class", "chart")
-    root.set("style", "stroke-linejoin: round")
-    root.set("role", "img")
-    root.set("aria-label", told)
-    return ET.tostring(root, encoding="unicode", short_empty_elements=False)
+def _address(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from groupcam_aug.callbacks.report_page.run_records import Journal, series
+from groupcam_aug.callbacks.report_page.run_records import RunRecords, series
 
-__all__ = ["Finding", "findings", "overhead", "worst_classes"]
+__all__ = ["Finding", "findings", "overhead", "verdict", "watching_share", "worst_classes"]
 
 ENOUGH = 20  # images of a class, below which its share without a map says little
-MISSING = 0.2  # share of a class without a map from which it is told
+MISSING = 0.2  # share of a class without a map from which it is reported
 SETTLED = 0.05  # change up to which maps hardly move, where the monitor does not say
-CONTROLS = ("centred", "random", "inverted")  # beginnings of the names of what every method must beat
+CONTROLS = ("centre", "random", "inverted")  # beginnings of the names of what every method must beat
 CUT = 0.3  # of the highest learning rate: below it the rate counts as cut
 MONITOR_SHARE = 0.02  # of the training time that watching may take
 NOTICEABLE = 0.5  # seconds of a probing, below which its share does not matter
@@ -26,14 +26,22 @@ class Finding(NamedTuple):
     why: str
 
 
-def findings(journal: Journal) -> list[Finding]:
-    """Everything worth telling, warnings first.
+def findings(records: RunRecords) -> list[Finding]:
+    """Everything that deserves a look, warnings first, or is good to know.
 
     Args:
-        journal: of the run.
+        records: of the run.
     """
-    found = [*_run(journal), *_maps(journal), *_augmentation(journal), *_cost(journal), *_evaluation(journal)]
-    return sorted(found, key=lambda finding: finding.level != "warning")
+    every = [*_run(records), *_maps(records), *_augmentation(records), *_cost(records), *_evaluation(records)]
+    return sorted(every, key=lambda finding: finding.level != "warning")
+
+
+def verdict(findings: list[Finding]) -> str:
+    """How many warnings there are, in a sentence."""
+    count = sum(finding.level == "warning" for finding in findings)
+    if not count:
+        return "Nothing stands out."
+    return "One thing deserves a look." if count == 1 else f"{count} things deserve a look."
 
 
 def worst_classes(line: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -50,12 +58,12 @@ def overhead(line: dict[str, Any]) -> float | None:
     return seconds * line.get("augmented_steps", steps) / (plain * steps)
 
 
-def _run(journal: Journal) -> Iterator[Finding]:
-    status = str(journal.run.get("status", ""))
+def _run(records: RunRecords) -> Iterator[Finding]:
+    status = str(records.run.get("status", ""))
     if status.startswith("stopped"):
         yield Finding("warning", f"The run did not finish: {status}.", "What follows is what it had recorded until then.")
     for name in ("train/loss", "train_loss", "loss", "val/loss", "val_loss"):
-        lines = [line for line in journal.epochs if name in line]
+        lines = [line for line in records.epochs if name in line]
         if lines and lines[-1][name] is None:
             finite = max((i for i, line in enumerate(lines) if line[name] is not None), default=-1)
             since = lines[finite + 1]["epoch"]
@@ -63,12 +71,12 @@ def _run(journal: Journal) -> Iterator[Finding]:
             return
 
 
-def _maps(journal: Journal) -> Iterator[Finding]:
-    if not journal.probings:
+def _maps(records: RunRecords) -> Iterator[Finding]:
+    if not records.probings:
         return
-    last = journal.probings[-1]
+    last = records.probings[-1]
     alive, noise = last.get("alive"), last.get("noise")
-    enough = journal.min_alive
+    enough = records.min_alive
     if alive is not None and alive < enough:
         yield Finding(
             "warning",
@@ -76,8 +84,8 @@ def _maps(journal: Journal) -> Iterator[Finding]:
             "Change and noise are means over few images, and say little. Grad-CAM (the monitor's default) leaves fewer images "
             "without a map than Group-CAM does.",
         )
-    cut = _cut(journal)
-    epochs, change = series(journal.compared, "change")
+    cut = _cut(records)
+    epochs, change = series(records.compared, "change")
     trusted = len(change) >= 3 and (alive is None or alive >= enough)
     if cut is not None:
         before, at, after = cut
@@ -93,7 +101,7 @@ def _maps(journal: Journal) -> Iterator[Finding]:
             f"The maps had settled by epoch {last['converged_epoch']:g}.",
             "The learning rate was not cut by then. Stable explanations are necessary for a finished network, not sufficient.",
         )
-    elif trusted and change[-1] > 0.3 and str(journal.run.get("status")) == "finished":
+    elif trusted and change[-1] > 0.3 and str(records.run.get("status")) == "finished":
         yield Finding(
             "note",
             f"The maps still change: {change[-1]:.2f} at the last probing (epoch {epochs[-1]:g}).",
@@ -117,10 +125,10 @@ def _maps(journal: Journal) -> Iterator[Finding]:
         )
 
 
-def _cut(journal: Journal) -> tuple[float, int, float] | None:
+def _cut(records: RunRecords) -> tuple[float, int, float] | None:
     """Change at the last probing before the rate was cut, its epoch, and change now; None unless it fell with the rate."""
-    rates = dict(zip(*series([*journal.probings, *journal.epochs], "lr"), strict=True))
-    epochs, change = series(journal.compared, "change")
+    rates = dict(zip(*series([*records.probings, *records.epochs], "lr"), strict=True))
+    epochs, change = series(records.compared, "change")
     points = [(epoch, value, rates[epoch]) for epoch, value in zip(epochs, change, strict=True) if epoch in rates]
     if len(points) < 3 or not (highest := max(rates.values())):
         return None
@@ -130,65 +138,64 @@ def _cut(journal: Journal) -> tuple[float, int, float] | None:
     if not high or not low or high[-1][0] > points[-1 - len(low)][0]:  # the rate rose again: nothing is said about now
         return None
     at, before = high[-1]
-    return (before, int(at), low[-1]) if before > journal.monitor.get("threshold", SETTLED) and low[-1] <= before / 2 else None
+    return (before, int(at), low[-1]) if before > records.monitor.get("threshold", SETTLED) and low[-1] <= before / 2 else None
 
 
-def _augmentation(journal: Journal) -> Iterator[Finding]:
-    if not journal.augmented:
+def _augmentation(records: RunRecords) -> Iterator[Finding]:
+    if not records.augmentation_epochs:
         return
-    drawn_in = [line for line in journal.augmented if line.get("drawn")]
-    if not drawn_in:
+    if not records.drawn_epochs:
         yield Finding(
             "warning",
             "No image has been augmented.",
             "p is 0, the epoch to start with has not come, or the run was too short for a drawn image.",
         )
         return
-    line = drawn_in[-1]
+    line = records.drawn_epochs[-1]
     missing = line["no_map"] / line["drawn"]
     if missing >= 0.3:
         yield Finding(
             "warning",
             f"{missing:.0%} of the drawn images had no map in epoch {line['epoch']} and were left as they are.",
             "No group of channels raised the score of their class above that of the blurred image. Usual in the first epochs, "
-            "and for classes that a blurred image resembles; weights='gradient' helps.",
+            "and for classes that a blurred image resembles; importance weights (weights='gradient') help.",
         )
     blind = [row for row in worst_classes(line) if row[2] >= MISSING and row[1] >= ENOUGH and row[2] > 1.2 * missing][:3]
     if blind:
-        shares = " and ".join(f"{share:.0%} of {_named(journal, label)}" for label, _, share in blind)
+        shares = " and ".join(f"{share:.0%} of {_class_and_name(records, label)}" for label, _, share in blind)
         yield Finding(
             "warning",
             f"{shares} have no map.",
             f"Epoch {line['epoch']}, {' and '.join(f'{drawn:,.0f}' for _, drawn, _ in blind)} images drawn. They are trained on "
-            "as they are: a class that its blurred image resembles is invisible to this method.",
+            "unchanged: a class that its blurred image resembles is invisible to this method.",
         )
     keep = line.get("keep_fraction")
-    chosen = journal.augmentation.get("mask_from", "saliency") in ("saliency", "other", "centre", "inverse")
-    if keep is not None and chosen and not 0.1 <= keep <= 0.9:
-        happens = "nearly everything is blurred" if keep < 0.1 else "nearly nothing is changed"
+    thresholded = records.augmentation.get("mask_from", "saliency") in ("saliency", "other", "centre", "inverse")
+    if keep is not None and thresholded and not 0.1 <= keep <= 0.9:
+        effect = "nearly everything is blurred" if keep < 0.1 else "nearly nothing is changed"
         yield Finding(
             "warning",
-            f"{keep:.0%} of the pixels are kept: {happens}.",
+            f"{keep:.0%} of the pixels are kept: {effect}.",
             "Masks have collapsed. Look at the samples below; threshold='q0.5' keeps half of every image.",
         )
 
 
-def _named(journal: Journal, label: str) -> str:
-    name = journal.class_name(label)
+def _class_and_name(records: RunRecords, label: str) -> str:
+    name = records.class_name(label)
     return name if name == f"class {label}" else f"class {label} ({name})"
 
 
-def _cost(journal: Journal) -> Iterator[Finding]:
-    share = overhead(journal.augmented[-1]) if journal.augmented else None
+def _cost(records: RunRecords) -> Iterator[Finding]:
+    share = overhead(records.augmentation_epochs[-1]) if records.augmentation_epochs else None
     if share is not None and share > 1:
         yield Finding(
             "note",
             f"The augmentation makes a training step {1 + share:.1f} times as long.",
-            "Expected of preset='paper' (G + 2 forward passes per image); preset='fast' costs a small part of that.",
+            "Expected of the preset `paper` (G + 2 forward passes per image); `fast` costs a small part of that.",
         )
-    watching = watching_share(journal)
-    spent = [line.get("seconds") or 0 for line in journal.probings]
-    if watching is not None and watching > MONITOR_SHARE and sum(spent) / len(spent) >= NOTICEABLE:
+    watching = watching_share(records)
+    seconds = [line.get("seconds") or 0 for line in records.probings]
+    if watching is not None and watching > MONITOR_SHARE and sum(seconds) / len(seconds) >= NOTICEABLE:
         yield Finding(
             "warning",
             f"Watching the probes takes {watching:.1%} of the training time.",
@@ -196,15 +203,15 @@ def _cost(journal: Journal) -> Iterator[Finding]:
         )
 
 
-def watching_share(journal: Journal) -> float | None:
+def watching_share(records: RunRecords) -> float | None:
     """Share of the training time that the monitor's probings took; None where either was not timed."""
-    total = sum(line.get("seconds") or 0 for line in journal.epochs)
-    spent = sum(line.get("seconds") or 0 for line in journal.probings)
+    total = sum(line.get("seconds") or 0 for line in records.epochs)
+    spent = sum(line.get("seconds") or 0 for line in records.probings)
     return spent / (total - spent) if spent and total > spent else None
 
 
-def _evaluation(journal: Journal) -> Iterator[Finding]:
-    methods = journal.evaluation.get("methods") or {}
+def _evaluation(records: RunRecords) -> Iterator[Finding]:
+    methods = records.evaluation.get("methods") or {}
     over_all = {
         name: method["insertion"]["auc"] - method["deletion"]["auc"]
         for name, method in methods.items()
@@ -220,7 +227,7 @@ def _evaluation(journal: Journal) -> Iterator[Finding]:
             f"Insertion less deletion: {', '.join(f'{name} {over_all[name]:.3f}' for name in [*beaten, best])}. Such maps say "
             "little about what the network needs.",
         )
-    sanity = journal.evaluation.get("sanity") or {}
+    sanity = records.evaluation.get("sanity") or {}
     values = [value for value in sanity.get("spearman") or [] if value is not None]
     floor = (sanity.get("floors") or {}).get("other_image")
     if sanity.get("passed") is False and values and floor is not None and values[-1] > max(floor, 0.0) + 0.05:

@@ -1,4 +1,4 @@
-"""The pictures of a report: film strip and gallery, cut from the recorded files and made small enough to be carried inside."""
+"""The pictures of a report: film strip and samples, cut from the recorded files and made small enough to be carried inside."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 
 from PIL import Image
 
-from groupcam_aug.callbacks.report_page.run_records import Journal
+from groupcam_aug.callbacks.report_page.run_records import RunRecords
+from groupcam_aug.draw import png, resized
 
-__all__ = ["film", "gallery", "log_spaced"]
+__all__ = ["film_strip", "log_spaced", "samples"]
 
 SIDE = 112  # pixels: what is larger is reduced
 TINY = 64  # pixels, up to which a picture is enlarged pixel by pixel
 
 
-def film(journal: Journal, quality: int = 82, columns: int = 16) -> dict[str, Any] | None:
+def film_strip(records: RunRecords, quality: int = 82, columns: int = 16) -> dict[str, Any] | None:
     """The probes' maps over time: a row per probe, a column per epoch, all on the scale that the monitor drew them on.
 
     Args:
-        journal: of the run.
+        records: of the run.
         quality: of the pictures, 1 to 95.
         columns: at most so many epochs, the first and the last among them, at distances that grow.
 
@@ -30,15 +31,15 @@ def film(journal: Journal, quality: int = 82, columns: int = 16) -> dict[str, An
         `rows` (names of the probes) and `columns` (`title`, `note`, `src`, `alt`), the first of them the probes themselves; None
         without pictures.
     """
-    folder = journal.folder / "monitor"
-    known = {int(found[1]): path for path in folder.glob("epoch_*.png") if (found := re.fullmatch(r"epoch_(-?\d+)", path.stem))}
-    last = max((int(line["epoch"]) for line in journal.probings if "epoch" in line), default=None)
-    epochs = sorted(epoch for epoch in known if last is None or epoch <= last)  # later ones are of a run that this one replaced
+    folder = records.folder / "monitor"
+    files = {int(match[1]): path for path in folder.glob("epoch_*.png") if (match := re.fullmatch(r"epoch_(-?\d+)", path.stem))}
+    last = max((int(line["epoch"]) for line in records.probings if "epoch" in line), default=None)
+    epochs = sorted(epoch for epoch in files if last is None or epoch <= last)  # later ones are of a run that this one replaced
     if not epochs or not (folder / "probes.png").is_file():
         return None
-    shown, labels = journal.monitor.get("shown") or [], journal.monitor.get("labels") or []
-    rows = [journal.class_name(_label(labels[i])) if i < len(labels) else f"probe {i}" for i in shown]
-    alive = {int(line["epoch"]): line.get("alive") for line in journal.probings if "epoch" in line}
+    shown, labels = records.monitor.get("shown") or [], records.monitor.get("labels") or []
+    rows = [records.class_name(labels[i]) if i < len(labels) else f"probe {i}" for i in shown]
+    alive = {int(line["epoch"]): line.get("alive") for line in records.probings if "epoch" in line}
     strip = [{"title": "image", "note": "", "src": _column(folder / "probes.png", len(rows), quality), "alt": "the probes"}]
     for epoch in log_spaced(epochs, columns):
         title = "start" if epoch < 0 else f"epoch {epoch}"
@@ -47,18 +48,18 @@ def film(journal: Journal, quality: int = 82, columns: int = 16) -> dict[str, An
             {
                 "title": title,
                 "note": "" if share is None else f"{share:.0%}",
-                "src": _column(known[epoch], len(rows), quality),
+                "src": _column(files[epoch], len(rows), quality),
                 "alt": f"maps of {len(rows)} probes, {title}",
             }
         )
     return {"rows": rows, "columns": strip}
 
 
-def gallery(journal: Journal, quality: int = 82, epochs: int = 3) -> list[dict[str, Any]]:
+def samples(records: RunRecords, quality: int = 82, epochs: int = 3) -> list[dict[str, Any]]:
     """Augmented samples of the last epoch and of some before, the last first.
 
     Args:
-        journal: of the run.
+        records: of the run.
         quality: of the pictures, 1 to 95.
         epochs: at most so many, the first and the last among them.
 
@@ -66,10 +67,10 @@ def gallery(journal: Journal, quality: int = 82, epochs: int = 3) -> list[dict[s
         Of each epoch `epoch`, `columns` (titles) and `rows`: `kind`, `name` (of the class), `keep` (share, 0 to 1), `cells`
         (`src`, `alt`), and `tiny` if the pictures are enlarged pixel by pixel.
     """
-    chosen = {int(sheet["epoch"]): sheet for sheet in journal.galleries if sheet.get("rows")}
+    chosen = {int(sheet["epoch"]): sheet for sheet in records.sample_grids if sheet.get("rows")}
     result = []
     for epoch in reversed(log_spaced(sorted(chosen), epochs)):
-        sheet, path = chosen[epoch], journal.folder / "gallery" / f"epoch_{epoch:05d}.png"
+        sheet, path = chosen[epoch], records.folder / "gallery" / f"epoch_{epoch:05d}.png"
         if not path.is_file():
             continue
         width, height = sheet["cell"]
@@ -77,12 +78,15 @@ def gallery(journal: Journal, quality: int = 82, epochs: int = 3) -> list[dict[s
             picture = picture.convert("RGB")
         rows = []
         for i, row in enumerate(sheet["rows"]):
-            name = journal.class_name(row.get("label"))
+            name = records.class_name(row.get("label"))
             cells = []
             for j, title in enumerate(sheet["columns"]):
                 cell = picture.crop((j * width, i * height, (j + 1) * width, (i + 1) * height))
                 cells.append(
-                    {"src": _embedded(_reduced(cell), quality), "alt": f"{title} of a sample of {name or 'no known class'}"}
+                    {
+                        "src": _embedded(resized(cell, min(SIDE, max(cell.size))), quality),
+                        "alt": f"{title} of a sample of {name or 'no known class'}",
+                    }
                 )
             rows.append({"kind": row["kind"], "name": name, "keep": row["keep"], "cells": cells})
         result.append({"epoch": epoch, "columns": sheet["columns"], "rows": rows, "tiny": max(width, height) <= TINY})
@@ -107,13 +111,6 @@ def log_spaced(numbers: list[int], count: int) -> list[int]:
     return [numbers[min(place, last)] for place in places]
 
 
-def _label(value: Any) -> int | None:
-    """A label as the monitor records it: an index, weights over classes, or None."""
-    if isinstance(value, list):
-        return max(range(len(value)), key=value.__getitem__) if value else None
-    return value if isinstance(value, int) else None
-
-
 def _column(path: Path, rows: int, quality: int) -> str:
     with Image.open(path) as picture:
         picture = picture.convert("RGB")
@@ -124,15 +121,12 @@ def _column(path: Path, rows: int, quality: int) -> str:
     return _embedded(picture, quality)
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
-    factor = SIDE / max(picture.size)
-    if factor >= 1:
-        return picture
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
-
-
 def _embedded(picture: Image.Image, quality: int) -> str:
     """A data address, of PNG for pictures of few pixels, which are shown enlarged, and of JPEG for others."""
-    kind, buffer = "png" if max(picture.size) <= TINY else "jpeg", io.BytesIO()
-    picture.save(buffer, kind, quality=quality)  # PNG takes no notice of it
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if max(picture.size) <= TINY:
+        kind, content = "png", png(picture)
+    else:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality)
+        kind, content = "jpeg", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

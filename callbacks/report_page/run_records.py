@@ -1,4 +1,4 @@
-"""All that a run left behind, read from its folder alone."""
+"""The records of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 
 from groupcam_aug.files import read_lines
 
-__all__ = ["FILES", "Journal", "higher_is_better", "main_metric", "read_journal", "series"]
+__all__ = ["FILES", "RunRecords", "higher_is_better", "main_metric", "read_records", "series"]
 
-CLOCKS = 5.0  # seconds
+CLOCK_SKEW = 5.0  # seconds by which the clocks of file servers may differ
 ENOUGH_ALIVE = 0.5  # where the monitor does not say
+OUR_PREFIXES = ("groupcam/", "saliency/")  # of what the callbacks log, which is no score
 FILES = ("run.json", "run.jsonl", "monitor.json", "monitor.jsonl", "augmentation.json", "augmentation.jsonl", "evaluation.json")
 
 
 @dataclass
-class Journal:
-    """What the callbacks wrote; empty where nobody wrote anything."""
+class RunRecords:
+    """What the callbacks wrote; empty where nothing was written."""
 
     folder: Path
     run: dict[str, Any] = field(default_factory=dict)
@@ -29,14 +30,19 @@ class Journal:
     monitor: dict[str, Any] = field(default_factory=dict)
     probings: list[dict[str, Any]] = field(default_factory=list)
     augmentation: dict[str, Any] = field(default_factory=dict)
-    augmented: list[dict[str, Any]] = field(default_factory=list)  # epochs of augmentation.jsonl
-    galleries: list[dict[str, Any]] = field(default_factory=list)
+    augmentation_epochs: list[dict[str, Any]] = field(default_factory=list)
+    sample_grids: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to report."""
-        return not any((self.run, self.epochs, self.probings, self.augmented, self.evaluation))
+        return not any((self.run, self.epochs, self.probings, self.augmentation_epochs, self.evaluation))
+
+    @property
+    def drawn_epochs(self) -> list[dict[str, Any]]:
+        """The epochs in which images were drawn to be augmented."""
+        return [line for line in self.augmentation_epochs if line.get("drawn")]
 
     @property
     def compared(self) -> list[dict[str, Any]]:
@@ -61,7 +67,7 @@ class Journal:
         return f"class {label}"
 
 
-def read_journal(folder: Path) -> Journal:
+def read_records(folder: Path) -> RunRecords:
     """Read `folder`, the `groupcam` folder of a run. Files last written before the run began are of an earlier one there.
 
     Raises:
@@ -76,18 +82,18 @@ def read_journal(folder: Path) -> Journal:
     def facts(path: Path) -> dict[str, Any]:
         return _read(path) if _is_new(path, began) else {}
 
-    augmented = lines("augmentation")
-    last = _last_epoch(augmented)
-    galleries = [found for path in sorted((folder / "gallery").glob("epoch_*.json")) if (found := facts(path))]
-    return Journal(
+    augmentation_epochs = lines("augmentation")
+    last = max((line["epoch"] for line in augmentation_epochs if _is_number(line.get("epoch"))), default=None)
+    grids = [grid for path in sorted((folder / "gallery").glob("epoch_*.json")) if (grid := facts(path))]
+    return RunRecords(
         folder=folder,
         run=run,
         epochs=lines("run"),
         monitor=facts(folder / "monitor.json"),
         probings=lines("monitor"),
         augmentation=facts(folder / "augmentation.json"),
-        augmented=augmented,
-        galleries=[gallery for gallery in galleries if last is None or gallery.get("epoch", 0) <= last],
+        augmentation_epochs=augmentation_epochs,
+        sample_grids=[grid for grid in grids if last is None or grid.get("epoch", 0) <= last],
         evaluation=facts(folder / "evaluation.json"),
     )
 
@@ -101,12 +107,11 @@ def series(lines: Iterable[dict[str, Any]], key: str) -> tuple[list[float], list
 def main_metric(lines: list[dict[str, Any]]) -> str | None:
     """The logged number that says best how good the network is: a validation score, else a validation loss, else of training."""
     names = list({name: None for line in lines for name, value in line.items() if _is_number(value)})
-    own = ("groupcam/", "saliency/")
-    names = [name for name in names if name not in ("epoch", "step", "lr", "seconds") and not name.startswith(own)]
+    names = [name for name in names if name not in ("epoch", "step", "lr", "seconds") and not name.startswith(OUR_PREFIXES)]
     for pattern in (rf"(?=.*val).*{_SCORES}", r"(?=.*val).*loss", _SCORES, "loss"):
-        found = [name for name in names if re.match(f".*?{pattern}", name.lower()) and not name.endswith("_step")]
-        if found:
-            return found[0]
+        for name in names:
+            if re.match(f".*?{pattern}", name.lower()) and not name.endswith("_step"):
+                return name
     return None
 
 
@@ -139,12 +144,8 @@ def _began(run: dict[str, Any]) -> float:
 
 
 def _is_new(path: Path, began: float) -> bool:
-    """Whether a file is of a run that began then; clocks of file servers may differ by seconds."""
-    return path.is_file() and path.stat().st_mtime >= began - CLOCKS
-
-
-def _last_epoch(lines: list[dict[str, Any]]) -> int | None:
-    return max((line["epoch"] for line in lines if _is_number(line.get("epoch"))), default=None)
+    """Whether a file is of a run that began then."""
+    return path.is_file() and path.stat().st_mtime >= began - CLOCK_SKEW
 
 
 def _is_number(value: Any) -> bool:

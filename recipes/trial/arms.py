@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from groupcam_aug.recipes.trial.variants import changed, read_variant
 
-__all__ = ["ARMS", "Arm", "read_arm"]
+__all__ = ["ARMS", "RENAMED", "Arm", "read_arm"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Arm:
         kind: "none" = no augmentation (continue training), "frozen" = no training, `source` is measured as it is ("self" = the
             starting network), "map" = pixels outside a mask are replaced,
             "erase" = RandomErasing with the area of the fast form's masks, "cutmix".
-        map: what masks come from: "groupcam" (training form), "gradcam", or "oracle" = the object's exact mask.
+        map: what masks come from: "groupcam" (gradient-free), "gradcam", or "oracle" = the object's exact mask.
         mask: "saliency" = the image's own mask; the controls "other" (that of the next image in the batch; with fill="other" of
             the one after, so that mask and pixels are not of one image), "centre" (a disc in the middle with as many pixels as
             its own), "shifted" (its own, rolled by half an image), "inverse", "whole" (nothing is kept, no network pass).
-        weights: "none" (the paper's training form) or "gradient".
+        weights: "none" (gradient-free, as the paper trains) or "gradient" (importance weights).
         at: where group masks are applied for scoring: "input", "stage", "target"; see `GroupCAM`.
         baseline: what they uncover, "blur" or "zero"; see `GroupCAM`.
         groups: G.
@@ -132,7 +132,7 @@ class Arm:
         return 1.03 + self.p * passes / 3
 
     def twin(self, mask: Literal["other", "centre"]) -> Arm:
-        """The control of an arm with own masks: the same with another sample's mask, or with a disc as large as its own."""
+        """The control of an arm with own masks: the same with another image's mask, or with a disc as large as its own."""
         return _named(dataclasses.replace(self, mask=mask, inverse_share=0.0, other_share=0.0))
 
 
@@ -152,22 +152,36 @@ ARMS: dict[str, Arm] = {
     for arm in (
         Arm("none", "no augmentation: training goes on with the same data for as long", kind="none"),
         Arm("frozen", "the starting network as it is, if it is a pretrained one; or a source of maps (source=)", kind="frozen"),
-        Arm("exact", "Group-CAM as in the paper: every image, masks on the input", p=1.0, at="input", baseline="blur"),
+        Arm("paper", "Group-CAM as in the paper: every image, masks on the input", p=1.0, at="input", baseline="blur"),
         Arm("balanced", "Group-CAM, half of the images, masks inside the last stage", at="stage", baseline="blur"),
         Arm("fast", "Group-CAM, half of the images, masks at the target layer against zeros"),
-        Arm("exact-weights", "exact, with importance weights", weights="gradient", p=1.0, at="input", baseline="blur"),
+        Arm("paper-weights", "paper, with importance weights", weights="gradient", p=1.0, at="input", baseline="blur"),
         Arm("balanced-weights", "balanced, with importance weights", weights="gradient", at="stage", baseline="blur"),
         Arm("fast-weights", "fast, with importance weights", weights="gradient"),
         Arm("gradcam", "Grad-CAM masks, half of the images", map="gradcam"),
-        Arm("other", "another sample's mask of the fast form: area, blur and centre prior without the place", mask="other"),
-        Arm("centre", "a disc in the middle, as large as the fast form's own mask: what a centre prior is worth", mask="centre"),
-        Arm("shifted", "the own mask of the fast form, rolled by half an image: away from the centre", mask="shifted"),
+        Arm("fast-other", "fast, with another image's mask: area, blur and centre prior without the place", mask="other"),
+        Arm(
+            "fast-centre",
+            "fast, with a centre disc as large as the image's own mask: what a centre prior is worth",
+            mask="centre",
+        ),
+        Arm("fast-shifted", "fast, with the image's own mask rolled by half an image: away from the centre", mask="shifted"),
         Arm("whole", "half of the images blurred entirely, no network pass", mask="whole"),
-        Arm("inverse", "the fast form's masks, salient pixels blurred", mask="inverse"),
-        Arm("oracle", "the object's exact mask, half of the images", map="oracle"),
-        Arm("erase", "RandomErasing of half of the images, area as the fast form's masks", kind="erase"),
+        Arm("fast-inverse", "fast, with the inverted mask: salient pixels are blurred", mask="inverse"),
+        Arm("masks", "object masks, exact ones, half of the images", map="oracle"),
+        Arm("erase", "RandomErasing of half of the images, area as the masks of fast", kind="erase"),
         Arm("cutmix", "CutMix of half of the batches", kind="cutmix"),
     )
+}
+
+RENAMED = {
+    "exact": "paper",
+    "exact-weights": "paper-weights",
+    "other": "fast-other",
+    "centre": "fast-centre",
+    "shifted": "fast-shifted",
+    "inverse": "fast-inverse",
+    "oracle": "masks",
 }
 
 
@@ -180,6 +194,9 @@ def read_arm(text: str) -> Arm:
         ValueError: see `variants.read_variant` and `Arm`.
     """
     base, *changes = (part.strip() for part in text.split(","))
+    if base in RENAMED:
+        name = RENAMED[base]
+        raise ValueError(f"arm {text!r}: {base!r} is now called {name!r}; give {','.join([name, *changes])}")
     arm = read_variant(text, ARMS, "arm", ARMS[base].options if base in ARMS else None)
     idle = [change for change in changes if change.partition("=")[0].strip() not in arm.settings()]
     if idle:

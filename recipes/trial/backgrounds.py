@@ -136,10 +136,20 @@ def regimes(size: str) -> dict[str, Backgrounds]:
 def plans(size: str) -> tuple[Plan, ...]:
     """What the study runs by default."""
     if size == "smoke":
-        return (Plan(("rho0.95",), ("none", "fast", "other", "oracle", "cutmix"), 2),)
-    paper = ("none", "exact", "balanced", "fast", "exact-weights", "balanced-weights", "fast-weights", "gradcam")
-    controls: tuple[str, ...] = ("other", "centre", "shifted", "whole", "inverse", "oracle", "erase", "erase,area=0.18", "cutmix")
-    filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "inverse", "oracle"))
+        return (Plan(("rho0.95",), ("none", "fast", "fast-other", "masks", "cutmix"), 2),)
+    paper = ("none", "paper", "balanced", "fast", "paper-weights", "balanced-weights", "fast-weights", "gradcam")
+    controls: tuple[str, ...] = (
+        "fast-other",
+        "fast-centre",
+        "fast-shifted",
+        "whole",
+        "fast-inverse",
+        "masks",
+        "erase",
+        "erase,area=0.18",
+        "cutmix",
+    )
+    filled = tuple(f"{arm},fill=other" for arm in ("fast", "fast-weights", "fast-inverse", "masks"))
     sources = tuple(f"fast-weights,source={source}{fill}" for source in ("teacher", "few") for fill in ("", ",fill=other"))
     twins = (
         "balanced",
@@ -147,8 +157,8 @@ def plans(size: str) -> tuple[Plan, ...]:
         "fast-weights",
         "fast,fill=other",
         "fast-weights,fill=other",
-        "oracle",
-        "oracle,fill=other",
+        "masks",
+        "masks,fill=other",
         *sources,
     )
     taught = (*sources, "fast-weights,source=ema,fill=other", "frozen,source=teacher", "frozen,source=few")
@@ -164,13 +174,13 @@ def plans(size: str) -> tuple[Plan, ...]:
         "warmup=8",
     )
     variants = ("fast-weights,source=early", "fast-weights,source=ema", *(f"fast,{change}" for change in changes))
-    photographs: tuple[str, ...] = ("none", "fast", "other", "centre", "oracle", "cutmix", "oracle,fill=other")
+    photographs: tuple[str, ...] = ("none", "fast", "fast-other", "fast-centre", "masks", "cutmix", "masks,fill=other")
     photographs += tuple(
         f"{arm}{mask}" for arm in ("fast-weights,fill=other", sources[1], sources[3]) for mask in ("", ",mask=other")
     )
     return (
         Plan(("rho0.95",), (*paper, *controls, *filled, *taught), 8),
-        Plan(("rho0.8", "rho0.5"), ("none", "fast", "other", "oracle,fill=other", sources[1], f"{sources[1]},mask=other"), 8),
+        Plan(("rho0.8", "rho0.5"), ("none", "fast", "fast-other", "masks,fill=other", sources[1], f"{sources[1]},mask=other"), 8),
         Plan(("rho0.95",), variants, 4 if size == "cpu" else 8),
         Plan(("photos0.95",), photographs, 4 if size == "cpu" else 8),
     )

@@ -60,8 +60,11 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("--jobs", type=int, help="runs at a time, one thread each on a CPU (default: one per core; 1 on a GPU)")
     parser.add_argument("--data", help="folder with CIFAR-10 and pretrained weights (default: $GROUPCAM_DATA)")
     parser.add_argument("--network", help="for the regimes own-*: as in `fit`, timm/<name> or torchvision/<name>")
-    parser.add_argument("--weights", metavar="FILE", help="for the regimes own-*: its pretrained state dict")
+    parser.add_argument("--pretrained", metavar="FILE", help="for the regimes own-*: its state dict")
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
+    if options.weights:
+        parser.error("--weights is now --pretrained: a file of network weights; importance weights are an arm, as fast-weights")
     console = Console()
     if options.list:
         _print_list(console, options.name, options.size or "cpu")
@@ -199,9 +202,9 @@ def _work(options: argparse.Namespace) -> Work:
     if options.name == "finetune":
         from groupcam_aug.recipes.trial.finetune import with_own
 
-        trials = [trial._replace(regime=with_own(trial.regime, options.network, options.weights)) for trial in trials]
-    elif options.network or options.weights:
-        raise ValueError("--network and --weights belong to `study finetune --regimes own-50 own-500 own-full`")
+        trials = [trial._replace(regime=with_own(trial.regime, options.network, options.pretrained)) for trial in trials]
+    elif options.network or options.pretrained:
+        raise ValueError("--network and --pretrained belong to `study finetune --regimes own-50 own-500 own-full`")
     folder = options.data or os.environ.get("GROUPCAM_DATA")
     stock = Stock(Path(options.out) / "starts", Path(folder).expanduser().absolute() if folder else None)
     for regime in dict.fromkeys(trial.regime for trial in trials):

@@ -207,41 +207,51 @@ def regimes(size: str) -> dict[str, Finetune]:
 
 def plans(size: str) -> tuple[Plan, ...]:
     """What the study runs by default."""
-    arms = ("none", "fast", "fast-weights", "other", "whole", "cutmix", "fast,fill=other")
+    arms = ("none", "fast", "fast-weights", "fast-other", "whole", "cutmix", "fast,fill=other")
     if size == "smoke":
         return (Plan(("resnet20-50",), ("none", "fast"), 2),)
     if size == "cpu":
         sources = ("teacher", "teacher,fill=other", "teacher,fill=other,mask=other", "ema,fill=other")
-        variants: tuple[str, ...] = ("centre", "fast,fill=other,mask=other", "fast-weights,mask=other", "fast-weights,fill=other")
+        variants: tuple[str, ...] = (
+            "fast-centre",
+            "fast,fill=other,mask=other",
+            "fast-weights,mask=other",
+            "fast-weights,fill=other",
+        )
         variants += tuple(f"fast-weights,source={source}" for source in sources)
         variants += ("fast,strength=0.5", "fast,clean_last=0.2", "fast,p=1", "fast,warmup=0")
         # A fifth of the pixels, about as many as RandomErasing takes: the least salient, another image's, the most salient.
         gentle: tuple[str, ...] = tuple(f"fast,threshold=q0.2{fill}" for fill in ("", ",fill=mean", ",fill=other"))
-        gentle += tuple(f"other,threshold=q0.2,fill={fill}" for fill in ("mean", "other"))
-        gentle += ("inverse", "inverse,threshold=q0.8", "inverse,threshold=q0.8,fill=mean", "inverse,threshold=q0.6,fill=mean")
-        gentle += ("inverse,threshold=q0.8,fill=mean,p=1",)
+        gentle += tuple(f"fast-other,threshold=q0.2,fill={fill}" for fill in ("mean", "other"))
+        gentle += (
+            "fast-inverse",
+            "fast-inverse,threshold=q0.8",
+            "fast-inverse,threshold=q0.8,fill=mean",
+            "fast-inverse,threshold=q0.6,fill=mean",
+        )
+        gentle += ("fast-inverse,threshold=q0.8,fill=mean,p=1",)
         mixed = tuple(
-            f"{arm},fill=other,labels=mixed" for arm in ("fast", "other", "fast-weights", "fast-weights,source=teacher")
+            f"{arm},fill=other,labels=mixed" for arm in ("fast", "fast-other", "fast-weights", "fast-weights,source=teacher")
         )
         return (
             Plan(("resnet20-50", "resnet20-500"), ("frozen", *arms, *ERASE), 5),
-            Plan(("bare-50",), ("none", "fast", "other", "cutmix", ERASE[1], *gentle, *mixed), 5),
+            Plan(("bare-50",), ("none", "fast", "fast-other", "cutmix", ERASE[1], *gentle, *mixed), 5),
             Plan(("scratch-20",), (*arms, *ERASE, *variants), 4),
-            Plan(("resnet20-50", "resnet20-500"), ("exact",), 2),
+            Plan(("resnet20-50", "resnet20-500"), ("paper",), 2),
         )
     every: tuple[str, ...] = (
         "frozen",
         "none",
-        "exact",
+        "paper",
         "balanced",
         "fast",
-        "exact-weights",
+        "paper-weights",
         "balanced-weights",
         "fast-weights",
         "gradcam",
-        "other",
+        "fast-other",
     )
-    every += ("shifted", "whole", "inverse", *ERASE, "cutmix", "fast,fill=other", "fast-weights,fill=other")
+    every += ("fast-shifted", "whole", "fast-inverse", *ERASE, "cutmix", "fast,fill=other", "fast-weights,fill=other")
     sizes = ("50", "500", "full")
     return (
         Plan(tuple(f"{net}-{amount}" for net in ("resnet20", "resnet56") for amount in sizes), every, 5),
@@ -249,20 +259,20 @@ def plans(size: str) -> tuple[Plan, ...]:
     )
 
 
-def with_own(regime: Regime, network: str | None, weights: str | None) -> Regime:
-    """A regime ``own-*`` with the user's network and weights.
+def with_own(regime: Regime, network: str | None, pretrained: str | None) -> Regime:
+    """A regime ``own-*`` with the user's network and its pretrained state dict.
 
     Raises:
         ValueError: they are not given for such a regime, or given for another.
     """
     own = regime.name.startswith("own-")
-    if own != (network is not None) or own != (weights is not None):
+    if own != (network is not None) or own != (pretrained is not None):
         raise ValueError(
-            f"--network and --weights belong to the regimes own-20, own-50, own-500 and own-full, and both; got {regime.name}"
+            f"--network and --pretrained belong to the regimes own-20, own-50, own-500 and own-full, and both; got {regime.name}"
         )
-    if not isinstance(regime, Finetune) or not network or not weights:
+    if not isinstance(regime, Finetune) or not network or not pretrained:
         return regime
-    return dataclasses.replace(regime, network=network, weights=str(Path(weights).expanduser().absolute()))
+    return dataclasses.replace(regime, network=network, weights=str(Path(pretrained).expanduser().absolute()))
 
 
 ERASE = ("erase", "erase,area=0.18")

@@ -66,7 +66,7 @@ def gains_by_alignment(summary: Mapping[str, Any]) -> bytes | None:
     """A PNG: per regime, each run's gain in the primary metric against the alignment of the masks it was trained with.
 
     Alignment is the maps' energy on the object over its area, during training; 1 says nothing. An arm's control, the same with
-    another sample's mask, is a hollow dot joined to it. None where objects are not known.
+    another image's mask, is a hollow dot joined to it. None where objects are not known.
     """
     titles = {m.name: (m.title, m.scale) for m in metrics_of(summary["study"])}
     groups = []
@@ -112,11 +112,11 @@ def gains_by_alignment(summary: Mapping[str, Any]) -> bytes | None:
 
 
 _TICKS = (0.5, 0.7, 2.0, 3.0, 4.0, 5.0)
-_HOLLOW = "the same with another sample's mask"
+_HOLLOW = "the same with another image's mask"
 
 
 def _twins(arms: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """For each arm that has it: the name of the very same with another sample's mask."""
+    """For each arm that has it: the name of the very same with another image's mask."""
     known = {arm["name"]: read_arm(arm["name"]) for arm in arms}
     found = {name: arm.twin("other").name for name, arm in known.items() if arm.kind == "map" and arm.mask == "saliency"}
     return {name: twin for name, twin in found.items() if twin in known}

@@ -16,7 +16,7 @@ import torchvision
 
 from groupcam_aug import __version__
 from groupcam_aug.files import put_file
-from groupcam_aug.recipes.trial.arms import Arm
+from groupcam_aug.recipes.trial.arms import RENAMED, Arm
 from groupcam_aug.recipes.trial.regimes import PROTOCOL, Regime, Start, settings_hash
 from groupcam_aug.recipes.trial.training import Machine, fit
 from groupcam_aug.recipes.trial.treatment import Treatment
@@ -128,7 +128,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record as written.
+    """A record as written, its arm by the name of today.
 
     Raises:
         ValueError: the file is no record, or its settings are not those its hash was made from.
@@ -140,7 +140,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is no record of a run ({error}); delete it, and it is run again") from error
     if not whole:
         raise ValueError(f"{str(path)!r}: settings and hash do not belong together; delete it, and it is run again")
-    return dict(record)
+    base, comma, changes = record["arm"].partition(",")
+    return record | {"arm": RENAMED.get(base, base) + comma + changes}
 
 
 def _treatment(trial: Trial, network: torch.nn.Module, per_epoch: int, sources: dict[str, torch.nn.Module]) -> Treatment:

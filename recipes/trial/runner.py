@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -46,43 +46,48 @@ def work_through(work: Work, console: Console) -> int:
     if not work.trials:
         return 0
     estimate = estimates(work)
-    total = sum(estimate(trial) for trial in work.trials)
+    runs = _by_start(work.trials)
+    preparations, ready = list(runs), list[_Task]()
+    left = {start: len(tasks) for start, tasks in runs.items()}
     failures = finished = 0
-    queue = _Queue(work)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn()
     with (
         # A run takes minutes: its speed must be remembered for longer than rich would.
         Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, speed_estimate_period=7200) as progress,
-        _pool(work) as start,
+        _pool(work) as submit,
     ):
-        bar = progress.add_task(f"0 of {len(work.trials)} runs", total=total)
+        bar = progress.add_task(f"0 of {len(work.trials)} runs", total=sum(estimate(trial) for trial in work.trials))
         running: dict[Future[str], _Task] = {}
         while True:
-            while failures < FAILURES and len(running) < work.jobs and (task := queue.next()) is not None:
-                running[start(task)] = task
+            # One task for each process: what is prepared is run before the next is prepared, so that whole seeds come first.
+            while failures < FAILURES and len(running) < work.jobs and (waiting := ready or preparations):
+                task = waiting.pop(0)
+                running[submit(task)] = task
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
-                    told = future.result()
+                    message = future.result()
                 except BrokenProcessPool:
                     raise Refused(
                         "a process was killed (out of memory?); the same command goes on, with --jobs 1 in one process"
                     ) from None
                 except Exception as error:  # whatever a run may raise: the others go on, and it is told
                     failures += 1
-                    console.print(f"[red]failed[/red] {task.told}: {type(error).__name__}: {error}", soft_wrap=True)
-                    queue.failed(task)
+                    console.print(f"[red]failed[/red] {task.title}: {type(error).__name__}: {error}", soft_wrap=True)
                     continue
-                queue.finished(task)
-                if task.trial is not None:
-                    finished += 1
-                    console.print(told, soft_wrap=True, highlight=False)
-                    progress.advance(bar, estimate(task.trial))
-                    progress.update(bar, description=f"{finished} of {len(work.trials)} runs")
-                    if queue.is_last(task) and task.regime.keeps_data:
-                        work.stock.drop(piece_name(task.regime, task.seed, "data"))
+                if task.trial is None:
+                    ready += runs[task]
+                    continue
+                finished += 1
+                console.print(message, soft_wrap=True, highlight=False)
+                progress.advance(bar, estimate(task.trial))
+                progress.update(bar, description=f"{finished} of {len(work.trials)} runs")
+                start = task._replace(trial=None)
+                left[start] -= 1
+                if not left[start] and task.regime.keeps_data:
+                    work.stock.drop(piece_name(task.regime, task.seed, "data"))
     if failures >= FAILURES:
         console.print(f"stopped after {failures} failures", highlight=False)
     return len(work.trials) - finished
@@ -98,54 +103,23 @@ class _Task(NamedTuple):
     trial: Trial | None
 
     @property
-    def told(self) -> str:
+    def title(self) -> str:
         what = "preparation" if self.trial is None else self.trial.arm.name
         return f"{self.regime.study} {self.regime.name}, seed {self.seed}, {what}"
 
 
-class _Queue:
-    """Tasks in order: the runs of what has been prepared first, then the next preparation."""
-
-    def __init__(self, work: Work) -> None:
-        self.waiting: dict[tuple[Regime, int], list[_Task]] = {}
-        self.ready: list[_Task] = []
-        self.open: dict[tuple[Regime, int], int] = {}
-        by_start: dict[tuple[Regime, int], list[Trial]] = {}
-        for trial in work.trials:
-            by_start.setdefault((trial.regime, trial.seed), []).append(trial)
-        for (regime, seed), trials in by_start.items():
-            sources = tuple(sorted({trial.source for trial in trials if trial.source is not None}))
-            shared = (regime, seed, sources, trials[0].machine)
-            # Long ones first, so that no core is left with one at the end.
-            runs = [_Task(*shared, trial) for trial in sorted(trials, key=lambda trial: -trial.arm.cost)]
-            self.waiting[regime, seed] = [_Task(*shared, None), *runs]
-
-    def next(self) -> _Task | None:
-        """The next task; None if none can be started now."""
-        if self.ready:
-            return self.ready.pop(0)
-        for tasks in self.waiting.values():
-            if tasks[0].trial is None:
-                return tasks.pop(0)
-        return None
-
-    def finished(self, task: _Task) -> None:
-        """What waited for `task` is ready."""
-        key = task.regime, task.seed
-        if task.trial is None:
-            self.ready += self.waiting.pop(key)
-            self.open[key] = len([one for one in self.ready if (one.regime, one.seed) == key])
-        else:
-            self.open[key] -= 1
-
-    def failed(self, task: _Task) -> None:
-        """What waited for `task` will never be."""
-        if task.trial is None:
-            del self.waiting[task.regime, task.seed]
-
-    def is_last(self, task: _Task) -> bool:
-        """Whether no run of the same start is left."""
-        return not self.open[task.regime, task.seed]
+def _by_start(trials: Sequence[Trial]) -> dict[_Task, list[_Task]]:
+    """The preparation of each regime and seed, and the runs that wait for it."""
+    groups: dict[tuple[Regime, int], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.regime, trial.seed), []).append(trial)
+    tasks = {}
+    for (regime, seed), group in groups.items():
+        sources = tuple(sorted({trial.source for trial in group if trial.source is not None}))
+        start = _Task(regime, seed, sources, group[0].machine, None)
+        # Long ones first, so that no core is left with one at the end.
+        tasks[start] = [start._replace(trial=trial) for trial in sorted(group, key=lambda trial: -trial.arm.cost)]
+    return tasks
 
 
 @contextmanager
@@ -220,12 +194,12 @@ def _do(task: _Task, stock: Stock, out: Path) -> str:
         _STARTS.clear()
         _STARTS[key] = prepare(task.regime, task.seed, task.sources, stock, task.machine)
     if task.trial is None:
-        return task.told
+        return task.title
     record = run_trial(task.trial, _STARTS[key])
     write_record(task.trial.path(out), record)
     metric = next(metric for metric in task.regime.metrics if metric.name == task.regime.primary)
     value = metric.scale * record["metrics"][metric.name]
-    return f"{task.told}: {metric.title} {value:.{metric.digits}f}, {record['seconds']:.0f} s"
+    return f"{task.title}: {metric.title} {value:.{metric.digits}f}, {record['seconds']:.0f} s"
 
 
 def estimates(work: Work) -> Callable[[Trial], float]:

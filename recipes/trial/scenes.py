@@ -187,20 +187,20 @@ def plans(size: str) -> tuple[Plan, ...]:
         "none",
         "fast",
         "fast-weights",
-        "other",
+        "fast-other",
         "whole",
-        "inverse",
-        "oracle",
+        "fast-inverse",
+        "masks",
         "erase",
         "cutmix",
         "fast,fill=other",
     )
     arms += (
-        "centre",
+        "fast-centre",
         "fast-weights,mask=other",
-        "oracle,fill=other",
+        "masks,fill=other",
         "fast-weights,source=ema",
-        "oracle,fill=other,mask=other",
+        "masks,fill=other,mask=other",
         "fast-weights,source=teacher",
         "fast-weights,source=teacher,mask=other",
         "fast-weights,source=teacher,fill=other",
@@ -208,5 +208,5 @@ def plans(size: str) -> tuple[Plan, ...]:
         "frozen,source=teacher",
     )
     if size == "full":
-        arms += ("exact", "balanced", "gradcam", "shifted", "fast-weights,source=few,fill=other")
+        arms += ("paper", "balanced", "gradcam", "fast-shifted", "fast-weights,source=few,fill=other")
     return (Plan(("texture", "colour"), arms, 4 if size == "cpu" else 5),)

@@ -191,12 +191,12 @@ def _twin(name: str, mask: Literal["other", "centre"], known: Mapping[str, Any])
 
 
 def _ceiling(name: str, known: Mapping[str, Any]) -> str | None:
-    """The oracle with the same fill, or the oracle."""
+    """Object masks with the same fill, or with blur."""
     arm = read_arm(name)
     if arm.kind != "map" or arm.map == "oracle":
         return None
-    own = "oracle" if arm.fill == "blur" else f"oracle,fill={arm.fill}"
-    return own if own in known else "oracle" if "oracle" in known else None
+    ceiling = "masks" if arm.fill == "blur" else f"masks,fill={arm.fill}"
+    return ceiling if ceiling in known else "masks" if "masks" in known else None
 
 
 def _in_table(name: str) -> tuple[int, str]:

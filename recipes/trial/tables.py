@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.recipes.trial.regimes import Metric, Regime
 
 __all__ = ["as_markdown", "metrics_of", "regime_class"]
@@ -24,7 +25,7 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
         "with 5, 89 % with 8), then Student's (right for differences that are about normal) and two-sided exact sign-flip p "
         "values; nothing is corrected for the number of arms. *Null* = "
         f"shown to lie within ±{summary['margin']:g} points (two one-sided t tests, p < 0.05). Recovered = share of the "
-        "oracle's gain (same fill), told where that gain's interval is above zero. Cost = training time in runs without "
+        "gain of `masks` (same fill), told where that gain's interval is above zero. Cost = training time in runs without "
         "augmentation.",
         "",
         f"Run with {told}." + (" **Runs of several versions are mixed.**" if len(summary["versions"]) > 1 else ""),
@@ -45,7 +46,7 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
             ]
             for arm in group["arms"]
         ]
-        lines += _table(head, rows)
+        lines.append(_table(head, rows))
         if len(group["arms"]) < 2:
             continue
         names = list(dict.fromkeys((class_of.primary, class_of.second)))
@@ -60,7 +61,7 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
             for m in chosen:
                 row += _difference(arm["difference"].get(m.name), m)
             rows.append([*row, _recovered(arm["recovered"].get(class_of.primary))])
-        lines += ["", *_table(head, rows)]
+        lines += ["", _table(head, rows)]
         lines += _against_controls(group, chosen[0]) + _masks(group)
     if summary["not_run"]:
         lines += ["", "## Not run", "", "Of the study's own plan:", ""]
@@ -71,8 +72,7 @@ def as_markdown(summary: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
 def regime_class(study: str) -> type[Regime]:
     """The class of a study's regimes."""
     module = importlib.import_module(f"groupcam_aug.recipes.trial.{study}")
-    found: type[Regime] = type(next(iter(module.regimes("smoke").values())))
-    return found
+    return type(next(iter(module.regimes("smoke").values())))
 
 
 def metrics_of(study: str) -> tuple[Metric, ...]:
@@ -82,14 +82,14 @@ def metrics_of(study: str) -> tuple[Metric, ...]:
 
 def _against_controls(group: Mapping[str, Any], metric: Metric) -> list[str]:
     """Arms beside the very same arms with control masks."""
-    kinds = {"to_other": "another sample's mask", "to_centre": "a disc as large in the middle"}
+    kinds = {"to_other": "another image's mask", "to_centre": "a centre disc"}
     rows = []
     for arm in group["arms"]:
         found = [arm[key].get(metric.name) for key in kinds]
         if any(found):
             rows.append([f"`{arm['name']}`", *(part for one in found for part in _difference(one, metric)[:3])])
     head = [f"arm, {metric.title}", *(part for told in kinds.values() for part in (f"Δ to {told}", "Student", "p"))]
-    return ["", *_table(head, rows)] if rows else []
+    return ["", _table(head, rows)] if rows else []
 
 
 def _masks(group: Mapping[str, Any]) -> list[str]:
@@ -110,7 +110,8 @@ def _masks(group: Mapping[str, Any]) -> list[str]:
             told = zip(means, shown.values(), strict=True)
             cells = [_number(None if mean is None else scale * mean, digits, "") for mean, (_, scale, digits) in told]
             rows.append([f"`{arm['name']}`", *cells])
-    return ["", *_table(["arm, in training", *(title for title, _, _ in shown.values())], rows)] if rows else []
+    head = ["arm, in training", *(title for title, _, _ in shown.values())]
+    return ["", _table(head, rows)] if rows else []
 
 
 def _told_settings(group: Mapping[str, Any]) -> str:
@@ -162,6 +163,5 @@ def _recovered(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    align = ["---" if i == 0 else "---:" for i in range(len(head))]
-    return [f"| {' | '.join(cells)} |" for cells in (head, align, *rows)]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(head, rows, right=range(1, len(head)))

@@ -1,6 +1,7 @@
 """The callback under a real Trainer: what is augmented, what is not, and what stays bit for bit as without it."""
 
 import copy
+import itertools
 import pickle
 from collections import namedtuple
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.callbacks import GroupCAMAugmentation
 from groupcam_aug.callbacks.augmentation import PRESETS
+from groupcam_aug.callbacks.glue.batch import batch_generator
 
 
 def make(**options):
@@ -517,3 +519,88 @@ def test_several_labels_an_image_under_softmax_are_pointed_out(rows, options, wa
     batch = [next(iter(loader()))[0], torch.tensor(rows, dtype=torch.float32)]
     pl.Trainer(**SILENT, max_steps=1, callbacks=[make(**options)]).fit(Lit(), Fixed([batch]))
     assert any("activation='sigmoid'" in str(each.message) for each in recwarn) == warned
+
+
+CAM_ARGUMENTS = {"layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk"}
+# The first argument of each has a value that no preset has.
+FORWARDED = [
+    {"layer": "relu1", "mask_at": "input", "baseline": "blur"},
+    {"groups": 2},
+    {"weights": "gradient"},
+    {"mask_at": "conv2"},
+    {"baseline": "zero", "mask_at": "conv2"},
+    {"baseline": "blur", "mask_at": "target"},
+    {"activation": "sigmoid"},
+    {"output": lambda logits: logits.roll(1, dims=1)},
+    {"preprocess": lambda images: images * 2 - 1},
+    {"strength": 0.5},
+    {"threshold": 0.8},
+    {"threshold": "q0.6"},
+    {"fill": "mean"},
+    {"fill": "noise"},
+    {"fill": "other"},
+    {"mask_from": "other"},
+    {"mask_from": "centre"},
+    {"mask_from": "whole"},
+    {"mask_from": "inverse"},
+    {"p": 0.25},
+    {"seed": 3, "p": 0.25},
+]
+
+
+def functional(net, batch, options):
+    """The first training batch as the functional form augments it, given the callback's arguments."""
+    images, targets = batch
+    seed = options.pop("seed", 0)
+    preset = PRESETS[options.pop("preset")]
+    options = {"layer": "relu2", "groups": 4, **preset, **options}
+    cam = GroupCAM.for_training(net, **{name: options.pop(name) for name in [*options] if name in CAM_ARGUMENTS})
+    return SaliencyBlur(cam, generator=batch_generator(seed, 0, 0), **options)(images, targets)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("options", [{}, *FORWARDED], ids=lambda options: " ".join(map(str, options.values())) or "defaults")
+def test_every_argument_reaches_the_maps_and_the_blend(preset, options):
+    module, batch = Lit(), next(iter(loader(16, batch_size=16)))
+    net = copy.deepcopy(module.net)
+    fit(module, [make(preset=preset, **options)], train=loader(16, batch_size=16))
+    assert torch.equal(module.seen[0], functional(net, batch, {"preset": preset, **options}))
+    rest = dict([*options.items()][1:])
+    if options:
+        without = functional(net, batch, {"preset": preset, **rest})
+        same_by_preset = all(PRESETS[preset].get(name) == value for name, value in [*options.items()][:1])
+        assert torch.equal(module.seen[0], without) == same_by_preset, "the argument makes a difference here"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_draws_are_those_of_the_seed_the_rank_and_the_number_of_the_batch(rank, monkeypatch):
+    monkeypatch.setattr(pl.Trainer, "global_rank", property(lambda self: rank))
+    module, options = Lit(), {"mask_from": "whole", "fill": "noise", "p": 0.5}
+    fit(module, [make(seed=4, **options)], train=loader(12), max_epochs=2)
+    expected = [
+        SaliencyBlur(None, generator=batch_generator(4, rank, number), **options)(*batch)
+        for number, batch in enumerate([*loader(12), *loader(12)])
+    ]
+    assert same(module.seen, expected)
+
+
+def test_every_seed_rank_and_batch_has_a_stream_of_its_own():
+    streams = {float(torch.rand(1, generator=batch_generator(*key)).double()) for key in itertools.product((0, 1, 12), repeat=3)}
+    assert len(streams) == 27
+
+
+def test_presets_differ_in_their_maps():
+    net, batch = PooledNet(), next(iter(loader(16, batch_size=16)))
+    paper, balanced, fast = (functional(net, batch, {"preset": preset, "p": 1.0}) for preset in PRESETS)
+    assert not torch.equal(paper, balanced) and not torch.equal(balanced, fast) and not torch.equal(paper, fast)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_chunk_bounds_the_rows_of_a_pass(chunk):
+    module, rows = Lit(), []
+    callback = make(chunk=chunk)
+    module.net.conv1.register_forward_hook(
+        lambda _m, inputs, _o: rows.append(len(inputs[0])) if callback.in_extra_forward else None
+    )
+    fit(module, [callback], train=loader(8, batch_size=8))
+    assert rows and (max(rows) <= 3) == (chunk == 3)

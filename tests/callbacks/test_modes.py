@@ -102,7 +102,7 @@ def test_trains_and_augments(name):
     assert not same(before, [*module.parameters()])
     counts = changed(module)
     due = [
-        callback._due(epoch, 2 * epoch + batch) and not mode.quiet and callback.augment.strength > 0
+        callback._is_due(epoch, 2 * epoch + batch) and not mode.quiet and callback.augment.strength > 0
         for epoch in range(2)
         for batch in range(2)
     ]

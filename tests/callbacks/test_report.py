@@ -1,18 +1,16 @@
-"""The report: what is in it, that it stands alone, and that a run leaves it whatever happens."""
+"""The callback: a run leaves its report, whatever happens, and does not notice it."""
 
+import copy
 import json
-import os
-import re
+import pickle
 import subprocess
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 
 import lit
 import pytest
 import pytorch_lightning as pl
-import records
 import torch
 from page import check
 from processes import HELPERS, environment, free_port
@@ -20,272 +18,8 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.nn import functional as F
 
 from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyReport, report
-from groupcam_aug.callbacks.report import render
-from groupcam_aug.callbacks.report_page.charts import Line, bars, lines
-from groupcam_aug.callbacks.report_page.checks import findings
-from groupcam_aug.callbacks.report_page.images import log_spaced
-from groupcam_aug.callbacks.report_page.run_records import higher_is_better, main_metric, read_journal
-from groupcam_aug.files import add_line, read_lines
+from groupcam_aug.files import read_lines
 from groupcam_aug.recipes.cli import main
-
-EVIL = ['<script>alert("1")</script>', "</style><b>&amp;", "'\"><img src=x onerror=alert(1)>"]
-
-
-def full(folder, **options):
-    names = options.pop("names", ["cat", "dog", "owl"])
-    records.run(folder, names=names, **options)
-    records.monitor(folder, names=names)
-    records.augmentation(folder)
-    records.evaluation(folder)
-
-
-def told(folder):
-    return [finding.text for finding in findings(read_journal(folder))]
-
-
-# The page
-
-
-def test_a_full_report_stands_alone_and_shows_everything(tmp_path):
-    full(tmp_path)
-    page = check(render(tmp_path))
-    words = page.words()
-    for expected in (
-        "Finished: 6 epochs in 6 min",
-        "val/acc 91.7%",
-        "cat",
-        "owl",
-        "1,234,567",
-        "layer4, 512 x 7 x 7",
-        "train.py --lr 0.1",
-    ):
-        assert expected in words, expected
-    for title in ("Maps of the probes", "Learning rate", "How much is kept", "Insertion", "Deletion", "Sanity check", "+30%"):
-        assert title in words, title
-    pictures = [given["src"] for tag, given in page.tags if tag == "img"]
-    assert len(pictures) == 7 + 2 * 8 * 4, "the probes and six epochs; two epochs of eight samples"
-    assert [tag for tag, _ in page.tags].count("svg") == 9
-
-
-def test_rendering_is_a_function_of_the_folder(tmp_path):
-    full(tmp_path)
-    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
-    assert render(tmp_path) == render(str(tmp_path))
-    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before, "nothing is written"
-
-
-def test_names_and_paths_are_escaped(tmp_path):
-    folder = tmp_path / '<b>run & "co"' / "groupcam"
-    full(folder, names=EVIL, command=f"train.py {EVIL[0]}", status=f"stopped by Error in epoch 3: {EVIL[1]}")
-    add_line(folder, "run", {"epoch": 6, "lr": 0.1, "val/acc<script>": 0.5, "train/loss</svg>": 1.0})
-    (folder / "augmentation.json").write_text(json.dumps({"plan": EVIL[2], "layer": EVIL[0], "fill": EVIL[1]}))
-    evil = {"methods": {EVIL[0]: {"insertion": {"fractions": [0, 1], "mean": [0, 1], "auc": 0.5}}}, "told": EVIL[1]}
-    evil["sanity"] = {"mode": EVIL[2], "stages": EVIL, "spearman": [1, 0.5, 0.1], "floors": {EVIL[0]: 0.1}}
-    (folder / "evaluation.json").write_text(json.dumps(evil))
-    text = render(folder)
-    page = check(text)
-    assert "<script" not in text and "onerror=alert(1)>" not in text.replace("&gt;", "") and "<b>" not in text
-    for name in EVIL:
-        assert name in page.words()
-
-
-def test_a_long_run_with_many_probes_and_classes_stays_small(tmp_path):
-    names = [f"class number {i} with a name that goes on and on" for i in range(1000)]
-    records.run(tmp_path, epochs=300, names=names)
-    records.monitor(tmp_path, epochs=40, probes=12, names=names)
-    records.augmentation(tmp_path, 40, {str(i): [30, i % 30] for i in range(1000)}, 112, galleries=(0, 1, 8, 39))
-    start = time.perf_counter()
-    text = render(tmp_path)
-    assert time.perf_counter() - start < 20
-    page = check(text)
-    assert len([1 for tag, _ in page.tags if tag == "img"]) == 17 + 3 * 32, "sixteen epochs of forty, three of the samples"
-    assert "980 more classes" in page.words()
-
-
-def test_pictures_get_smaller_where_they_would_not_fit(tmp_path, monkeypatch):
-    full(tmp_path)
-    usual = len(render(tmp_path).encode())
-    monkeypatch.setattr(report, "LIMIT", usual - 1)
-    assert len(render(tmp_path).encode()) < usual
-
-
-@pytest.mark.parametrize("parts", [["run"], ["monitor"], ["augmentation"], ["evaluation"], ["run", "augmentation"]])
-def test_chapters_without_records_say_what_would_fill_them(tmp_path, parts):
-    for part in parts:
-        getattr(records, part)(tmp_path)
-    words = check(render(tmp_path)).words()
-    for part, hint in {
-        "run": "SaliencyReport() among",
-        "monitor": "No probes were watched",
-        "augmentation": "No augmented image was recorded",
-        "evaluation": "Not evaluated",
-    }.items():
-        assert (hint in words) == (part not in parts), hint
-
-
-def test_a_folder_without_records_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no records"):
-        render(tmp_path)
-    (tmp_path / "monitor.json").write_text('{"broken')
-    with pytest.raises(ValueError, match=r"monitor\.json is no JSON"):
-        render(tmp_path)
-
-
-def test_odd_numbers_are_no_trouble(tmp_path):
-    records.run(tmp_path, epochs=1, names=["$x_1$", "_hidden", ""])
-    add_line(tmp_path, "run", {"epoch": 1, "lr": None, "train/loss": float("nan"), "_$\\frac{": 1.0, "val/acc": True})
-    records.monitor(tmp_path, epochs=1, pictures=False, noise=None, alive=None, change=lambda epoch: None)
-    add_line(tmp_path, "augmentation", {"epoch": 0, "drawn": 3, "no_map": 3, "images": 3, "keep_fraction": None, "per_class": {}})
-    assert "train/loss is not a finite number since epoch 1" in check(render(tmp_path)).words()
-
-
-def test_pictures_of_a_run_that_was_started_again_are_left_out(tmp_path):
-    records.monitor(tmp_path, epochs=6)
-    records.monitor(tmp_path, epochs=2)
-    records.augmentation(tmp_path, epochs=6, galleries=(0, 5))
-    records.augmentation(tmp_path, epochs=2, galleries=(0,))
-    words = check(render(tmp_path)).words()
-    assert "epoch 1" in words and "epoch 2" not in words and "epoch 5" not in words
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 16])
-def test_log_spacing(count):
-    for length in (1, 2, 3, 15, 16, 17, 18, 30, 100, 1000):
-        numbers = list(range(5, 5 + length))
-        chosen = log_spaced(numbers, count)
-        assert len(chosen) == min(count, length) == len(set(chosen)) and chosen == sorted(chosen)
-        assert chosen[-1] == numbers[-1] and (count == 1 or chosen[0] == numbers[0])
-
-
-def test_charts_leave_matplotlib_as_it_was():
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    chart = lines(
-        "one", "told", [Line("a", [0, 1], [1, 2]), Line("$b$", [0], [1], "red")], levels={"zero": 0.0}, ticks=["x", "$y"]
-    )
-    assert chart.legend == [("#2f7fc1", "a"), ("#d0504f", "$b$")]
-    other = bars("two", "told", {"first": [1, 2], "last": [2, 1]})
-    assert dict(matplotlib.rcParams) == before
-    ids = re.findall(r'id="([^"]+)"', chart.svg + other.svg)
-    assert len(ids) == len(set(ids)) and "currentColor" in chart.svg and "http" not in chart.svg
-
-
-def test_the_main_metric_is_the_validation_score():
-    assert main_metric([{"epoch": 0, "train/acc": 0.5, "val/loss": 1.0, "val/acc": 0.5, "lr": 0.1}]) == "val/acc"
-    assert main_metric([{"train_loss": 1.0, "valid_auroc": 0.5}]) == "valid_auroc"
-    assert main_metric([{"train_loss": 1.0, "val_loss": 2.0, "train_acc": 0.1}]) == "val_loss"
-    assert main_metric([{"train_loss_step": 1.0, "train_acc": 0.1, "groupcam/keep_fraction": 0.3}]) == "train_acc"
-    assert main_metric([{"saliency/change": 0.5, "epoch": 1}]) is None
-    assert higher_is_better("val/acc") and not higher_is_better("val/loss")
-
-
-# What it warns about
-
-
-def test_nothing_stands_out_of_a_good_run(tmp_path):
-    full(tmp_path)
-    assert told(tmp_path) == [] and "Nothing stands out" in render(tmp_path)
-
-
-def test_classes_without_maps_are_named(tmp_path):
-    records.augmentation(tmp_path, per_class={"3": [100, 41], "1": [100, 4], "2": [10, 10], "0": [100, 0]})
-    assert told(tmp_path) == ["41% of class 3 have no map."]
-    assert "41% of class 3 have no map." in check(render(tmp_path)).words()
-    records.run(tmp_path, names=["a", "b", "c", "owl"])
-    assert told(tmp_path) == ["41% of class 3 (owl) have no map."]
-
-
-@pytest.mark.parametrize(
-    ("lr", "change", "expected"),
-    [
-        (lambda e: 0.1 if e < 4 else 0.001, lambda e: 0.4 if e < 4 else 0.05, True),  # the maps stop when the rate is cut
-        (lambda e: 0.1 * 0.5**e, lambda e: 0.8 * 0.6**e, True),  # both decay together
-        (lambda e: 0.1 if e < 4 else 0.001, lambda e: 0.5 * 0.4**e, False),  # the maps had settled before
-        (lambda e: 0.1, lambda e: 0.5 * 0.5**e, False),  # no cut
-        (lambda e: 0.1 if e < 4 else 0.001, lambda e: 0.4, False),  # a cut that changed nothing
-        (lambda e: 0.001 if e < 2 else 0.1, lambda e: 0.5 / (e + 1), False),  # a warm-up is no cut
-    ],
-)
-def test_a_change_that_fell_with_the_learning_rate(tmp_path, lr, change, expected):
-    records.run(tmp_path, epochs=8, lr=lr)
-    records.monitor(tmp_path, epochs=8, change=change)
-    assert ("Change fell with the learning rate, not before it." in told(tmp_path)) == expected
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (lambda f: records.monitor(f, alive=0.3), "Only 30% of the probes have a map."),
-        (lambda f: records.monitor(f, noise=0.7), "The maps are noisy: 0.70."),
-        (lambda f: records.monitor(f, probes=5, probe_right=[True] + 4 * [False]), "Only 20% of the probes are classified"),
-        (lambda f: records.monitor(f, converged_epoch=3), "The maps had settled by epoch 3."),
-        (lambda f: (records.run(f), records.monitor(f, change=lambda e: 0.6)), "The maps still change: 0.60 at the last probing"),
-        (lambda f: (records.run(f), records.monitor(f, seconds=9.0)), "Watching the probes takes 17.6% of the training time."),
-        (lambda f: records.augmentation(f, no_map=90), "60% of the drawn images had no map in epoch 5"),
-        (lambda f: records.augmentation(f, drawn=0), "No image has been augmented."),
-        (lambda f: records.augmentation(f, keep_fraction=0.03), "3% of the pixels are kept: nearly everything is blurred."),
-        (
-            lambda f: records.augmentation(f, keep_fraction=0.03, mask_from="centre"),
-            "3% of the pixels are kept: nearly everything",
-        ),
-        (lambda f: records.augmentation(f, keep_fraction=0.97), "97% of the pixels are kept: nearly nothing is changed."),
-        (lambda f: records.augmentation(f, seconds=0.6), "The augmentation makes a training step 7.0 times as long."),
-        (lambda f: records.run(f, status="stopped by ValueError in epoch 2"), "The run did not finish: stopped by ValueError"),
-        (lambda f: records.evaluation(f, spearman=(0.9, 0.8)), "The maps survive a network of random weights"),
-        (lambda f: records.evaluation(f, {"A": (0.3, 0.2), "random cells": (0.3, 0.1)}), "A finds what matters no better than"),
-    ],
-)
-def test_each_warning_has_its_reason(tmp_path, make, expected):
-    make(tmp_path)
-    assert [text for text in told(tmp_path) if text.startswith(expected)], told(tmp_path)
-
-
-def falling(epoch):
-    return 0.4 if epoch < 3 or epoch == 5 else 0.1
-
-
-@pytest.mark.parametrize(
-    ("make", "unsaid"),
-    [
-        # without a verdict: one stage alone, or too few maps left
-        (lambda f: records.evaluation(f, spearman=(0.9, 0.8), passed=None), "The maps survive"),
-        # right at both of the last probings is not what counts
-        (lambda f: records.monitor(f, correct=0.1), "Only"),
-        # with too few maps change is 1 and noise may be, by convention
-        (lambda f: (records.run(f), records.monitor(f, alive=0.7, min_alive=0.8, change=lambda e: 1.0)), "The maps still change"),
-        (lambda f: records.monitor(f, alive=0.0, noise=1.0), "The maps are noisy"),
-        # a rate that rises again after it was cut
-        (lambda f: (records.run(f, lr=lambda e: (1, 1, 1, 0.1, 0.1, 0.5)[e]), records.monitor(f, change=falling)), "Change fell"),
-    ],
-)
-def test_nothing_is_said_where_numbers_do_not_say_it(tmp_path, make, unsaid):
-    make(tmp_path)
-    assert not [text for text in told(tmp_path) if text.startswith(unsaid)], told(tmp_path)
-
-
-def test_a_loss_that_was_finite_in_between_is_lost_since_the_last_time(tmp_path):
-    records.run(tmp_path, epochs=0)
-    for epoch, loss in enumerate((1.0, float("nan"), 1.0, float("nan"), float("nan"))):
-        add_line(tmp_path, "run", {"train/loss": loss, "epoch": epoch, "step": epoch, "seconds": 1.0})
-    assert "train/loss is not a finite number since epoch 3." in told(tmp_path)
-
-
-def test_records_of_an_earlier_run_in_the_same_folder_are_not_this_runs(tmp_path):
-    records.run(tmp_path)
-    records.augmentation(tmp_path, no_map=90)
-    records.evaluation(tmp_path, spearman=(0.9, 0.8))
-    assert read_journal(tmp_path).augmented and len(told(tmp_path)) >= 2
-    began = json.loads((tmp_path / "run.json").read_text())["started"]
-    before = datetime.fromisoformat(began).timestamp() - 60
-    for path in [*tmp_path.glob("augmentation.*"), *tmp_path.glob("gallery/*"), tmp_path / "evaluation.json"]:
-        os.utime(path, (before, before))
-    journal = read_journal(tmp_path)
-    assert journal.epochs and not (journal.augmented or journal.augmentation or journal.galleries or journal.evaluation)
-    assert not told(tmp_path)
-
-
-# The callback
 
 
 class Scored(lit.Lit):
@@ -473,6 +207,36 @@ def test_a_page_that_fails_is_no_reason_to_stop(tmp_path, monkeypatch):
     assert len(read_lines(tmp_path / FOLDER, "run")) == 2, "the records are there all the same"
 
 
+def test_records_that_nobody_foresaw_are_no_reason_to_stop(tmp_path, caplog):
+    class Spoils(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            (tmp_path / FOLDER / "evaluation.json").write_text('{"methods": {"A": {"insertion": {}, "deletion": 5}}}')
+
+    trainer = fit(tmp_path, [SaliencyReport(), Spoils()], epochs=2)
+    assert trainer.current_epoch == 2 and len(read_lines(tmp_path / FOLDER, "run")) == 2
+    (first, *_) = [record for record in caplog.records if record.name == report.__name__]
+    assert "could not write its report" in first.message and first.exc_info, "with its traceback"
+    assert json.loads((tmp_path / FOLDER / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_folder_that_cannot_be_made_is_no_reason_to_stop(tmp_path):
+    (tmp_path / "groupcam").write_text("in the way")
+    with pytest.warns(UserWarning, match="SaliencyReport could not write its report: FileExistsError"):
+        trainer = fit(tmp_path, [SaliencyReport()], epochs=2, logger=False, default_root_dir=tmp_path)
+    assert trainer.current_epoch == 2
+
+
+def test_nothing_of_a_fit_is_kept_but_the_path(tmp_path):
+    reporter = SaliencyReport()
+    assert reporter.path is None
+    fit(tmp_path / "a", [reporter], epochs=1)
+    assert reporter._fit is None and reporter.path == tmp_path / "a" / FOLDER / "report.html"
+    with pytest.raises(ValueError, match="no"):
+        fit(tmp_path / "b", [reporter, Ends(0, ValueError("no"))], epochs=1)
+    assert reporter._fit is None and reporter.path == tmp_path / "b" / FOLDER / "report.html"
+    assert copy.deepcopy(reporter).path == pickle.loads(pickle.dumps(reporter)).path == reporter.path
+
+
 def test_short_epochs_are_not_spent_on_writing(tmp_path, monkeypatch):
     written = []
     original = report.render
@@ -519,54 +283,3 @@ def test_other_ranks_write_nothing(tmp_path):
     assert [line["drawn"] for line in read_lines(folder, "augmentation")] == [8, 8], "rank zero's share"
     assert "rank zero of 2: its share" in check((folder / "report.html").read_text()).words()
     assert all(torch.equal(a, b) for a, b in zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)), strict=True))
-
-
-# The command
-
-
-def test_the_command_writes_the_report_again(tmp_path, capsys):
-    records.run(tmp_path / "runs" / "version_0" / "groupcam", epochs=1)
-    folder = tmp_path / "runs" / "version_1" / "groupcam"
-    records.run(folder, epochs=1, model="Newer")
-    (folder.parent / "checkpoints").mkdir()
-    (folder.parent / "checkpoints" / "last.ckpt").touch()
-    for path in (folder, folder.parent, tmp_path / "runs", tmp_path, folder.parent / "checkpoints" / "last.ckpt"):
-        assert main(["report", str(path)]) == 0
-        assert str(folder) in capsys.readouterr().out
-        check((folder / "report.html").read_text())
-        (folder / "report.html").unlink()
-    assert main(["report", str(folder), "--out", str(tmp_path / "new" / "page.html")]) == 0
-    assert "Newer" in check((tmp_path / "new" / "page.html").read_text()).words() and not (folder / "report.html").exists()
-
-
-def test_the_command_without_a_folder_takes_the_newest_run_here(tmp_path, monkeypatch, capsys):
-    records.run(tmp_path / "lightning_logs" / "version_0" / "groupcam", epochs=1)
-    monkeypatch.chdir(tmp_path)
-    opened = []
-    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
-    assert main(["report", "--open"]) == 0
-    assert opened == [(tmp_path / "lightning_logs/version_0/groupcam/report.html").as_uri()]
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("lightning_lags", "did you mean 'lightning_logs'?"),
-        ("lightning_logs/version_O", "did you mean 'version_0'?"),
-        ("empty", "holds no records of a run"),
-    ],
-)
-def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys, path, expected):
-    records.run(tmp_path / "lightning_logs" / "version_0" / "groupcam", epochs=1)
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", path]) == 1
-    error = capsys.readouterr().err
-    assert expected in error and "Traceback" not in error
-
-
-def test_the_command_names_a_broken_record(tmp_path, capsys):
-    records.run(tmp_path / "groupcam", epochs=1)
-    (tmp_path / "groupcam" / "monitor.json").write_text("[]")
-    assert main(["report", str(tmp_path)]) == 1
-    assert "monitor.json holds list" in capsys.readouterr().err

@@ -1,10 +1,23 @@
 """Pictures: exact pixels where they can be said, sizes and errors otherwise."""
 
+import io
+
 import pytest
 import torch
 from PIL import Image
 
-from groupcam_aug.draw import film_strip, heat_map, mask_picture, overlay, panels, to_uint8
+from groupcam_aug.draw import (
+    film_strip,
+    heat_map,
+    mask_picture,
+    overlay,
+    panels,
+    png,
+    resized,
+    shown_channels,
+    to_display,
+    to_uint8,
+)
 
 
 def test_to_uint8_undoes_the_normalisation():
@@ -17,6 +30,69 @@ def test_to_uint8_undoes_the_normalisation():
         to_uint8(normalised, mean)
     with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
         to_uint8(torch.zeros(4, 5, 5))
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)
+
+
+def normalised(images, mean=MEAN, std=STD):
+    return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def photographs(channels=3):
+    return torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_images_in_range_are_shown_as_they_are():
+    pixels = to_uint8(photographs())
+    assert torch.equal(to_display(photographs()), pixels)
+    assert torch.equal(to_display(photographs(), MEAN, STD), pixels), "of a network that normalises by itself"
+    assert torch.equal(to_display(photographs(1)), to_uint8(photographs(1)))
+    assert to_display(torch.zeros(1, 3, 2, 2)).max() == 0
+
+
+def test_a_known_normalisation_is_undone():
+    pixels = to_uint8(photographs())
+    assert torch.equal(to_display(normalised(photographs()), MEAN, STD), pixels)
+    assert torch.equal(to_display(normalised(photographs()).as_subclass(torch.Tensor), torch.tensor(MEAN), list(STD)), pixels)
+    one = normalised(photographs(), (0.5,) * 3, (0.25,) * 3)
+    assert torch.equal(to_display(one, 0.5, 0.25), to_display(one, [0.5], [0.25])), "one for all channels"
+    assert torch.equal(to_display(one, 0.5, 0.25), pixels)
+    assert to_display(normalised(photographs()).half(), MEAN, STD).sub(pixels.float()).abs().max() <= 1
+
+
+def test_images_of_unknown_range_are_stretched_together():
+    images = normalised(photographs())
+    stretched = to_display(images)
+    assert torch.equal(stretched, to_uint8((images - images.min()) / (images.max() - images.min())))
+    assert stretched.min() == 0 and stretched.max() == 255
+    batch_norm = torch.nn.BatchNorm2d(3)
+    for mean, std in [(None, STD), (MEAN, None), ((0.1, 0.2), STD), (MEAN, (0, 0, 0)), ("a", "b"), (batch_norm, images.mean)]:
+        assert torch.equal(to_display(images, mean, std), stretched), "no normalisation"
+    assert torch.equal(to_display(images, (5.0, 5, 5), STD), stretched), "another one: undone, it leads elsewhere"
+    assert to_display(torch.full((1, 3, 2, 2), 7.0)).max() == 0
+    images[0, 0, 0, 0] = float("nan")
+    assert to_display(images)[1].float().std() > 20, "one bad pixel is no bad picture"
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 3)])
+def test_pictures_show_one_or_three_channels(channels, shown):
+    images = photographs(channels)
+    assert torch.equal(shown_channels(images), images[:, :shown])
+    assert torch.equal(to_display(images), to_uint8(images[:, :shown]))
+
+
+def test_png_keeps_every_pixel():
+    picture = Image.fromarray(to_uint8(photographs())[0].permute(1, 2, 0).numpy())
+    content = png(picture)
+    again = Image.open(io.BytesIO(content))
+    assert again.format == "PNG" and again.tobytes() == picture.tobytes()
+
+
+def test_resized_has_the_size_asked_for_along_its_longer_side():
+    assert resized(Image.new("RGB", (40, 20)), 10).size == (10, 5)
+    assert resized(Image.new("L", (2, 4)), 40).size == (20, 40)
+    assert resized(Image.new("L", (400, 1)), 10).size == (10, 1), "never nothing"
 
 
 def test_heat_map_has_one_scale_for_all():

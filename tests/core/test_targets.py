@@ -8,7 +8,7 @@ import torch
 from models import PooledNet
 
 from groupcam_aug import GradCAM, GroupCAM
-from groupcam_aug.targets import read_target, select_output
+from groupcam_aug.targets import class_labels, read_target, select_output
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
 
@@ -157,3 +157,29 @@ def test_output_selector_in_a_map(images):
     torch.testing.assert_close(GroupCAM(rich, groups=4, output="scores")(images, 1), GroupCAM(bare, groups=4)(images, 1))
     with pytest.raises(TypeError, match="output="):
         GroupCAM(rich, groups=4)(images, 1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "labels", "weights"),
+    [
+        (torch.tensor([2, 0]), [2, 0], None),
+        (torch.tensor([2, 0], dtype=torch.int32), [2, 0], None),
+        ([2, 0], [2, 0], None),
+        (1, [1, 1], None),
+        (torch.tensor([0.2, 0.8]), [0, 1], None),
+        (torch.tensor([[0.2], [0.8]]), [0, 1], None),
+        (torch.tensor([[3.0, 1.0], [0.0, 0.0]]), [0, 0], [[0.75, 0.25], [0, 0]]),
+        (torch.tensor([[-1.0, 1.0], [0.25, 0.75]]), [1, 1], [[0, 1], [0.25, 0.75]]),
+        (torch.tensor([[0, 1, 1], [1, 0, 0]]), [1, 0], [[0, 0.5, 0.5], [1, 0, 0]]),
+        (None, None, None),
+        (True, None, None),
+        (["a", "b"], None, None),
+        (torch.tensor([1, 2, 3]), None, None),
+        (torch.zeros(2, 4, 4), None, None),
+        (torch.zeros(2, dtype=torch.complex64), None, None),
+    ],
+)
+def test_class_labels(targets, labels, weights):
+    found = class_labels(targets, 2)
+    assert [None if part is None else part.tolist() for part in found] == [labels, weights]
+    assert labels is None or found[0].dtype == torch.long

@@ -1,11 +1,12 @@
 """Records of a run as the callbacks leave them, made up: for tests of what reads them."""
 
-import io
 import json
 
 import torch
 from PIL import Image
 
+from groupcam_aug import draw
+from groupcam_aug.augment import Augmented
 from groupcam_aug.files import add_line, put_file
 
 SIDE = 112
@@ -14,16 +15,20 @@ SIDE = 112
 def png(width, height, seed=0):
     """Noise, the picture that is hardest to make small."""
     pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
+    return draw.png(Image.fromarray(pixels.numpy()))
 
 
-def run(folder, epochs=6, names=None, lr=lambda epoch: 0.1, status="finished", **facts):
+def run(folder, epochs=6, names=None, lr=lambda epoch: 0.1, status="finished", **more):
     """As SaliencyReport leaves it."""
-    told = {"status": status, "model": "Lit", "network": "Net", "parameters": 1234567, "class_names": names, "device": "cpu"}
-    told |= {"versions": {"torch": "2.9"}, "command": "train.py --lr 0.1", "started": "2026-01-01 10:00:00+00:00", **facts}
-    put_file(folder, "run.json", json.dumps(told))
+    facts = {"status": status, "model": "Lit", "network": "Net", "parameters": 1234567, "class_names": names, "device": "cpu"}
+    facts = {
+        **facts,
+        "versions": {"torch": "2.9"},
+        "command": "train.py --lr 0.1",
+        "started": "2026-01-01 10:00:00+00:00",
+        **more,
+    }
+    put_file(folder, "run.json", json.dumps(facts))
     for epoch in range(epochs):
         scores = {"train/loss": 2 / (epoch + 1), "val/loss": 3 / (epoch + 1), "val/acc": 1 - 0.5 / (epoch + 1)}
         add_line(folder, "run", {**scores, "epoch": epoch, "step": 10 * epoch, "lr": lr(epoch), "seconds": 60.0})
@@ -95,3 +100,25 @@ def evaluation(folder, areas=None, spearman=(0.8, 0.4, 0.1), floor=0.2, passed="
     sanity |= {"undefined": [0.0] * len(spearman), "floors": {"other_image": floor, "zero": 0.0}}
     sanity["passed"] = spearman[-1] <= floor if passed == "by the numbers" else passed
     put_file(folder, "evaluation.json", json.dumps({"methods": methods, "sanity": sanity, "told": "24 photographs"}))
+
+
+def full_run(folder, **options):
+    """All of it."""
+    names = options.pop("names", ["cat", "dog", "owl"])
+    run(folder, names=names, **options)
+    monitor(folder, names=names)
+    augmentation(folder)
+    evaluation(folder)
+
+
+def augmented_batch(fractions, size=10, drawn=None, batch=None):
+    """A batch in which image i keeps `fractions[i]` of its pixels; None: it has no map."""
+    count = len(fractions)
+    drawn = torch.arange(count) if drawn is None else torch.tensor(drawn)
+    keep = torch.zeros(count, size * size, dtype=torch.bool)
+    for row, fraction in zip(keep, fractions, strict=True):
+        row[: round((1 if fraction is None else fraction) * size * size)] = True
+    keep = keep.view(count, size, size)
+    no_map = torch.tensor([fraction is None for fraction in fractions])
+    images = torch.rand(batch or count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return Augmented(images * 0.5, drawn, keep.float() * ~no_map[:, None, None], keep, no_map), images

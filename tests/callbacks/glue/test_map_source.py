@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.callbacks import GroupCAMAugmentation
-from groupcam_aug.callbacks.glue.map_source import DECAY, Source, read_weights
+from groupcam_aug.callbacks.glue.map_source import DECAY, MapSource, read_weights
 from groupcam_aug.moving_average import moving_average
 
 
@@ -114,7 +114,7 @@ def test_average_counts_optimiser_steps_not_batches():
 
     class Spy(pl.Callback):
         def on_train_batch_end(self, trainer, *_):
-            seen.append(int(callback._source.average.n_averaged))
+            seen.append(int(callback._fit.source.average.n_averaged))
 
     fit(Lit(), [callback, Spy()], train=loader(24), accumulate_grad_batches=3)
     assert seen == [0, 0, 1, 1, 1, 2]
@@ -195,9 +195,15 @@ def test_source_survives_pickling():
     assert same(list(copied.state_dict().values()), list(net.state_dict().values()))
 
 
-def test_network_without_parameters_in_common():
-    source = Source("self", PooledNet())
-    assert source.mapped is source.training and source.average is None
+def test_nothing_is_mapped_before_it_is_chosen():
+    source = MapSource(pl.Trainer(**SILENT), "net", "self", GroupCAM.for_training)
+    with pytest.raises(RuntimeError, match="before MapSource.start"), source.borrowed(torch.zeros(1, 3, 8, 8), "me"):
+        pass
+    with pytest.raises(RuntimeError, match="before MapSource.start"):
+        source.classes(torch.zeros(1, 3, 8, 8))
+
+
+def test_weights_of_nothing_fit_nothing():
     with pytest.raises(ValueError, match="does not hold"):
         read_weights_of_nothing()
 

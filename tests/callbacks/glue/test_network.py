@@ -1,0 +1,96 @@
+"""The user's network for a callback: found by its name, muted, in the Trainer's precision, given back as it was."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lit import SILENT, Lit
+from models import PooledNet
+from torch import nn
+
+from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, refuse
+
+
+def connected(module, **options):
+    trainer = pl.Trainer(**SILENT, **options)
+    trainer.strategy.connect(module)
+    return trainer
+
+
+def test_a_network_is_found_by_its_dotted_name():
+    module = Lit()
+    module.inner = nn.ModuleDict({"deep": PooledNet()})
+    trainer = connected(module)
+    assert find_network(trainer, module, None) is module
+    assert find_network(trainer, module, "net") is module.net
+    assert find_network(trainer, module, "inner.deep") is module.inner["deep"]
+    with pytest.raises(MisconfigurationException, match=r"no network 'inner.shallow' \(found NoneType\).*\['net', 'inner'\]"):
+        find_network(trainer, module, "inner.shallow")
+
+
+def test_lazy_modules_are_noticed():
+    assert has_lazy_parameters(nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3)))
+    assert not has_lazy_parameters(PooledNet())
+
+
+class Strategy:
+    """Stands for Lightning's, which needs several GPUs."""
+
+
+FSDPStrategy = type("FSDPStrategy", (Strategy,), {})
+
+
+def test_sharded_strategies_are_refused_by_name(monkeypatch):
+    trainer = connected(Lit())
+    refuse(trainer, Lit(), "net", "Me", "Do that.")
+    monkeypatch.setattr(pl.Trainer, "strategy", FSDPStrategy())
+    with pytest.raises(
+        MisconfigurationException, match="Me cannot run the network outside its own step under FSDPStrategy.*Do that"
+    ):
+        refuse(trainer, Lit(), "net", "Me", "Do that.")
+
+
+class Logs(Lit):
+    def forward(self, x):
+        self.log("inside", 1.0)
+        return self.net(x)
+
+
+def test_logging_is_muted_and_comes_back():
+    module = Logs()
+    trainer = connected(module)
+    mine = module.log_dict = lambda *_a, **_k: None  # one that the user put there
+    with borrowed_network(trainer, module, "Me"):
+        module(torch.zeros(2, 3, 8, 8))  # outside a loop `log` would raise
+        assert not torch.is_grad_enabled()
+    assert vars(module)["log_dict"] is mine and "log" not in vars(module) and torch.is_grad_enabled()
+    with pytest.raises(KeyError), borrowed_network(trainer, module, "Me"):
+        raise KeyError
+    assert vars(module)["log_dict"] is mine and "log" not in vars(module)
+
+
+def test_precision_is_the_trainers():
+    module = Lit()
+    with borrowed_network(connected(module, precision="bf16-mixed"), module.net, "Me"):
+        assert module.net(torch.zeros(2, 3, 8, 8)).dtype == torch.bfloat16
+    with borrowed_network(connected(module), module.net, "Me"):
+        assert module.net(torch.zeros(2, 3, 8, 8)).dtype == torch.float32
+
+
+def test_metrics_in_forward_are_refused_unless_nobody_looks():
+    class Counts(Lit):
+        def __init__(self):
+            super().__init__()
+            self.accuracy = torchmetrics.MeanMetric()
+
+        def forward(self, x):
+            self.accuracy.update(1.0)
+            return self.net(x)
+
+    module = Counts()
+    trainer = connected(module)
+    with pytest.raises(MisconfigurationException, match="updates torchmetrics"), borrowed_network(trainer, module, "Me"):
+        module(torch.zeros(2, 3, 8, 8))
+    with borrowed_network(trainer, module, "Me", check=False):
+        module(torch.zeros(2, 3, 8, 8))

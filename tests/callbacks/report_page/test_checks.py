@@ -1,0 +1,139 @@
+"""What deserves a look: each warning has its reason, and nothing is said where the numbers do not say it."""
+
+import pytest
+import records
+from page import check
+
+from groupcam_aug.callbacks.report_page.checks import (
+    Finding,
+    findings,
+    overhead,
+    verdict,
+    watching_share,
+    worst_classes,
+)
+from groupcam_aug.callbacks.report_page.page import render
+from groupcam_aug.callbacks.report_page.run_records import read_records
+from groupcam_aug.files import add_line
+
+
+def warnings_of(folder):
+    return [finding.text for finding in findings(read_records(folder))]
+
+
+def test_nothing_stands_out_of_a_good_run(tmp_path):
+    records.full_run(tmp_path)
+    assert warnings_of(tmp_path) == [] and "Nothing stands out" in render(tmp_path)
+
+
+def test_classes_without_maps_are_named(tmp_path):
+    records.augmentation(tmp_path, per_class={"3": [100, 41], "1": [100, 4], "2": [10, 10], "0": [100, 0]})
+    assert warnings_of(tmp_path) == ["41% of class 3 have no map."]
+    assert "41% of class 3 have no map." in check(render(tmp_path)).words()
+    records.run(tmp_path, names=["a", "b", "c", "owl"])
+    assert warnings_of(tmp_path) == ["41% of class 3 (owl) have no map."]
+
+
+@pytest.mark.parametrize(
+    ("lr", "change", "expected"),
+    [
+        (lambda e: 0.1 if e < 4 else 0.001, lambda e: 0.4 if e < 4 else 0.05, True),  # the maps stop when the rate is cut
+        (lambda e: 0.1 * 0.5**e, lambda e: 0.8 * 0.6**e, True),  # both decay together
+        (lambda e: 0.1 if e < 4 else 0.001, lambda e: 0.5 * 0.4**e, False),  # the maps had settled before
+        (lambda e: 0.1, lambda e: 0.5 * 0.5**e, False),  # no cut
+        (lambda e: 0.1 if e < 4 else 0.001, lambda e: 0.4, False),  # a cut that changed nothing
+        (lambda e: 0.001 if e < 2 else 0.1, lambda e: 0.5 / (e + 1), False),  # a warm-up is no cut
+    ],
+)
+def test_a_change_that_fell_with_the_learning_rate(tmp_path, lr, change, expected):
+    records.run(tmp_path, epochs=8, lr=lr)
+    records.monitor(tmp_path, epochs=8, change=change)
+    assert ("Change fell with the learning rate, not before it." in warnings_of(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda f: records.monitor(f, alive=0.3), "Only 30% of the probes have a map."),
+        (lambda f: records.monitor(f, noise=0.7), "The maps are noisy: 0.70."),
+        (lambda f: records.monitor(f, probes=5, probe_right=[True] + 4 * [False]), "Only 20% of the probes are classified"),
+        (lambda f: records.monitor(f, converged_epoch=3), "The maps had settled by epoch 3."),
+        (lambda f: (records.run(f), records.monitor(f, change=lambda e: 0.6)), "The maps still change: 0.60 at the last probing"),
+        (lambda f: (records.run(f), records.monitor(f, seconds=9.0)), "Watching the probes takes 17.6% of the training time."),
+        (lambda f: records.augmentation(f, no_map=90), "60% of the drawn images had no map in epoch 5"),
+        (lambda f: records.augmentation(f, drawn=0), "No image has been augmented."),
+        (lambda f: records.augmentation(f, keep_fraction=0.03), "3% of the pixels are kept: nearly everything is blurred."),
+        (
+            lambda f: records.augmentation(f, keep_fraction=0.03, mask_from="centre"),
+            "3% of the pixels are kept: nearly everything",
+        ),
+        (lambda f: records.augmentation(f, keep_fraction=0.97), "97% of the pixels are kept: nearly nothing is changed."),
+        (lambda f: records.augmentation(f, seconds=0.6), "The augmentation makes a training step 7.0 times as long."),
+        (lambda f: records.run(f, status="stopped by ValueError in epoch 2"), "The run did not finish: stopped by ValueError"),
+        (lambda f: records.evaluation(f, spearman=(0.9, 0.8)), "The maps survive a network of random weights"),
+        (lambda f: records.evaluation(f, {"A": (0.3, 0.2), "random cells": (0.3, 0.1)}), "A finds what matters no better than"),
+    ],
+)
+def test_each_warning_has_its_reason(tmp_path, make, expected):
+    make(tmp_path)
+    assert [text for text in warnings_of(tmp_path) if text.startswith(expected)], warnings_of(tmp_path)
+
+
+def falling(epoch):
+    return 0.4 if epoch < 3 or epoch == 5 else 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "unsaid"),
+    [
+        # without a verdict: one stage alone, or too few maps left
+        (lambda f: records.evaluation(f, spearman=(0.9, 0.8), passed=None), "The maps survive"),
+        # right at both of the last probings is not what counts
+        (lambda f: records.monitor(f, correct=0.1), "Only"),
+        # with too few maps change is 1 and noise may be, by convention
+        (lambda f: (records.run(f), records.monitor(f, alive=0.7, min_alive=0.8, change=lambda e: 1.0)), "The maps still change"),
+        (lambda f: records.monitor(f, alive=0.0, noise=1.0), "The maps are noisy"),
+        # a rate that rises again after it was cut
+        (lambda f: (records.run(f, lr=lambda e: (1, 1, 1, 0.1, 0.1, 0.5)[e]), records.monitor(f, change=falling)), "Change fell"),
+    ],
+)
+def test_nothing_is_said_where_numbers_do_not_say_it(tmp_path, make, unsaid):
+    make(tmp_path)
+    assert not [text for text in warnings_of(tmp_path) if text.startswith(unsaid)], warnings_of(tmp_path)
+
+
+def test_a_loss_that_was_finite_in_between_is_lost_since_the_last_time(tmp_path):
+    records.run(tmp_path, epochs=0)
+    for epoch, loss in enumerate((1.0, float("nan"), 1.0, float("nan"), float("nan"))):
+        add_line(tmp_path, "run", {"train/loss": loss, "epoch": epoch, "step": epoch, "seconds": 1.0})
+    assert "train/loss is not a finite number since epoch 3." in warnings_of(tmp_path)
+
+
+def test_the_verdict_counts_the_warnings():
+    warning, note = Finding("warning", "a", "b"), Finding("note", "a", "b")
+    assert [verdict(each) for each in ([], [note], [warning, note], [warning, warning])] == [
+        "Nothing stands out.", "Nothing stands out.", "One thing deserves a look.", "2 things deserve a look.",
+    ]  # fmt: skip
+
+
+def test_warnings_come_first(tmp_path):
+    records.monitor(tmp_path, converged_epoch=3)
+    records.evaluation(tmp_path, spearman=(0.9, 0.8))
+    levels = [finding.level for finding in findings(read_records(tmp_path))]
+    assert levels == sorted(levels, key=["warning", "note"].index) and set(levels) == {"warning", "note"}
+
+
+def test_worst_classes_by_share_then_by_size_then_by_number():
+    line = {"per_class": {"10": [4, 2], "2": [8, 4], "3": [4, 2], "4": [5, 5], "5": [0, 0]}}
+    assert worst_classes(line) == [("4", 5, 1.0), ("2", 8, 0.5), ("3", 4, 0.5), ("10", 4, 0.5)]
+    assert worst_classes({}) == []
+
+
+def test_shares_of_time(tmp_path):
+    line = {"seconds": 0.03, "plain_seconds": 0.1, "steps": 10, "augmented_steps": 5}
+    assert overhead(line) == pytest.approx(0.15), "over all steps, augmented or not"
+    assert overhead({**line, "seconds": None}) is overhead({}) is None
+    records.run(tmp_path, epochs=2)
+    assert watching_share(read_records(tmp_path)) is None, "nothing watched"
+    records.monitor(tmp_path, epochs=2, seconds=6.0)
+    assert watching_share(read_records(tmp_path)) == pytest.approx(12 / 108)
