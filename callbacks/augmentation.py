@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.augment import Augmented, Fill, MaskFrom, SaliencyBlur
+from groupcam_aug.augment import Fill, MaskFrom, SaliencyBlur
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
 from groupcam_aug.callbacks.glue.batch import (
     BatchKey,
     Dispatcher,
+    Step,
     batch_generator,
     read_batch,
     replace_item,
@@ -31,15 +32,6 @@ from groupcam_aug.saliency import GroupCAM
 __all__ = ["PRESETS", "GroupCAMAugmentation"]
 
 
-class _Step(NamedTuple):
-    """What a batch hands to the later hooks of its step."""
-
-    number: int  # of the training batch, from 0
-    images: Tensor = torch.empty(0)  # (N, C, H, W) before the augmentation; none where the step was not due
-    targets: Any = None
-    result: Augmented | None = None  # None where no image was drawn
-
-
 @dataclass
 class _Fit:
     """One fit: made in `setup`, dropped in `teardown` or after an error."""
@@ -48,7 +40,7 @@ class _Fit:
     dispatcher: Dispatcher
     source: MapSource
     timer: StepTimer = field(default_factory=StepTimer)
-    step: _Step | None = None  # of the batch on its way to training_step
+    step: Step | None = None  # of the batch on its way to training_step
     stats: AugmentationStats | None = None
     is_recorded: bool | None = None  # decided at the first step
     announced: bool = False
@@ -87,9 +79,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
         threshold: "mean", a number in [0, 1], or a quantile such as "q0.6".
         fill: "blur", "mean", "noise", "other", or a callable `images -> images`.
         mask_from: "saliency", or the controls "other", "centre", "whole", "inverse", or a callable; see `SaliencyBlur`.
-        labels: "own", or "mixed" with fill="other": as in CutMix the label of the image that lent pixels counts for their
-            share, so batches that are augmented hold rows (N, classes) where they held class indices, which
-            cross-entropy takes as they are.
+        labels: "own", or "mixed" with fill="other": as in CutMix the label of the image that gave pixels counts for their
+            share. Augmented batches then hold rows (N, classes) in place of class indices; cross-entropy takes both.
         source: the network that the maps come from. "self": the one being trained (the paper). "ema": its moving average
             (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
             network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
@@ -172,14 +163,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
         }
         GroupCAM.for_training(nn.Identity(), **self._method)  # checks the arguments now, not at the first batch
         self._method |= {"layer": layer, "mask_at": self.mask_at, "output": output, "preprocess": preprocess}
-        self.augment = SaliencyBlur(
-            self._map,
-            p=defaults["p"] if p is None else p,
-            strength=strength,
-            threshold=threshold,
-            fill=fill,
-            mask_from=mask_from,
-        )
+        p = defaults["p"] if p is None else p
+        self.augment = SaliencyBlur(self._map, p=p, strength=strength, threshold=threshold, fill=fill, mask_from=mask_from)
         self.in_extra_forward = False  # for users whose own hooks should ignore the saliency passes
         self._fit: _Fit | None = None
         self._average: dict[str, Any] | None = None  # of a checkpoint to go on from, or of the last fit
@@ -195,11 +180,6 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise misconfigured(trainer, f"training_step(dataloader_iter) fetches batches out of a callback's reach. {_INSTEAD}")
         source = MapSource(trainer, self.network, self.source, self._make_cam)
         self._fit = _Fit(trainer, Dispatcher.attach(trainer.strategy, self._on_batch), source)
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Let labels on an accelerator be checked once more."""
-        if self._fit is not None and self._fit.source.cam is not None:
-            self._fit.source.cam.recheck = True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make sure that the batch went through our hands, then record what was done to it."""
@@ -273,11 +253,11 @@ class GroupCAMAugmentation(ConfiguredCallback):
             return batch
         fit.timer.begin(trainer.strategy.root_device)
         number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        fit.step = _Step(number)
+        fit.step = Step(number)
         if not self._is_due(trainer.current_epoch, number):
             return batch
         images, targets = read_batch(trainer, batch, self.image_key, self.target_key, type(self).__name__)
-        fit.step = _Step(number, images, targets)
+        fit.step = Step(number, images, targets)
         generator = batch_generator(self.seed, trainer.global_rank, number)
         drawn = self.augment.draw(len(images), generator)
         if not len(drawn):
@@ -300,12 +280,11 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise misconfigured(trainer, str(error)) from error  # before the first step: a matter of set-up
         finally:
             self.in_extra_forward = False
-        fit.step = _Step(number, images, targets, result)
+        fit.step = Step(number, images, targets, result)
         if not fit.announced:
             fit.announced = True
             announce(trainer, self._plan(cam))
-            if cam.layer_shape and cam.activation == "softmax":
-                warn_of_several_labels(trainer, targets)
+            warn_of_several_labels(trainer, cam, targets)
         batch = replace_item(batch, self.image_key, result.images)
         return batch if mixed is None or self.target_key is None else replace_item(batch, self.target_key, mixed)
 

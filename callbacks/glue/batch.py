@@ -11,16 +11,19 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from groupcam_aug.augment import Augmented
 from groupcam_aug.callbacks.glue.compat import misconfigured, warn
+from groupcam_aug.saliency import GroupCAM
 
 __all__ = [
     "BatchKey",
     "Dispatcher",
+    "Step",
     "batch_generator",
     "describe",
     "get_item",
@@ -109,6 +112,15 @@ class Dispatcher:
             del strategy._groupcam_dispatcher
 
 
+class Step(NamedTuple):
+    """What a batch hands to the later hooks of its step."""
+
+    number: int  # of the training batch, from 0
+    images: Tensor = torch.empty(0)  # (N, C, H, W) before the augmentation; none where the step was not due
+    targets: Any = None
+    result: Augmented | None = None  # None where no image was drawn
+
+
 def get_item(batch: Any, key: BatchKey) -> Any:
     """The item of a batch under a key.
 
@@ -187,9 +199,10 @@ def batch_generator(seed: int, rank: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def warn_of_several_labels(trainer: Any, targets: Any) -> None:
+def warn_of_several_labels(trainer: Any, cam: GroupCAM, targets: Any) -> None:
     """Warn of rows of targets that look like several labels an image, where scores are those of one."""
-    if isinstance(targets, Tensor) and targets.ndim == 2 and bool((targets.float().sum(dim=1) > 1.01).any()):
+    scored = isinstance(targets, Tensor) and targets.ndim == 2 and cam.layer_shape and cam.activation == "softmax"
+    if scored and bool((targets.float().sum(dim=1) > 1.01).any()):
         warn(
             trainer,
             "rows of labels sum to more than 1: with several labels an image GroupCAMAugmentation(activation='sigmoid') "

@@ -43,6 +43,7 @@ class MapSource:
         self.cam: GroupCAM | None = None  # once started
         self.average: AveragedModel | None = None
         self._is_checked = False
+        self._epoch: int | None = None  # of the last batch that was mapped
         self._classes: int | None = None
         self._step = 0  # optimiser steps that the average has followed
 
@@ -87,6 +88,8 @@ class MapSource:
         if self.cam is None:
             raise RuntimeError("MapSource.borrowed before MapSource.start")
         first, self._is_checked = not self._is_checked, True
+        if self.trainer.current_epoch != self._epoch:  # labels on an accelerator are checked once an epoch
+            self._epoch, self.cam.recheck = self.trainer.current_epoch, True
         if first:
             self._follow(images)
         with borrowed_network(self.trainer, self.cam.network, who, check=first):
