@@ -1,4 +1,4 @@
-"""One fit under watch: the probes are mapped, compared with the maps before, and what is seen is written down."""
+"""One fit under watch: the probes are mapped, compared with the maps before, and the result is written down."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Session:
         self._size = tuple(reading.maps.shape[1:])
         if not state.film.count:
             state.film.add(epochs - 1, reading.maps[self._shown])
-        own = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
-        self._facts = {**facts, **own, "fingerprint": fingerprint}
+        watched = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
+        self._facts = {**facts, **watched, "fingerprint": fingerprint}
 
     def plan(self) -> str:
         """What is watched, in a line."""
