@@ -67,12 +67,12 @@ class SaliencyEarlyStopping(EarlyStopping):
         min_alive: float | None = None,
         prefix: str | None = None,
     ) -> None:
-        own = {"threshold": threshold, "patience": patience, "min_lr_share": min_lr_share, "min_alive": min_alive}
-        self._own: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        rule = {"threshold": threshold, "patience": patience, "min_lr_share": min_lr_share, "min_alive": min_alive}
+        self._rule: dict[str, Any] = {name: value for name, value in rule.items() if value is not None}
         if prefix is not None and not isinstance(prefix, str):
             raise TypeError(f"prefix must be the prefix= of a SaliencyMonitor, got {type(prefix).__name__}")
         self.prefix = prefix
-        self._convergence = Convergence(**self._own)
+        self._convergence = Convergence(**self._rule)
         self._of: dict[str, Any] = {}  # whose maps were counted, see SaliencyMonitor.fingerprint
         super().__init__("saliency/change", patience=self._convergence.patience, mode="min")
 
@@ -90,10 +90,11 @@ class SaliencyEarlyStopping(EarlyStopping):
         """Find the monitor."""
         if stage != "fit":
             return
-        found = [callback for callback in trainer.callbacks if isinstance(callback, SaliencyMonitor)]
-        monitors = [monitor for monitor in found if self.prefix in (None, monitor.prefix)]
+        candidates = [callback for callback in trainer.callbacks if isinstance(callback, SaliencyMonitor)]
+        monitors = [monitor for monitor in candidates if self.prefix in (None, monitor.prefix)]
         if len(monitors) != 1:
-            there = f"those there are have the prefixes {[monitor.prefix for monitor in found]}" if found else "there is none"
+            prefixes = [monitor.prefix for monitor in candidates]
+            there = f"those there are have the prefixes {prefixes}" if candidates else "there is none"
             which = "a SaliencyMonitor" if self.prefix is None else f"a SaliencyMonitor(prefix={self.prefix!r})"
             remedy = (
                 "say which with prefix="
@@ -112,11 +113,11 @@ class SaliencyEarlyStopping(EarlyStopping):
         if trainer.fast_dev_run:
             return
         if self._of and self._of != self._watched.fingerprint:  # resumed with other maps: those counted so far say nothing
-            counted, self._convergence = self._convergence, self._new_convergence()
-            self._convergence.last_epoch = counted.last_epoch
+            counted, self._convergence = self._convergence.last_epoch, self._convergence.renewed()
+            self._convergence.last_epoch = counted
         self._of = self._watched.fingerprint
-        for seen in self._watched.history:
-            self._convergence.update(seen["epoch"], seen["change"], seen["alive"], seen["lr"], seen["max_lr"])
+        for probing in self._watched.history:
+            self._convergence.update(*(probing[name] for name in ("epoch", "change", "alive", "lr", "max_lr")))
         self.wait_count = self._convergence.settled
         reached = self._convergence.settled >= self._convergence.patience
         # As Lightning's own: if one rank decides to stop, all do.
@@ -147,4 +148,4 @@ class SaliencyEarlyStopping(EarlyStopping):
 
     def _new_convergence(self) -> Convergence:
         theirs = {name: getattr(self._watched, name) for name in ("threshold", "patience", "min_lr_share", "min_alive")}
-        return Convergence(**{**theirs, **self._own})
+        return Convergence(**{**theirs, **self._rule})

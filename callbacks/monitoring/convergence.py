@@ -73,6 +73,10 @@ class Convergence:
             return "lr"
         return None
 
+    def renewed(self) -> Convergence:
+        """The same rule at its start."""
+        return Convergence(self.threshold, self.patience, self.min_lr_share, self.min_alive)
+
     def state_dict(self) -> dict[str, Any]:
         """Counters and epochs, builtins only."""
         return {name: getattr(self, name) for name in _STATE}

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from groupcam_aug.baselines import centred_blob, random_cells
 from groupcam_aug.metrics import Curves, insertion_deletion
+from groupcam_aug.metrics.intervals import bootstrap_interval
 from groupcam_aug.saliency import GradCAM, GroupCAM
 from groupcam_aug.sanity import randomization_check
 from groupcam_aug.targets import Activation
 
-__all__ = ["assess", "interval"]
+__all__ = ["assess"]
 
 STEPS = 28  # points of a curve
 STAGES = 8  # at most so many in the sanity check
-RESAMPLES = 1000
 
 
 def assess(
@@ -39,44 +39,36 @@ def assess(
         What evaluation.json holds: `methods`, `sanity`, `told`. Images without a map count in no row of
         `methods`; if none has one, the controls alone are there, over all images; of outputs that are no numbers nothing is.
     """
-    maps = cam(images, targets)
-    assert isinstance(maps, Tensor)  # for the type checker: one layer in, one tensor out
+    maps: Any = cam(images, targets)  # a tensor: the maps of one layer
     controls = {"centred blob": centred_blob(maps), "random cells": random_cells(maps, seed)}
     options: dict[str, Any] = {"activation": activation, "output": cam.output, "preprocess": cam.preprocess}
-    seen = {
-        label: insertion_deletion(cam.network, images, each, targets, steps=STEPS, chunk=cam.chunk, **options)
-        for label, each in {name: maps, **controls}.items()
+    curves = {
+        label: insertion_deletion(cam.network, images, masks, targets, steps=STEPS, chunk=cam.chunk, **options)
+        for label, masks in {name: maps, **controls}.items()
     }
-    missing = int(seen[name].undefined.sum())
-    usable = ~torch.stack([seen[label].undefined for label in controls]).any(dim=0)
+    missing = int(curves[name].undefined.sum())
+    usable = ~torch.stack([curves[label].undefined for label in controls]).any(dim=0)
     # Controls are judged on the images that the method maps: those it does not may be harder or easier than the rest.
-    mapped = usable & ~seen[name].undefined
+    mapped = usable & ~curves[name].undefined
     labels, scored = ([name, *controls], mapped) if bool(mapped.any()) else (list(controls), usable)
-    methods = {label: _rows(seen[label], scored, seed) for label in labels if bool(scored.any())}
+    methods = {label: _rows(curves[label], scored, seed) for label in labels if bool(scored.any())}
     sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES)
-    told = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
+    note = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
     if missing:
-        told += f"; {missing} of them have no map" + (" and count in no row" if missing < len(images) else "")
-    return {"methods": methods, "sanity": sanity.summary(), "told": told}
+        note += f"; {missing} of them have no map" + (" and count in no row" if missing < len(images) else "")
+    return {"methods": methods, "sanity": sanity.summary(), "told": note}
 
 
-def interval(values: Tensor, seed: int = 0) -> list[float]:
-    """Bootstrap 95 % interval of the mean of (N,) values."""
-    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
-    means = values.double().cpu()[drawn].mean(dim=1).sort().values
-    return [float(means[round(share * (RESAMPLES - 1))]) for share in (0.025, 0.975)]
-
-
-def _rows(seen: Curves, scored: Tensor, seed: int) -> dict[str, Any]:
+def _rows(curves: Curves, scored: Tensor, seed: int) -> dict[str, Any]:
     rows = {}
     for kind, curve, area in (
-        ("insertion", seen.insertion, seen.insertion_auc),
-        ("deletion", seen.deletion, seen.deletion_auc),
+        ("insertion", curves.insertion, curves.insertion_auc),
+        ("deletion", curves.deletion, curves.deletion_auc),
     ):
         rows[kind] = {
-            "fractions": seen.fractions.tolist(),
+            "fractions": curves.fractions.tolist(),
             "mean": curve[scored].mean(dim=0).tolist(),
             "auc": float(area[scored].mean()),
-            "interval": interval(area[scored], seed),
+            "interval": [*bootstrap_interval(area[scored].cpu().numpy(), seed=seed)],
         }
     return rows

@@ -1,8 +1,8 @@
-"""One look at the probes, and what it says beside the look before: the numbers of the saliency monitor."""
+"""One reading of the probes' maps, and what it says beside the one before: the numbers of the saliency monitor."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from groupcam_aug.metrics import map_change, map_floor, map_noise
 from groupcam_aug.saliency import GradCAM, GroupCAM
 from groupcam_aug.targets import Activation, read_target
 
-__all__ = ["UNKNOWN", "Reading", "alive", "look", "numbers", "pack", "unpack"]
+__all__ = ["UNKNOWN", "Reading", "alive", "map_statistics", "pack", "read_maps", "unpack"]
 
 # What is logged, with the value before anything is known: the worst, so that nothing stops on it.
 UNKNOWN: dict[str, float] = {
@@ -45,7 +45,7 @@ class Reading(NamedTuple):
     score: Tensor  # (P,) float32, softmax or sigmoid of what is explained
 
 
-def look(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, activation: Activation, grid: int) -> Reading:
+def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, activation: Activation, grid: int) -> Reading:
     """Map images and their mirror images once.
 
     Args:
@@ -60,10 +60,9 @@ def look(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, activa
     """
     with as_found(cam.network, images.device):
         logits = torch.cat([cam.logits(part) for part in images.split(cam.passes(images))]).float()
-        aim = read_target(targets, logits, activation)
-        score, chosen = aim.score(logits), (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-    rows = aim.rows
-    assert isinstance(rows, Tensor)  # for the type checker: a callable is no target of a probe
+        target = read_target(targets, logits, activation)
+        score, chosen = target.score(logits), (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+    rows: Any = target.rows  # a tensor: no callable is the target of a probe
     if rows.ndim == 1:
         right = rows == chosen
     elif rows.shape[1] == 1:
@@ -93,15 +92,15 @@ def unpack(packed: Tensor, size: tuple[int, ...]) -> Reading:
     return Reading(_rounded(maps), _rounded(mirrored), chosen.long(), right > 0.5, score)
 
 
-def numbers(before: Reading | None, now: Reading, *, grid: int, min_alive: float, warm: bool) -> dict[str, float]:
-    """What is logged of a look at the probes; `SaliencyMonitor` says what each number means.
+def map_statistics(before: Reading | None, now: Reading, *, grid: int, min_alive: float, warm: bool) -> dict[str, float]:
+    """What is logged of a reading; `SaliencyMonitor` says what each number means.
 
     Args:
-        before: the look before; None: only what one look tells is known.
+        before: the reading before; None: only what one reading tells is known.
         now: this one.
         grid: of `map_change`.
         min_alive: share of probes with a map below which the change is not trusted, and 1.
-        warm: whether the look before is a reference; if not, the change is 1.
+        warm: whether the reading before is a reference; if not, the change is 1.
 
     Returns:
         Every key of `UNKNOWN`, finite.
@@ -134,8 +133,7 @@ def alive(reading: Reading, grid: int) -> list[bool]:
 
 
 def _on_grid(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor, grid: int) -> Tensor:
-    raw = cam.raw(images, targets)
-    assert isinstance(raw, Tensor)  # for the type checker: one layer in, one tensor out
+    raw: Any = cam.raw(images, targets)  # a tensor: the maps of one layer
     rows, columns = cam.layer_shape[-2:] if isinstance(cam, GroupCAM) else raw.shape[-2:]
     return F.adaptive_avg_pool2d(raw[:, None], (min(grid, rows), min(grid, columns)))[:, 0]
 

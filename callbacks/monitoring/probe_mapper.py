@@ -1,68 +1,81 @@
-"""The probes and the method that maps them, for one fit: whose maps these are, and one look at all of them on all ranks."""
+"""The probes and the method that maps them: whose maps these are, and one look at all of them on all ranks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.callbacks.glue.network import borrowed_network
-from groupcam_aug.callbacks.monitoring.map_stats import Reading, look, pack, unpack
+from groupcam_aug.callbacks.monitoring.map_stats import Reading, pack, read_maps, unpack
 from groupcam_aug.callbacks.monitoring.probes import Probes
 from groupcam_aug.layers import find_layer
 from groupcam_aug.saliency import GradCAM, GroupCAM
+from groupcam_aug.targets import Activation
 
-__all__ = ["Watch"]
+__all__ = ["ProbeMapper"]
 
 
-class Watch:
-    """Maps the probes of a `SaliencyMonitor` with the network as it is at the moment.
+class ProbeMapper:
+    """Maps the probes with the network as it is at the moment.
 
     Args:
         trainer: of the fit.
-        monitor: whose settings hold.
         network: to be mapped, bare.
         probes: to map.
+        borrow: lends the network for a stretch of code, see `glue.network.borrowed_network`.
+        method: "gradcam" or "groupcam".
+        layer: target layer. None: found here, with one probe.
+        output: where the logits are in what the network returns.
+        preprocess: applied to images before the network sees them.
+        chunk: most images per forward pass.
+        groups: G, of "groupcam".
+        mask_at: likewise.
+        activation: "softmax" or "sigmoid".
+        grid: most cells along a side of the maps that are kept.
 
     Raises:
         ValueError: a layer that does not exist, more groups than channels, and so on: see `GroupCAM` and `GradCAM`.
     """
 
-    def __init__(self, trainer: Any, monitor: Any, network: nn.Module, probes: Probes) -> None:
-        self.trainer, self.monitor, self.probes = trainer, monitor, probes
-        self.device: torch.device = trainer.strategy.root_device
-        common: dict[str, Any] = {"output": monitor.output, "preprocess": monitor.preprocess, "chunk": monitor.chunk}
+    def __init__(
+        self,
+        trainer: Any,
+        network: nn.Module,
+        probes: Probes,
+        *,
+        borrow: Callable[[], AbstractContextManager[None]],
+        method: Literal["gradcam", "groupcam"] = "gradcam",
+        layer: str | None = None,
+        output: int | str | Callable[[Any], Tensor] | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        chunk: int | None = None,
+        groups: int = 32,
+        mask_at: str = "input",
+        activation: Activation = "softmax",
+        grid: int = 14,
+    ) -> None:
+        self.probes, self.borrow, self._trainer = probes, borrow, trainer
+        self._activation, self._grid = activation, grid
+        self._device: torch.device = trainer.strategy.root_device
+        common: dict[str, Any] = {"output": output, "preprocess": preprocess, "chunk": chunk}
         self.cam: GradCAM | GroupCAM
-        if monitor.method == "gradcam":
-            self.cam = GradCAM(network, monitor.layer, **common)
+        if method == "gradcam":
+            self.cam, self.name = GradCAM(network, layer, **common), "Grad-CAM"
+            settings: dict[str, Any] = {}
         else:
-            more = {"groups": monitor.groups, "mask_at": monitor.mask_at, "activation": monitor.activation}
-            self.cam = GroupCAM(network, monitor.layer, **more, **common)
+            settings = {"groups": groups, "mask_at": mask_at}
+            self.cam = GroupCAM(network, layer, activation=activation, **settings, **common)
+            self.name = f"Group-CAM (G={groups})"
         if self.cam.layer is None:
-            with self.borrowed(), as_found(self.cam.network, self.device):
+            with borrow(), as_found(self.cam.network, self._device):
                 self.cam.layer = find_layer(self.cam.network, self.cam.logits, self.images([0]))
-
-    @property
-    def name(self) -> str:
-        """Of the method, for people."""
-        return "Grad-CAM" if self.monitor.method == "gradcam" else f"Group-CAM (G={self.monitor.groups})"
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for readings to be comparable."""
-        monitor = self.monitor
-        identity = {
-            "probes": self.probes.fingerprint(),
-            "method": monitor.method,
-            "network": monitor.network,
-            "layer": self.cam.layer,
-            "grid": monitor.grid,
-        }
-        return identity | ({"groups": monitor.groups, "mask_at": monitor.mask_at} if monitor.method == "groupcam" else {})
+        # What must be the same for readings to be comparable.
+        self.identity = {"probes": probes.fingerprint(), "method": method, "layer": self.cam.layer, "grid": grid, **settings}
 
     def look(self, targets: Tensor | None) -> Reading:
         """Map the probes: each rank its share, one gather, the same reading on every rank.
@@ -70,28 +83,23 @@ class Watch:
         Args:
             targets: what to explain, one row per probe; None: each probe's first choice.
         """
-        rank, world, total = self.trainer.global_rank, self.trainer.world_size, len(self.probes)
+        rank, world, total = self._trainer.global_rank, self._trainer.world_size, len(self.probes)
         # Rank r has the probes r, r + world, ...; all ranks map equally many, the surplus is dropped.
         rows = [(rank + world * i) % total for i in range(math.ceil(total / world))]
-        with self.borrowed():
-            own = None if targets is None else targets[rows]
-            mine = look(self.cam, self.images(rows), own, self.monitor.activation, self.monitor.grid)
-        packed = pack(mine)
+        explained = None if targets is None else targets[rows]
+        with self.borrow():
+            share = read_maps(self.cam, self.images(rows), explained, self._activation, self._grid)
+        packed = pack(share)
         if world > 1:
-            packed = self.trainer.strategy.all_gather(packed).transpose(0, 1).flatten(0, 1)[:total]
-        return unpack(packed, tuple(mine.maps.shape[1:]))
+            packed = self._trainer.strategy.all_gather(packed).transpose(0, 1).flatten(0, 1)[:total]
+        return unpack(packed, tuple(share.maps.shape[1:]))
 
     def images(self, rows: list[int] | None = None) -> Tensor:
         """Probes on the device, in the Trainer's precision; all of them by default."""
         images = self.probes.images if rows is None else self.probes.images[rows]
-        return self.trainer.precision_plugin.convert_input(images.to(self.device))
+        return self._trainer.precision_plugin.convert_input(images.to(self._device))
 
-    @contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """The network ready to be run on the monitor's account."""
-        self.monitor.in_extra_forward = True
-        try:
-            with borrowed_network(self.trainer, self.cam.network, type(self.monitor).__name__):
-                yield
-        finally:
-            self.monitor.in_extra_forward = False
+    def synchronize(self) -> None:
+        """Wait for what is still queued on the device, so that a clock does not take it for the probing's time."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from groupcam_aug.callbacks.glue.batch import BatchKey, describe, get_item
 from groupcam_aug.callbacks.glue.compat import misconfigured
 from groupcam_aug.saliency import check_images
 
-__all__ = ["Probes", "first_of_batch", "from_validation", "given", "spread", "stratified"]
+__all__ = ["Probes", "first_of_batch", "from_validation", "given", "is_awaited", "spread", "stratified"]
 
 _CANDIDATES = 4  # samples loaded per probe where the labels are not known beforehand
 
@@ -80,30 +81,36 @@ def given(images: Any, labels: Any) -> Probes | None:
 def first_of_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchKey | None, count: int) -> Probes:
     """The first `count` samples of a batch, on every rank those of rank zero's."""
     images, labels = _read(trainer, batch, image_key, target_key)
-    found = images[:count].cpu().clone(), None if labels is None else labels[:count].cpu().clone()
+    first = images[:count].cpu().clone(), None if labels is None else labels[:count].cpu().clone()
     if trainer.world_size > 1:
-        found = trainer.strategy.broadcast(found, src=0)
-    return Probes(*found, "the first training batch, as training_step gets it")
+        first = trainer.strategy.broadcast(first, src=0)
+    return Probes(*first, "the first training batch, as training_step gets it")
 
 
 def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | None, count: int, seed: int) -> Probes | None:
     """At most `count` samples of the validation data, as many of each class as can be, the same in every run and on every rank.
 
     They go the way of a validation batch: the data set's transforms, the loader's `collate_fn`, the module's transfer hooks.
-    No loader is iterated, and the random numbers of the run are left as they are.
+    Not the first batches are taken, which in a folder sorted by class hold one class, and no loader is iterated: samples are
+    asked of the loader's data set. The random numbers of the run are left as they are. To be called while the Trainer trains.
 
     Returns:
-        The probes; None without a map-style data set in batches.
+        The probes; None without a map-style data set in batches, or while the Trainer has not made its validation loaders yet
+        (see `is_awaited`).
 
     Raises:
         MisconfigurationException: samples without images under `image_key`, or without usable labels under `target_key`.
     """
-    device = trainer.strategy.root_device
-    with _own_randomness(seed, device):
-        loader = next((each for each in _loaders(trainer) if _is_map_style(each)), None)
-        found = None if loader is None else _drawn(trainer, loader, image_key, target_key, count, seed)
+    with _own_randomness(seed, trainer.strategy.root_device):
+        loader = next((loader for loader in _loaders(trainer) if _is_map_style(loader)), None)
+        probes = None if loader is None else _drawn(trainer, loader, image_key, target_key, count, seed)
     # Ranks may hold other parts of the data; what they watch, and compare when a run is resumed, must be the same.
-    return trainer.strategy.broadcast(found, src=0) if trainer.world_size > 1 else found
+    return trainer.strategy.broadcast(probes, src=0) if trainer.world_size > 1 else probes
+
+
+def is_awaited(trainer: Any) -> bool:
+    """Whether validation data are to come: without a sanity check, loaders that no epoch needs so far are made later."""
+    return trainer.enable_validation and trainer.val_dataloaders is None
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator | None = None) -> list[int]:
@@ -112,11 +119,11 @@ def stratified(labels: Tensor, count: int, generator: torch.Generator | None = N
     With a generator, which samples of a class, and which classes if there are more than `count`, is drawn; otherwise the first.
     """
     order = torch.arange(len(labels)) if generator is None else torch.randperm(len(labels), generator=generator)
-    seen: dict[int, int] = {}
+    counts: Counter[int] = Counter()
     turns = []
     for label in labels[order].tolist():
-        seen[label] = turn = seen.get(label, -1) + 1
-        turns.append(turn)
+        turns.append(counts[label])
+        counts[label] += 1
     return order[torch.tensor(turns, dtype=torch.long).argsort(stable=True)][:count].tolist()
 
 
@@ -140,11 +147,11 @@ def _drawn(trainer: Any, loader: Any, image_key: BatchKey, target_key: BatchKey 
 
 
 def _choose(loader: Any, target_key: BatchKey | None, count: int, seed: int) -> list[int]:
-    """Indices to load: the probes, stratified if the data set tells its labels; else candidates to choose from."""
+    """Indices to load: the probes, stratified if the data set knows its labels; else candidates to choose from."""
     generator = torch.Generator().manual_seed(seed)
     # A SubsetRandomSampler says which part of a shared data set is the validation data.
-    own = getattr(getattr(loader, "sampler", None), "indices", None)
-    pool = torch.arange(len(loader.dataset)) if own is None else torch.as_tensor(own, dtype=torch.long)
+    part = getattr(getattr(loader, "sampler", None), "indices", None)
+    pool = torch.arange(len(loader.dataset)) if part is None else torch.as_tensor(part, dtype=torch.long)
     labels = None if target_key is None else _known_labels(loader.dataset)
     if labels is not None:
         return pool[stratified(labels[pool], count, generator)].tolist()
@@ -161,25 +168,22 @@ def _known_labels(dataset: Any) -> Tensor | None:
         parts = [_known_labels(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
     if isinstance(dataset, TensorDataset):
-        found: Any = dataset.tensors[1] if len(dataset.tensors) > 1 else None
+        labels: Any = dataset.tensors[1] if len(dataset.tensors) > 1 else None
     else:
-        found = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    if isinstance(found, np.ndarray) or (isinstance(found, list | tuple) and all(isinstance(each, int) for each in found)):
-        found = torch.as_tensor(found)
-    if not isinstance(found, Tensor) or found.shape != (len(dataset),) or found.is_floating_point():
+        labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    if isinstance(labels, np.ndarray) or (isinstance(labels, list | tuple) and all(isinstance(label, int) for label in labels)):
+        labels = torch.as_tensor(labels)
+    if not isinstance(labels, Tensor) or labels.shape != (len(dataset),) or labels.is_floating_point():
         return None
-    return found.cpu().long()
+    return labels.cpu().long()
 
 
 def _loaders(trainer: Any) -> list[Any]:
-    """The validation loaders, asked for as Lightning does if it has not done so yet."""
-    if trainer.val_dataloaders is None and trainer.enable_validation:
-        with _validating(trainer):
-            trainer.fit_loop.epoch_loop.val_loop.setup_data()
-    found = trainer.val_dataloaders
-    if isinstance(found, Mapping):
-        return list(found.values())
-    return list(found) if isinstance(found, list | tuple) else [found]
+    """The validation loaders that the Trainer has made."""
+    loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
 def _is_map_style(loader: Any) -> bool:
@@ -190,27 +194,23 @@ def _is_map_style(loader: Any) -> bool:
 
 def _transferred(trainer: Any, batch: Any) -> Any:
     """A batch on the device after all that happens to a validation batch on its way."""
-    with _validating(trainer), torch.no_grad():
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-@contextmanager
-def _validating(trainer: Any) -> Iterator[None]:
-    """The Trainer in the stage in which the user's hooks take a batch for one of validation."""
-    stage = trainer.state.stage
-    trainer.validating = True
+    data, hook = trainer.datamodule, "on_before_batch_transfer"
+    # As Lightning does it: the data module's hook, if it has one of its own.
+    home = getattr(getattr(type(data), hook, None), "__module__", "lightning").partition(".")[0]
+    owner = trainer.lightning_module if home in ("lightning", "pytorch_lightning") else data
+    trainer.validating = True  # or hooks that augment training batches would change the probes
     try:
-        yield
+        with torch.no_grad():
+            batch = getattr(owner, hook)(trainer.precision_plugin.convert_input(batch), 0)
+            return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
     finally:
-        trainer.state.stage = stage
+        trainer.training = True
 
 
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers of torch, numpy and Python that follow from `seed` in here, and go on as before afterwards."""
-    own, others = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     index = device.index if device.type not in ("cpu", "mps") else None
     with torch.random.fork_rng(
         devices=[] if index is None else [index], device_type=device.type if index is not None else "cuda"
@@ -223,8 +223,8 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(own)
-            np.random.set_state(others)  # noqa: NPY002
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _read(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchKey | None) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,5 @@
 """When maps have settled, and when that ends a training."""
 
-import pickle
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,42 +8,9 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from groupcam_aug.callbacks import SaliencyEarlyStopping, SaliencyMonitor
-from groupcam_aug.callbacks import monitor as monitor_module
-from groupcam_aug.callbacks.monitoring.convergence import Convergence
+from groupcam_aug.callbacks.monitoring import session
+from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN
 from groupcam_aug.files import read_lines
-
-
-@pytest.mark.parametrize(
-    ("changes", "rates", "alive", "converged", "cut"),
-    [
-        ([1, 0.5, 0.04, 0.03, 0.02, 0.01], None, None, 2, None),
-        ([1, 0.04, 0.03, 0.5, 0.04, 0.05, 0.05], None, None, 4, None),  # equal is enough
-        ([1, 0.04, 0.5, 0.04, 0.04, 0.06, 0.04, 0.04], None, None, None, None),  # dips do not count
-        ([1, 0.5, 0.04, 0.03, 0.02], [1, 1, 0.01, 0.01, 0.01], None, None, 4),  # the rate was cut
-        ([1, 0.5, 0.04, 0.03, 0.02], [1, 1, 0.2, 0.2, 0.2], None, 2, None),  # a fifth is still a rate
-        ([1, 0.5, 0.04, 0.03, 0.02], [1, 1, 1 / 10, 0.1, 0.1000000001], None, None, 4),  # a division by ten is a cut
-        ([1, 0.04, 0.03, 0.02, 0.02], [1, 1, 1, 0.01, 0.01], None, None, 3),  # cut just before the third
-        ([1, 0.5, 0.04, 0.03, 0.02, 0.02, 0.02], [1, 1, 0.01, 0.01, 0.01, 1, 1], None, None, 4),  # up again: not yet three
-        ([1, 0.5, 0.04, 0.03, 0.02, 0.02, 0.02, 0.02], [1, 1, 0.01, 0.01, 0.01, 1, 1, 1], None, 5, 4),
-        ([1, 0.01, 0.01, 0.01, 0.01], [1, 1, 1, 0.01, 1], None, None, 3),  # two, an interruption, one
-        ([1, 0.0, 0.0, 0.0], [0, 0, 0, 0], None, None, 3),  # nothing was trained at all
-        ([1, 0.0, 0.0, 0.0], [None] * 4, None, 1, None),  # no optimiser to ask
-        ([1, 0.02, 0.02, 0.02, 0.02], None, [1, 1, 0.4, 1, 1], None, None),  # too few alive in between
-    ],
-)
-def test_convergence_of_a_sequence(changes, rates, alive, converged, cut):
-    rule, highest, news = Convergence(), 0.0, []
-    for epoch, change in enumerate(changes):
-        rate = 1.0 if rates is None else rates[epoch]
-        highest = max(highest, rate or 0.0)
-        told = rule.update(epoch, change, 1.0 if alive is None else alive[epoch], rate, None if rate is None else highest)
-        news += [told] if told else []
-        again = Convergence()
-        again.load_state_dict(pickle.loads(pickle.dumps(rule.state_dict())))
-        assert rule.update(epoch, 0.0, 1.0, 1.0, 1.0) is None, "an epoch counts once"
-        rule = again
-    assert (rule.converged_epoch, rule.fell_with_lr) == (converged, cut)
-    assert sorted(news) == sorted([*(["converged"] if converged is not None else []), *(["lr"] if cut is not None else [])])
 
 
 @pytest.fixture
@@ -55,11 +20,11 @@ def scripted(monkeypatch):
     def script(*changes, alive=1.0):
         values = iter(changes)
 
-        def reading(before, now, **_):
+        def statistics(before, now, **_):
             change = 1.0 if before is None else next(values, changes[-1])
-            return {**monitor_module.UNKNOWN, "change": change, "alive": alive, "spearman": 1 - change}
+            return {**UNKNOWN, "change": change, "alive": alive, "spearman": 1 - change}
 
-        monkeypatch.setattr(monitor_module, "numbers", reading)
+        monkeypatch.setattr(session, "map_statistics", statistics)
 
     return script
 

@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import random
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -20,10 +21,10 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from groupcam_aug import GradCAM, GroupCAM
-from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor
+from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor, SaliencyReport
 from groupcam_aug.callbacks import monitor as monitor_module
-from groupcam_aug.callbacks.monitoring import snapshots as exhibit_module
-from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN, Reading, numbers
+from groupcam_aug.callbacks.monitoring import probing_cost, session, snapshots
+from groupcam_aug.callbacks.monitoring.map_stats import UNKNOWN
 from groupcam_aug.files import read_lines
 
 KEYS = {f"saliency/{name}" for name in UNKNOWN}
@@ -101,45 +102,6 @@ def test_numbers_are_those_of_the_maps_of_the_weights_at_each_epochs_end(tmp_pat
             assert entry["change_correct"] == pytest.approx(np.mean([1 - r for r, ok in zip(rho, right) if ok]), abs=1e-6)
 
 
-def reading(maps, right, chosen=None):
-    maps = torch.tensor(maps, dtype=torch.float16).view(len(maps), 2, 2)
-    right = torch.tensor(right)
-    chosen = torch.zeros(len(maps), dtype=torch.long) if chosen is None else torch.tensor(chosen)
-    return Reading(maps, maps, chosen, right, torch.zeros(len(maps)))
-
-
-UP, DOWN, DEAD = [0.25, 0.5, 0.75, 1.0], [1.0, 0.75, 0.5, 0.25], [0.0, 0, 0, 0]
-
-
-def test_numbers_by_hand():
-    before = reading([UP, UP, DEAD, DEAD], [True, True, True, False], [0, 1, 2, 3])
-    now = reading([UP, DOWN, UP, DEAD], [True, False, True, True], [0, 1, 0, 3])
-    seen = numbers(before, now, grid=14, min_alive=0.5, warm=True)
-    assert seen["change"] == pytest.approx((0 + 1 + 1) / 3), "same, reversed, came to life; dead both times does not count"
-    assert seen["spearman"] == pytest.approx((1 - 1) / 2) and seen["alive"] == 0.75 and seen["counted"] == 3
-    assert seen["mass_shift"] == pytest.approx((0 + 0.4 + 1) / 3, abs=1e-4)
-    assert seen["change_correct"] == pytest.approx(0.5) and seen["correct"] == 0.5 and seen["counted_correct"] == 2
-    assert seen["spearman_correct"] == 1 and seen["alive_correct"] == 1 and seen["flip_rate"] == 0.25
-    assert seen["noise"] == 0 and seen["floor"] == pytest.approx(-1), "UP beside DOWN beside UP"
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "warm", "expected"),
-    [
-        ([UP, UP], [UP, UP], False, {"change": 1, "change_correct": 1, "spearman": 1, "alive": 1}),  # before warm-up
-        ([UP, UP, UP], [UP, DEAD, DEAD], True, {"change": 1, "change_correct": 1, "spearman": 1}),  # too few alive to trust
-        ([UP, UP], [UP, DEAD], True, {"change": 0.5, "alive": 0.5}),  # just enough
-        ([DEAD, DEAD], [DEAD, DEAD], True, {"change": 1, "spearman": 0, "mass_shift": 1, "noise": 1, "counted": 0}),
-        (None, [UP, UP], False, {"change": 1, "spearman": 0, "mass_shift": 1, "noise": 0, "alive": 1}),
-    ],
-)
-def test_change_that_is_not_trusted_is_one(before, now, warm, expected):
-    ones = [True] * len(now)
-    seen = numbers(before and reading(before, ones), reading(now, ones), grid=14, min_alive=0.5, warm=warm)
-    assert seen.keys() == UNKNOWN.keys() and all(math.isfinite(value) for value in seen.values())
-    assert {name: seen[name] for name in expected} == pytest.approx(expected)
-
-
 def test_maps_that_are_not_finite_are_no_maps(tmp_path):
     class Bursting(Plain):
         def forward(self, x):
@@ -208,15 +170,15 @@ def test_validation_in_between_does_not_reach_the_logger(tmp_path):
 
 
 def test_a_dev_run_maps_nothing_and_logs_what_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor_module, "Watch", None)
+    monkeypatch.setattr(monitor_module, "ProbeMapper", None)
     keep = Keep()
-    monitor, _ = watched(tmp_path, fast_dev_run=True, after=[keep])
+    monitor, _ = watched(tmp_path, fast_dev_run=True, after=[keep], recorded=False)
     assert keep.metrics[0].items() >= {f"saliency/{name}": value for name, value in UNKNOWN.items()}.items()
     assert monitor.history == [] and monitor.state_dict() == {} and not (tmp_path / "groupcam").exists()
 
 
 def test_barebones_does_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor_module, "Watch", None)
+    monkeypatch.setattr(monitor_module, "ProbeMapper", None)
     monitor = SaliencyMonitor()
     trainer = pl.Trainer(
         barebones=True, max_epochs=1, accelerator="cpu", devices=1, callbacks=[monitor], default_root_dir=tmp_path
@@ -324,7 +286,7 @@ def test_a_resumed_run_has_the_history_of_one_that_never_stopped(tmp_path, every
     whole, again, path = resumed(tmp_path, make, every_n_epochs=1, save_on_train_epoch_end=True)
     assert len(whole.history) == 4 // every and whole.history == again.history
     assert whole.state_dict()["convergence"] == again.state_dict()["convergence"]
-    strips = [monitor._film.frames for monitor in (whole, again)]
+    strips = [monitor._state.film.frames for monitor in (whole, again)]
     assert [frame[0] for frame in strips[0].values()] == [frame[0] for frame in strips[1].values()]
     saved = torch.load(path, weights_only=True)["callbacks"]
     (own,) = [value for name, value in saved.items() if "SaliencyMonitor" in name]
@@ -426,6 +388,30 @@ def test_what_is_written_for_the_report(tmp_path):
     assert lines[2]["seconds"] > 0 and lines[2]["overhead"] == monitor.overhead > 0
 
 
+def test_a_run_without_logger_and_checkpoints_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="evaluate=True is without effect in a run that leaves no records"):
+        monitor, _ = watched(None, monitor=SaliencyMonitor(num_images=4, evaluate=True), recorded=False)
+    assert len(monitor.history) == 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_report_asks_for_records_wherever_it_stands(tmp_path, where):
+    monitor = SaliencyMonitor(num_images=4)
+    watched(tmp_path, monitor=monitor, recorded=False, max_epochs=2, **{where: [SaliencyReport()]})
+    assert (tmp_path / "groupcam" / "monitor.json").is_file() and len(read_lines(tmp_path / "groupcam", "monitor")) == 2
+
+
+def test_what_is_watched_is_written_down_at_the_first_batch(tmp_path):
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.found = getattr(self, "found", (tmp_path / "groupcam" / "monitor.json").is_file())
+
+    look = Look()
+    watched(tmp_path, after=[look], max_epochs=1)
+    assert look.found
+
+
 def test_cost_is_predicted_in_forward_units_and_told(tmp_path, caplog):
     assert SaliencyMonitor(num_images=60).predict_overhead(2800) == pytest.approx(60 * 3 / 8400)
     assert SaliencyMonitor(images=(torch.zeros(5, 3, 8, 8), [0] * 5)).predict_overhead(100) == pytest.approx(5 * 3 / 300)
@@ -439,24 +425,14 @@ def test_cost_is_predicted_in_forward_units_and_told(tmp_path, caplog):
 
 
 def test_too_much_of_it_is_warned_about_once_with_a_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor_module, "NOTICEABLE", 0.0)
+    monkeypatch.setattr(probing_cost, "NOTICEABLE", 0.0)
     with pytest.warns(UserWarning, match=r"every_n_epochs=\d+\) stays below 2%") as told:
         monitor, _ = watched(tmp_path, max_epochs=5)
     assert sum("every_n_epochs" in str(each.message) for each in told) == 1
     assert monitor.overhead > 0.02
     watched(tmp_path, monitor=SaliencyMonitor(num_images=4, max_overhead=None), max_epochs=4)
-    monkeypatch.setattr(monitor_module, "NOTICEABLE", 60.0)
+    monkeypatch.setattr(probing_cost, "NOTICEABLE", 60.0)
     watched(tmp_path, max_epochs=4)
-
-
-def test_measured_cost_is_a_share_of_the_epochs_it_stands_for(tmp_path, monkeypatch):
-    monitor = SaliencyMonitor(every_n_epochs=4)
-    monitor._watch, monitor._epoch_began = type("Watch", (), {"probes": range(9)}), 100.0
-    for seconds in (30.0, 1.2):
-        monitor._measure(pl.Trainer(**SILENT), 110.0, seconds)  # after 10 s of an epoch
-    assert monitor.overhead == pytest.approx(0.03)
-    with pytest.warns(UserWarning, match=r"9 probes takes 1.2 s, 3.0% of the epochs' time; .*every_n_epochs=6\) stays below 2%"):
-        monitor._measure(pl.Trainer(**SILENT), 110.0, 8.0)
 
 
 def test_evaluation_at_the_end(tmp_path):
@@ -480,7 +456,7 @@ def test_an_evaluation_that_fails_does_not_take_the_training_with_it(tmp_path, m
     def failing(*_args, **_kwargs):
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(monitor_module, "assess", failing)
+    monkeypatch.setattr(session, "assess", failing)
     with pytest.warns(UserWarning, match="could not evaluate its maps: no memory left. The training itself is complete"):
         _, trainer = watched(tmp_path, monitor=SaliencyMonitor(num_images=6, evaluate=True), max_epochs=1)
     assert trainer.state.finished
@@ -492,7 +468,7 @@ def test_a_full_disk_does_not_take_the_training_with_it(tmp_path, monkeypatch, f
         raise OSError(28, "No space left on device")
 
     whole, _ = watched(tmp_path / "whole")
-    monkeypatch.setattr(monitor_module if fails == "add_line" else exhibit_module, fails, full)
+    monkeypatch.setattr(session if fails == "add_line" else snapshots, fails, full)
     with pytest.warns(UserWarning, match="writes nothing from here on: .*No space left"):
         monitor, trainer = watched(tmp_path / "full")
     assert trainer.state.finished and monitor.history == whole.history
@@ -519,7 +495,7 @@ def test_beside_the_augmentation_the_probes_are_clean(tmp_path):
     augmentation = GroupCAMAugmentation(network="net", groups=4)
     monitor, _ = watched(tmp_path, before=[augmentation])
     alone, _ = watched(tmp_path)
-    assert monitor._fingerprint == alone._fingerprint and len(monitor.history) == 3
+    assert monitor.fingerprint == alone.fingerprint != {} and len(monitor.history) == 3
 
 
 class Loud(Learner):
@@ -653,6 +629,59 @@ def test_preprocess_and_output_lead_to_the_logits(tmp_path):
     assert monitor.history[2]["noise"] == pytest.approx(same_net.history[2]["noise"], abs=0.05)
 
 
+@pytest.mark.parametrize("settings", [{"warmup_epochs": 0}, {"warmup_epochs": 3}, {"min_alive": 0.2}, {"min_alive": 0.6}])
+def test_warm_up_and_the_least_share_of_maps_are_passed_on(tmp_path, settings):
+    images, labels = textures(4)
+    images[1:3] = float("nan")  # two of four have no map
+    monitor, _ = watched(
+        tmp_path, monitor=SaliencyMonitor(images=images, labels=labels, **settings), recorded=False, max_epochs=4
+    )
+    assert [entry["alive"] for entry in monitor.history] == [0.5] * 4
+    first = settings.get("warmup_epochs", 1) if settings.get("min_alive", 0.5) <= 0.5 else 4
+    assert [entry["change"] == 1 for entry in monitor.history] == [epoch < first for epoch in range(4)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mask_at": "target", "chunk": 3, "groups": 4}, {"layer": "conv", "groups": 2, "grid": 5}], ids=str
+)
+def test_maps_are_those_of_the_settings(tmp_path, monkeypatch, settings):
+    class Kept(monitor_module.ProbeMapper):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            kept.append(self.cam)
+
+    kept, (images, labels) = [], textures(5, seed=4)
+    monkeypatch.setattr(monitor_module, "ProbeMapper", Kept)
+    monitor = SaliencyMonitor(images=images, labels=labels, method="groupcam", network="net", **settings)
+    module = Learner()
+    watched(tmp_path, module, monitor, max_epochs=1, recorded=False)
+    options = {"layer": "act", **settings}
+    grid = options.pop("grid", 14)
+    pooled = F.adaptive_avg_pool2d(GroupCAM(module.net, **options).raw(images, labels), grid)
+    expected = pooled / pooled.amax((1, 2), keepdim=True).clamp(min=1e-30)
+    assert torch.equal(monitor.state_dict()["reading"]["maps"], expected.half()) and kept[0].chunk == settings.get("chunk")
+
+
+def test_users_hooks_can_tell_the_monitors_passes(tmp_path):
+    class Listening(Plain):
+        def forward(self, x):
+            passes.append(monitor.in_extra_forward)
+            return super().forward(x)
+
+    passes, monitor = [], SaliencyMonitor(images=textures(4))
+    watched(tmp_path, Learner(Listening), monitor, val=False, max_epochs=1)
+    batch = passes.index(False)
+    assert (
+        passes[batch : batch + 3] == [False] * 3 and all(passes[:batch]) and all(passes[batch + 3 :]) and len(passes) > batch + 3
+    )
+
+
+def test_warning_filters_are_as_they_were(tmp_path):
+    before = list(warnings.filters)
+    watched(tmp_path, max_epochs=1)
+    assert warnings.filters == before
+
+
 def test_an_error_leaves_nothing_behind(tmp_path):
     class Failing(Learner):
         def training_step(self, batch, batch_idx):
@@ -663,7 +692,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     module, monitor = Failing(), SaliencyMonitor(num_images=4)
     with pytest.raises(ZeroDivisionError):
         watched(tmp_path, module, monitor)
-    assert monitor._watch is None and monitor._probes is None and len(monitor.history) == 1
+    assert monitor._session is None and len(monitor.history) == 1
     assert monitor.state_dict()["epochs"] == 1, "for a checkpoint written on the way out"
 
 
@@ -718,14 +747,3 @@ def test_only_arguments_travel(tmp_path):
 def test_misuse_says_what_is_wrong(arguments, kind, message):
     with pytest.raises(kind, match=message):
         SaliencyMonitor(**arguments)
-
-
-def test_group_cam_maps_on_the_layers_grid(tmp_path):
-    images, labels = textures(5, seed=4)
-    monitor = SaliencyMonitor(images=images, labels=labels, method="groupcam", groups=4, network="net", grid=10)
-    module = Learner()
-    watched(tmp_path, module, monitor, max_epochs=1)
-    raw = GroupCAM(module.net, "act", groups=4).raw(images, labels)
-    pooled = F.adaptive_avg_pool2d(raw, 10)
-    expected = pooled / pooled.amax((1, 2), keepdim=True).clamp(min=1e-30)
-    assert torch.equal(monitor.state_dict()["reading"]["maps"], expected.half())

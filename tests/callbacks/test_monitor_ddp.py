@@ -92,6 +92,12 @@ def test_all_ranks_stop_at_the_same_epoch(seen):
     assert [rank["stopped"]["epochs"] for rank in seen["ranks"]] == [2, 2] and seen["alone"]["stopped"]["epochs"] == 2
 
 
+def test_no_warning_filter_is_left_behind(seen):
+    """The advice to average what all ranks have alike is not given (see monitor_ranks.py), and not by silencing it."""
+    for rank in seen["ranks"]:
+        assert [rank[case]["filters"] for case in ("five", "stream", "stopped")] == [[]] * 3
+
+
 def test_rank_zero_alone_writes(seen):
     names = sorted(path.name for path in (seen["folder"] / "five" / "groupcam" / "monitor").iterdir())
     assert names == ["epoch_00000.png", "epoch_00001.png", "epoch_00002.png", "film_strip.png", "probes.png"]

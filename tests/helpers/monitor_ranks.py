@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, IterableDataset
 
 from groupcam_aug.callbacks import SaliencyEarlyStopping, SaliencyMonitor
+from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
 
 
 class Stream(IterableDataset):
@@ -54,6 +56,8 @@ class Seen(pl.Callback):
 
 def fit(folder, monitor, world, *, train, epochs=3, callbacks=(), checkpointing=False, ckpt_path=None):
     torch.manual_seed(11)
+    (Path(folder) / "groupcam").mkdir(parents=True, exist_ok=True)  # as a SaliencyReport does
+    filters = list(warnings.filters)
     module, seen = Learner(lambda: Plain().double()), Seen()
     settings = {**SILENT, "default_root_dir": folder, "max_epochs": epochs, "enable_checkpointing": checkpointing}
     if world > 1:
@@ -62,6 +66,7 @@ def fit(folder, monitor, world, *, train, epochs=3, callbacks=(), checkpointing=
     trainer = pl.Trainer(**settings, callbacks=[*callbacks, monitor, seen])
     trainer.fit(module, train, ckpt_path=ckpt_path)
     return {
+        "filters": [str(each) for each in warnings.filters if each not in filters],
         "history": monitor.history,
         "metrics": seen.metrics,
         "state": monitor.state_dict(),
@@ -75,14 +80,22 @@ def doubled(**options):
     return DataLoader(list(zip(images.double(), labels)), 4)
 
 
-class Counted(SaliencyMonitor):
-    """Counts the collectives of each look at the probes."""
+@contextmanager
+def counted():
+    """The collectives of each look at the probes."""
+    look, collectives = ProbeMapper.look, []
 
-    def _look(self):
+    def counting(mapper, targets):
         with Collectives() as seen:
-            reading = super()._look()
-        self.collectives = [*getattr(self, "collectives", []), list(seen.names)]
+            reading = look(mapper, targets)
+        collectives.append(list(seen.names))
         return reading
+
+    ProbeMapper.look = counting
+    try:
+        yield collectives
+    finally:
+        ProbeMapper.look = look
 
 
 def run(folder, world):
@@ -95,8 +108,9 @@ def run(folder, world):
         ("one", {"images": images[:1], "labels": None}),
         ("groupcam", {"method": "groupcam", "groups": 4}),
     ):
-        monitor = Counted(**{**probes, **settings})
-        told[name] = {**fit(folder / name, monitor, world, train=doubled()), "collectives": monitor.collectives}
+        monitor = SaliencyMonitor(**{**probes, **settings})
+        with counted() as collectives:
+            told[name] = {**fit(folder / name, monitor, world, train=doubled()), "collectives": collectives}
     stream = SaliencyMonitor(num_images=3, network="net")
     told["stream"] = fit(folder / "stream", stream, world, train=DataLoader(Stream(rank), 4))
     shards = SaliencyMonitor(num_images=6, network="net")

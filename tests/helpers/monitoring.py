@@ -1,5 +1,7 @@
 """Data and networks for the tests of the saliency monitor."""
 
+from pathlib import Path
+
 import pytorch_lightning as pl
 import torch
 from lit import SILENT
@@ -86,8 +88,23 @@ def batches(count=12, seed=0, batch_size=4, shuffle=False, **options):
     return DataLoader(TensorDataset(*textures(count, seed, **options)), batch_size, shuffle=shuffle)
 
 
-def watched(folder, module=None, monitor=None, *, train=None, val=None, before=(), after=(), seed=11, ckpt_path=None, **options):
-    """Fit quietly under a monitor; returns it and the trainer. `val=False`: none."""
+def watched(
+    folder,
+    module=None,
+    monitor=None,
+    *,
+    train=None,
+    val=None,
+    before=(),
+    after=(),
+    seed=11,
+    ckpt_path=None,
+    recorded=True,
+    **options,
+):
+    """Fit quietly under a monitor; returns it and the trainer. `val=False`: none. `recorded=False`: nobody asks for records."""
+    if recorded:
+        (Path(folder) / "groupcam").mkdir(parents=True, exist_ok=True)  # as a SaliencyReport does
     module = Learner() if module is None else module
     monitor = SaliencyMonitor(num_images=8) if monitor is None else monitor
     torch.manual_seed(seed)

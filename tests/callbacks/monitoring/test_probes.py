@@ -5,7 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from monitoring import Learner, Plain, textures, watched
+from monitoring import Learner, Plain, batches, textures, watched
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
@@ -16,14 +18,15 @@ from groupcam_aug.callbacks.monitoring.probes import spread, stratified
 class Taken(SaliencyMonitor):
     """Keeps the probes for the test to look at."""
 
-    def _begin(self, trainer, module, epochs):
-        self.taken = self._probes
-        super()._begin(trainer, module, epochs)
+    def _begin(self, *args):
+        super()._begin(*args)
+        if self._session is not None:
+            self.taken = self._session.mapper.probes
 
 
-def probes(tmp_path, val=False, module=None, train=None, **settings):
+def probes(tmp_path, val=False, module=None, train=None, num_sanity_val_steps=1, **settings):
     monitor = Taken(**{"num_images": 6, **settings})
-    watched(tmp_path, module, monitor, val=val, train=train, max_epochs=1)
+    watched(tmp_path, module, monitor, val=val, train=train, max_epochs=1, num_sanity_val_steps=num_sanity_val_steps)
     return monitor.taken
 
 
@@ -123,11 +126,42 @@ def test_no_loader_is_iterated(tmp_path):
     assert Once.rounds == 2, "Lightning's own: sanity check and validation"
 
 
-def test_validation_data_that_lightning_would_only_ask_for_later(tmp_path):
+def test_before_training_even_without_a_sanity_check(tmp_path):
     monitor = Taken(num_images=6)
-    loader = DataLoader(TensorDataset(*labelled()), 4)
-    watched(tmp_path, monitor=monitor, val=loader, check_val_every_n_epoch=3, num_sanity_val_steps=0, max_epochs=1)
-    assert "the validation data" in monitor.taken.origin and len(monitor.history) == 1
+    watched(tmp_path, monitor=monitor, num_sanity_val_steps=0, max_epochs=2)
+    assert [entry["epoch"] for entry in monitor.history] == [0, 1] and "the validation data" in monitor.taken.origin
+
+
+def test_validation_data_that_lightning_asks_for_later_are_waited_for(tmp_path, caplog):
+    monitor, loader = Taken(num_images=6), DataLoader(TensorDataset(*labelled()), 4)
+    with caplog.at_level("INFO"):
+        watched(tmp_path, monitor=monitor, val=loader, check_val_every_n_epoch=3, num_sanity_val_steps=0, max_epochs=5)
+    assert "the validation data" in monitor.taken.origin and [entry["epoch"] for entry in monitor.history] == [3, 4]
+    assert monitor.history[0]["change"] < 1, "the reference was taken after the epoch with the validation"
+    assert sum("begins with the first validation" in record.message for record in caplog.records) == 1
+    at_once = Taken(num_images=6)
+    watched(tmp_path, monitor=at_once, val=loader, check_val_every_n_epoch=3, max_epochs=1)
+    assert len(at_once.history) == 1 and torch.equal(at_once.taken.images, monitor.taken.images), "a sanity check has them made"
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("sanity", [1, 0])
+def test_a_resumed_run_goes_on_with_the_same_probes_where_validation_is_rare(tmp_path, sanity):
+    def make():
+        return Taken(num_images=6, target_key=None)
+
+    settings = {"check_val_every_n_epoch": 2, "max_epochs": 6}
+    saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, every_n_epochs=1, save_on_train_epoch_end=True)
+    whole, _ = watched(tmp_path, monitor=make(), after=[saver], enable_checkpointing=True, **settings)
+    resume = {"ckpt_path": tmp_path / "epoch=1.ckpt", "num_sanity_val_steps": sanity}
+    again, _ = watched(tmp_path, Learner(seed=9), make(), **resume, **settings)
+    assert again.fingerprint == whole.fingerprint and torch.equal(again.taken.images, whole.taken.images)
+    assert torch.equal(again._state.targets, whole._state.targets)
+    if sanity:
+        assert again.history == whole.history
+    else:
+        assert [entry["epoch"] for entry in again.history] == [0, 1, 3, 4, 5], "not before the first validation"
+        assert again.history[-2:] == whole.history[-2:]
 
 
 def test_a_sampler_says_which_samples_are_the_validation_data(tmp_path):
@@ -179,6 +213,29 @@ def test_probes_meet_the_modules_transfer_hooks_as_validation_batches_do(tmp_pat
     images = probes(tmp_path, DataLoader(TensorDataset(*labelled()), 40), Hooked()).images
     assert (images >= 1000).all()
     assert stages == ["checking", "validating", *["training"] * 3, "validating"], "the second are the probes"
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer`")
+def test_a_data_modules_own_hooks_come_before_the_modules(tmp_path):
+    class Hooked(Learner):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return [batch[0] + 100, batch[1]]
+
+    class Data(LightningDataModule):
+        def train_dataloader(self):
+            return batches()
+
+        def val_dataloader(self):
+            return DataLoader(TensorDataset(*labelled()), 40)
+
+    class Hooking(Data):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            assert self.trainer.training != self.trainer.validating
+            return [batch[0] + 1000, batch[1]]
+
+    for data, least in ((Hooking(), 1000), (Data(), 100)):
+        found = probes(tmp_path, train=data, module=Hooked(), num_sanity_val_steps=0)
+        assert least <= found.images.min() and found.images.max() < least + 100
 
 
 def test_half_precision_batches_become_half_precision_probes(tmp_path):

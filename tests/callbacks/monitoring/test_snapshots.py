@@ -45,6 +45,7 @@ def test_a_data_modules_names_and_normalisation_are_used(tmp_path):
             max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, callbacks=[monitor], default_root_dir=folder,
         )  # fmt: skip
+        (folder / "groupcam").mkdir(parents=True)  # as a SaliencyReport does
         trainer.fit(Learner(), datamodule=Data())
         probes = Image.open(folder / "groupcam" / "monitor" / "probes.png")
         return probes.getpixel((5, 5)), (folder / "groupcam" / "monitor.json").read_text()

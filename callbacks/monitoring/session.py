@@ -1,0 +1,181 @@
+"""One fit under watch: the probes are mapped, compared with the maps before, and the result is written down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from groupcam_aug.callbacks.glue.compat import announce, warn
+from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip
+from groupcam_aug.callbacks.monitoring.final_evaluation import assess
+from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive, map_statistics
+from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
+from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
+from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost
+from groupcam_aug.callbacks.monitoring.snapshots import Snapshots
+from groupcam_aug.callbacks.records.folder import open_folder
+from groupcam_aug.files import add_line, put_file
+from groupcam_aug.targets import Activation
+
+__all__ = ["Session"]
+
+SHOWN = 12  # probes in pictures
+
+
+class Session:
+    """What a `SaliencyMonitor` holds of a fit from the moment when its probes are there; dropped at the fit's end.
+
+    Being made, it goes on where a checkpoint stopped, if that is of the same maps; else it takes a reference.
+
+    Args:
+        trainer: of the fit.
+        mapper: of the probes.
+        state: what is known of the training so far, kept up to date.
+        cost: likewise.
+        epochs: completed so far.
+        network: dotted name of the mapped network.
+        warmup_epochs: epochs after which maps may serve as a reference.
+        min_alive: share of probes that must have a map for a change to be trusted.
+        grid: most cells along a side of the grid on which maps are compared.
+        name: of the files ("monitor") and of the folder of pictures.
+        facts: about what is watched, for the file `<name>.json`.
+        tag: of pictures in loggers, in front of their names. None: they are not shown there.
+        style: `class_names`, `mean` and `std` for pictures, any of which may be None.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        mapper: ProbeMapper,
+        state: MonitorState,
+        cost: ProbingCost,
+        epochs: int,
+        *,
+        network: str | None,
+        warmup_epochs: int,
+        min_alive: float,
+        grid: int,
+        name: str,
+        facts: dict[str, Any],
+        tag: str | None,
+        style: dict[str, Sequence[Any] | None],
+    ) -> None:
+        self.mapper = mapper
+        self.announced = False  # whether the user has been told what is watched
+        self._trainer, self._state, self._cost = trainer, state, cost
+        self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
+        self._name, self._tag, self._style = name, tag, style
+        self._snapshots: Snapshots | None = None
+        self._failed = False  # to write
+        fingerprint = {**mapper.identity, "network": network}
+        differs = state.recognise(fingerprint)
+        if differs:
+            warn(
+                trainer,
+                f"the checkpoint's saliency maps are of other {' and '.join(differs)}: SaliencyMonitor starts anew from the "
+                "weights as they are now",
+            )
+        labels = mapper.probes.labels if state.targets is None else state.targets
+        reading = state.reading
+        if reading is None:
+            reading = mapper.look(labels)
+            state.reading, state.epochs = reading, epochs
+            state.values = map_statistics(None, reading, grid=grid, min_alive=min_alive, warm=False)
+        if labels is None:
+            labels = state.targets = reading.chosen.clone()
+        self.labels = labels  # (P,) or (P, classes), what the maps explain
+        self._shown = replace(mapper.probes, labels=labels).shown(SHOWN)
+        self._size = tuple(reading.maps.shape[1:])
+        if not state.film.count:
+            state.film.add(epochs - 1, reading.maps[self._shown])
+        watched = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
+        self._facts = {**facts, **watched, "fingerprint": fingerprint}
+
+    def plan(self) -> str:
+        """What is watched, in a line."""
+        mapper, (rows, columns) = self.mapper, self._size
+        explained = "their labels" if self._state.targets is None else "the first choice at the start"
+        return (
+            f"Saliency monitor: {mapper.name} at {mapper.cam.layer} ({rows} x {columns}) of {len(mapper.probes)} probes from "
+            f"{mapper.probes.origin}, explaining {explained}"
+        )
+
+    def probe(self, epoch: int) -> None:
+        """One probing: compare with the one before, write down, show."""
+        state, trainer = self._state, self._trainer
+        self.mapper.synchronize()
+        began = time.perf_counter()
+        before, now = state.reading, self.mapper.look(self.labels)
+        if before is not None and before.maps.shape != now.maps.shape:
+            warn(trainer, f"the maps' grid changed from {tuple(before.maps.shape[1:])} to {tuple(now.maps.shape[1:])}")
+            before, state.film = None, FilmStrip()
+        warm = before is not None and state.epochs >= self._warmup_epochs
+        values = map_statistics(before, now, grid=self._grid, min_alive=self._min_alive, warm=warm)
+        news = state.add(epoch, trainer.global_step, now, values, self._shown)
+        if news is not None:
+            announce(trainer, news)
+        self._show(epoch, now)
+        seconds = time.perf_counter() - began
+        warning = self._cost.measure(began, seconds, len(self.mapper.probes))
+        if warning is not None:
+            warn(trainer, warning)
+        line = {
+            **state.history[-1],
+            "seconds": seconds,
+            "overhead": self._cost.share,
+            "converged_epoch": state.convergence.converged_epoch,
+            "fell_with_lr_epoch": state.convergence.fell_with_lr,
+            "probe_alive": alive(now, self._grid),
+            "probe_right": now.right.tolist(),
+        }
+        if (folder := self.open()) is not None:
+            with self._writing():
+                add_line(folder, self._name, line)
+
+    def evaluate(self, activation: Activation, seed: int) -> None:
+        """Measure the maps as they are now, and write the result to `evaluation.json`, whose name follows the monitor's."""
+        if (folder := self.open()) is None:
+            return
+        mapper, name = self.mapper, self._name.replace("monitor", "evaluation", 1)
+        try:
+            with mapper.borrow():
+                result = assess(mapper.cam, mapper.images(), self.labels, mapper.name, activation=activation, seed=seed)
+            put_file(folder, f"{name}.json", json.dumps(result, indent=1) + "\n")
+        except (RuntimeError, ValueError, TypeError, OSError) as error:  # hours of training must not end on this
+            warn(self._trainer, f"SaliencyMonitor could not evaluate its maps: {error}. The training itself is complete")
+
+    def open(self) -> Path | None:
+        """The folder of the run's records, with what is watched written down in it; None where nothing is written.
+
+        Asked for whenever something is to be written, not once: a `SaliencyReport` behind the monitor in the list of callbacks
+        opens the folder later.
+        """
+        folder = None if self._failed else open_folder(self._trainer)
+        if folder is not None and self._snapshots is None:
+            with self._writing():
+                snapshots = Snapshots(folder, self._name, self.mapper.probes.images, self.labels, self._shown, **self._style)
+                snapshots.open(self._facts)
+                self._snapshots = snapshots
+        return None if self._failed else folder
+
+    def _show(self, epoch: int, reading: Reading) -> None:
+        """Pictures of an epoch, in files and in loggers."""
+        if self.open() is not None and self._snapshots is not None:
+            with self._writing():
+                strip = self._snapshots.add(epoch, reading, self._state.film)
+                if self._tag is not None:
+                    self._snapshots.upload(self._trainer, self._tag, reading, strip, self._grid)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk must not end a training run: nothing is written from there on."""
+        try:
+            yield
+        except OSError as error:
+            warn(self._trainer, f"SaliencyMonitor writes nothing from here on: {error}. It goes on logging its values")
+            self._snapshots, self._failed = None, True
