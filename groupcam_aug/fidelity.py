@@ -70,7 +70,8 @@ class Fidelity:
             [
                 *lines,
                 "",
-                f"{self.images} images, layer {self.layer}, G={self.groups}, importance weights: {self.weights}; F = one forward pass",
+                f"{self.images} images, layer {self.layer}, G={self.groups}, importance weights: {self.weights}; "
+                "F = one forward pass",
                 f"noise floor: {self.floor:.3f} ± {self.floor_error:.3f} (paper against itself, channels regrouped)",
                 f"cheapest mode within {SLACK} of the floor: {self.recommended}",
             ]
@@ -136,9 +137,7 @@ def measure_fidelity(
 
     named = modes if isinstance(modes, Mapping) else {mode_name(mode): mode for mode in modes if mode_name(mode) != EXACT}
     if EXACT in named:
-        raise ValueError(
-            f"modes holds a method called {EXACT!r}, the maps that all are compared with; choose another name"
-        )
+        raise ValueError(f"modes holds a method called {EXACT!r}, the maps that all are compared with; choose another name")
     exact = cam(EXACT)
     methods: dict[str, Maps] = {EXACT: exact}
     methods.update({name: cam(mode) if isinstance(mode, str) else mode for name, mode in named.items()})

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
-from groupcam_aug.layers import find_layer, find_stage, get_layer, read_grid, spatial_layers
+from groupcam_aug.grid import read_grid
+from groupcam_aug.layers import find_layer, find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.partial_forward import Tail, TailKind
 from groupcam_aug.targets import Activation, Target, Targets
@@ -259,6 +260,8 @@ class GroupCAM(CAM):
     def _check_tail(self, tail: Tail, images: Tensor, kept: Tensor, logits: Tensor, base: Tensor, grid: bool) -> TailKind:
         try:
             return tail.check(images, kept, logits, base, grid=grid)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             works = []
             for name in spatial_layers(self.network, self.logits, images)[-8:]:

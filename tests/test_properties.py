@@ -57,7 +57,7 @@ PROPERTIES = {
         "test_saliency::test_layer_that_never_fires",
         "test_saliency::test_layer_that_fires_twice",
     ],
-    24: ["test_layers::test_reading_and_mixing_agree_in_every_layout", "test_layers::test_read_grid_refuses"],
+    24: ["test_grid::test_reading_and_mixing_agree_in_every_layout", "test_grid::test_read_grid_refuses"],
     25: [
         "test_insertion_deletion::test_endpoints_and_constant_models",
         "test_insertion_deletion::test_linear_model_gives_a_half_for_any_order",
