@@ -28,10 +28,14 @@ PROPERTIES = {
     4: ["test_saliency::test_group_cam_equals_oracle_on_a_small_net", "test_properties::test_p4_many_channels"],
     5: ["test_saliency::test_maps_are_zero_or_reach_from_zero_to_one", "test_properties::test_p5_scale_of_weights_cancels"],
     6: ["test_properties::test_p6_permutation_of_channels"],
-    7: ["test_saliency::test_denoise_keeps_strictly_above_the_percentile", "test_properties::test_p7_edges_of_denoise"],
+    7: [
+        "test_map_ops::test_percentile_equals_numpy",
+        "test_saliency::test_denoise_with_ties_in_the_map",
+        "test_properties::test_p7_edges_of_denoise",
+    ],
     8: ["test_augment::test_blend_is_exact_at_both_ends", "test_properties::test_p8_blend_stays_between"],
     9: ["test_augment::test_keep_mask_thresholds", "test_properties::test_p9_at_least_one_pixel_kept"],
-    10: ["test_augment::test_blur_keeps_constants_format_and_dtype", "test_augment::test_blur_commutes_with_normalisation"],
+    10: ["test_blur::test_blur_keeps_constants_format_and_dtype", "test_blur::test_blur_commutes_with_normalisation"],
     11: ["test_saliency::test_independent_of_batch_mates_order_size_and_chunk"],
     12: [
         "test_saliency::test_independent_of_batch_mates_order_size_and_chunk",

@@ -10,7 +10,6 @@ from torch import nn
 
 from groupcam_aug import GradCAM, GroupCAM, grad_cam, group_cam
 from groupcam_aug.blur import blur
-from groupcam_aug.map_ops import minmax, percentile
 
 FORMS = {
     "paper": {"weights": "gradient", "denoise": 70.0},
@@ -181,19 +180,6 @@ def test_no_map_is_zeros(net, images):
         assert maps.shape == (3, 24, 20) and (maps == 0).all()
 
 
-def test_denoise_keeps_strictly_above_the_percentile():
-    """P7: ties at the percentile go; numpy's linear interpolation."""
-    values = torch.tensor([[0.0, 0, 0, 1, 1, 1, 1, 1, 1, 2]], dtype=torch.float64)
-    assert percentile(values, 70).item() == 1.0  # six ties at the bound: all go, only the 2 stays
-    assert percentile(values, 25).item() == pytest.approx(0.25)
-    assert percentile(values, 0).item() == 0 and percentile(values, 100).item() == 2
-    import numpy as np
-
-    random = torch.randn(3, 4, 49, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for theta in (0, 10, 33.3, 70, 99, 100):
-        torch.testing.assert_close(percentile(random, theta)[..., 0], torch.from_numpy(np.percentile(random, theta, axis=2)))
-
-
 def test_denoise_with_ties_in_the_map():
     """A planted map whose percentile is a tie: `>` and `>=` would differ here."""
     net = EchoNet(1).double()
@@ -204,16 +190,6 @@ def test_denoise_with_ties_in_the_map():
     expected = torch.zeros(5, 5, dtype=torch.float64)
     expected[0, 0] = 1
     torch.testing.assert_close(cam(image, 1)[0], expected)
-
-
-def test_percentile_of_more_than_16_million_values():
-    assert percentile(torch.zeros(1, 17_000_000), 70).item() == 0
-
-
-def test_minmax_edge_cases():
-    maps = torch.stack([torch.full((2, 2), 3.0), torch.tensor([[0, math.nan], [1, 2]]), torch.tensor([[0, math.inf], [1, 2]])])
-    assert (minmax(maps) == 0).all()
-    torch.testing.assert_close(minmax(torch.tensor([[-1.0, 0], [1, 3]])), torch.tensor([[0, 0.25], [0.5, 1]]))
 
 
 def test_functions_equal_classes(net, images):
