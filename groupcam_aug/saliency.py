@@ -281,7 +281,6 @@ class GroupCAM(CAM):
         """ReLU of the sum of the masks with their gains: (n, H, W)."""
         if self.variant == "head":
             gains, scaled = gains.relu(), torch.where(alive[..., None, None], masks, torch.zeros_like(masks))
-        gains = torch.where(alive, gains, torch.zeros_like(gains))  # a dead group has weight 0
         total = enlarge((gains[..., None, None] * scaled).sum(dim=1, keepdim=True), size)[:, 0].relu()
         # What is left of gains that cancel, or of masks that are zero there, is rounding: not a map.
         rounding = 16 * torch.finfo(total.dtype).eps * (gains.abs() * scaled.abs().amax(dim=(2, 3))).sum(dim=1)

@@ -116,3 +116,10 @@ def test_slopes_of_layers_the_logits_do_not_depend_on(images):
     for outputs, logits in (([values, other], values * 2), ([values], values.detach())):
         with pytest.raises(ValueError, match="do not depend on layer '(spare|a)'.*weights='none'"):
             slopes_of(lambda z: z[:, 1], logits, outputs, ["a", "spare"][: len(outputs)])
+
+
+def test_logits_are_those_of_the_preprocessed_images(net, images):
+    before = images.clone()
+    cam = CAM(net.eval(), lambda out: {"z": out}["z"] + 1, lambda x: x.mul_(2).sub_(1), None)
+    torch.testing.assert_close(cam.logits(images), net(2 * before - 1) + 1)
+    assert torch.equal(images, before), "what is done in place is done to a copy"

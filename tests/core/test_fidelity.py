@@ -142,6 +142,21 @@ def test_importance_weights_reach_every_mode(net, pictures):
     assert "importance weights: gradient" in str(measured)
 
 
+def test_threshold_and_options_reach_masks_and_maps(net, pictures):
+    labels = torch.arange(10) % 5
+    options = {"activation": "sigmoid", "preprocess": lambda x: x * 2}
+    exact = GroupCAM.for_training(net, "relu2", groups=4, **options)(pictures, labels)
+    fast = GroupCAM.for_training(net, "relu2", groups=4, mask_at="target", baseline="zero", **options)(pictures, labels)
+    both = (exact.amax(dim=(1, 2)) > 0) & (fast.amax(dim=(1, 2)) > 0)
+    a, b = keep_mask(exact, "q0.8")[both], keep_mask(fast, "q0.8")[both]
+    iou = (a & b).sum(dim=(1, 2)) / (a | b).sum(dim=(1, 2))
+    assert both.sum() > 2 and 0 < iou.mean() < 1
+    measured = measure_fidelity(
+        net, pictures, labels, layer="relu2", groups=4, modes=["fast"], threshold="q0.8", repeats=0, **options
+    )
+    assert measured["fast"].iou == pytest.approx(float(iou.mean()))
+
+
 @pytest.mark.parametrize("options", [{"regroupings": 0}, {"batch_size": 0}, {"repeats": -1}])
 def test_refuses(net, pictures, options):
     with pytest.raises(ValueError, match="at least one"):

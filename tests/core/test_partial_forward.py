@@ -206,14 +206,16 @@ def test_zero_baseline_by_hand(net, images, place):
         front = nn.Sequential(*parts)
         behind = nn.Sequential(*[part for part in (first, rest) if part not in parts])
         p = lambda a: net.fc(behind(a).mean(dim=(2, 3))).softmax(1)[:, 1]  # noqa: E731
-        M = rest(first(images)).sum(1, keepdim=True)
-        large, kept = minmax(F.interpolate(M, (24, 20), mode="bilinear")), front(images)
-        small = {"input": large, "relu2": minmax(M)}.get(
-            place, F.interpolate(large, kept.shape[-2:], mode="bilinear", antialias=True)
-        )
-        alpha = p(kept * small) - p(torch.zeros_like(kept))
-        expected = minmax((alpha[:, None, None] * large[:, 0]).relu())
-    cam = GroupCAM(net, "relu2", groups=1, weights="none", denoise=None, baseline="zero", mask_at=place)
+        A, kept, total = rest(first(images)), front(images), 0
+        for M in (A[:, :4].sum(1, keepdim=True), A[:, 4:].sum(1, keepdim=True)):
+            large = minmax(F.interpolate(M, (24, 20), mode="bilinear"))
+            small = {"input": large, "relu2": minmax(M)}.get(
+                place, F.interpolate(large, kept.shape[-2:], mode="bilinear", antialias=True)
+            )
+            alpha = p(kept * small) - p(torch.zeros_like(kept))
+            total = total + alpha[:, None, None] * large[:, 0]
+        expected = minmax(total.relu())
+    cam = GroupCAM(net, "relu2", groups=2, weights="none", denoise=None, baseline="zero", mask_at=place)
     torch.testing.assert_close(cam(images, 1), expected)
 
 

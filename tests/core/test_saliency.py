@@ -253,3 +253,81 @@ def test_layer_that_fires_twice(images):
     net.conv3 = nn.Conv2d(3, 3, 1).double()
     with pytest.raises(RuntimeError, match="fired 2 times"):
         GradCAM(net, "conv3")(images, 1)
+
+
+def test_counterfactual_maps_explain_with_the_negative_gradient(net, images):
+    """METHOD 7: weights from -dy_c/dA_k; what speaks against a class and what speaks for it are not the same."""
+    net.eval()
+    against = GradCAM(net, "relu2", sign=-1)(images, 2)
+    for image, found in zip(images, against, strict=True):
+        expected = oracle.minmax(oracle.upsample((-oracle.grad_cam_raw(net, "relu2", image, 2)).relu(), image.shape[-2:]))
+        torch.testing.assert_close(found, expected)
+    assert against.any() and not torch.allclose(against, GradCAM(net, "relu2")(images, 2))
+    with pytest.raises(ValueError, match="sign must be 1 or -1, got 0"):
+        GradCAM(net, "relu2", sign=0)
+
+
+def test_defaults_are_the_papers():
+    """G = 32, importance weights and theta = 70 to explain; G = 16, neither of them, to train."""
+    torch.manual_seed(0)
+    net = PooledNet(channels=37).double().eval()
+    images = torch.randn(3, 3, 25, 32, dtype=torch.float64)
+    classes = net(images).argmax(dim=1)
+    explained, trained = GroupCAM(net, "relu2")(images, classes), GroupCAM.for_training(net, "relu2")(images, classes)
+    for i, (image, label) in enumerate(zip(images, classes.tolist(), strict=True)):
+        torch.testing.assert_close(explained[i], oracle.group_cam(net, "relu2", image, label, 32, "gradient", 70.0))
+        torch.testing.assert_close(trained[i], oracle.group_cam(net, "relu2", image, label, 16, "none", None))
+    assert explained.any() and trained.any()
+
+
+class Overflowing(nn.Module):
+    """Three channels, the second beyond all numbers where it is positive; class c is the mean of channel 2 c."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(1, 3, 1, bias=False)
+        self.scale = nn.Hardtanh(-1e9, 1e9)
+        with torch.no_grad():
+            self.body.weight.copy_(torch.tensor([1.0, 0, -1]).view(3, 1, 1, 1))
+
+    def forward(self, x):
+        return self.head(self.scale(self.body(x)))
+
+    def head(self, features):
+        return features[:, [0, 2]].mean(dim=(2, 3)) * 9
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, math.inf, math.nan])
+@pytest.mark.parametrize("variant", ["paper", "head"])
+def test_a_dead_group_has_mask_and_weight_zero(variant, value):
+    """Constant or not finite: the map is that of the other groups alone."""
+    net = Overflowing().double().eval()
+    handle = net.body.register_forward_hook(lambda m, i, o: torch.cat([o[:, :1], o[:, 1:2] * 0 + value, o[:, 2:]], dim=1))
+    image = torch.randn(2, 1, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with_dead = GroupCAM(net, "body", groups=3, weights="none", denoise=None, variant=variant).raw(image, 0)
+    handle.remove()
+    live = GroupCAM(net, "body", groups=3, weights="none", denoise=None, variant=variant).raw(image, 0)  # where it is all zeros
+    assert (live.amax(dim=(1, 2)) > 0).all()
+    torch.testing.assert_close(with_dead, live)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask_at", ["input", "target", "relu1"])
+def test_float64_is_kept_and_the_rest_is_float32(net, images, dtype, mask_at):
+    cam = GroupCAM(net.to(dtype), "relu2", groups=4, mask_at=mask_at)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert cam(images.to(dtype), 1).dtype == cam.raw(images[:0].to(dtype), 1).dtype == expected
+    assert GradCAM(net, "relu2")(images.to(dtype), 1).dtype == expected
+
+
+def test_stage_and_target_mask_at_different_layers():
+    """The layer that enters the last block, and the target layer itself: each equals naming it."""
+    net = Deep().eval()
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    labels = net(images).argmax(dim=1)
+    places = ("input", "stage", "target", "layer3", "layer4")
+    maps = {place: GroupCAM.for_training(net, mask_at=place)(images, labels) for place in places}
+    torch.testing.assert_close(maps["stage"], maps["layer3"])  # one block a stage: what enters the last block is the stage before
+    torch.testing.assert_close(maps["target"], maps["layer4"])
+    for one, other in (("stage", "target"), ("input", "stage"), ("input", "target")):
+        assert not torch.allclose(maps[one], maps[other], atol=1e-3), (one, other)
