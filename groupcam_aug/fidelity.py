@@ -42,7 +42,7 @@ class FidelityRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What `measure_fidelity` found; `print` it for a Markdown table."""
+    """The result of `measure_fidelity`; `print` it for a Markdown table."""
 
     rows: tuple[FidelityRow, ...]  # `paper` first, then the others as they were asked for
     floor: float  # IoU of the masks of `paper` with themselves under random regrouping of the channels

@@ -79,6 +79,21 @@ def test_one_group_has_no_grouping_to_be_noisy(net, pictures):
     assert measure_fidelity(net, pictures, groups=1, modes=(), repeats=0).floor == 1
 
 
+@pytest.mark.parametrize("missing, recommended", [(1, "near"), (40, "paper")])
+def test_two_hundredths_below_the_floor_are_within_it(net, pictures, missing, recommended):
+    exact = GroupCAM.for_training(net, groups=1)
+    maps = {image.sum().item(): found for image, found in zip(pictures, exact(pictures), strict=True)}
+
+    def near(images, targets):  # pixels that are kept are lost
+        found = torch.stack([maps[image.sum().item()] for image in images]).flatten(1)
+        for row in found:
+            row[keep_mask(row.view(1, 24, 20)).flatten().nonzero()[:missing, 0]] *= 0
+        return found.view(-1, 24, 20)
+
+    measured = measure_fidelity(net, pictures, groups=1, modes={"near": near}, repeats=0)
+    assert measured.floor == 1 and measured["near"].iou < 1 and measured.recommended == recommended
+
+
 def test_recommends_the_cheapest_within_the_floor(net, pictures):
     exact = GroupCAM.for_training(net, groups=4)
     found = measure_fidelity(
