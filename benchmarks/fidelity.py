@@ -141,7 +141,7 @@ def curves(
     """Mean areas (substrate blur) of each mode's maps, of images evenly picked, those that all modes map."""
     picked = torch.linspace(0, len(images) - 1, min(options.curves, len(images))).round().long()
     images, labels = images[picked], labels[picked]
-    methods: dict[str, Any] = {"input": GroupCAM.for_training(network, weights=weights)}
+    methods: dict[str, Any] = {"paper": GroupCAM.for_training(network, weights=weights)}
     for mode, how in modes.items():
         if isinstance(how, str):
             place, _, base = how.partition(", ")

@@ -92,8 +92,8 @@ class SaliencyBlur:
         sigma: of the blur, pixels. Default: scaled with the image, 50 at 224.
         mask_from: "saliency" (default); the controls "other" (sample i takes the mask of sample i + 1; with fill="other", whose
             pixels come from there, that of sample i + 2; a batch too small for that is left as it is, and counted), "centre" (a
-            disc in the middle, of as many pixels as the own mask keeps), "whole" (blur everything, no network pass), "inverse"
-            (blur the salient pixels); or a callable `(images, targets) -> (n, H, W) bool` giving the pixels to keep.
+            disc in the middle, of as many pixels as the image's own mask keeps), "whole" (blur everything, no network pass),
+            "inverse" (blur the salient pixels); or a callable `(images, targets) -> (n, H, W) bool` giving the pixels to keep.
         generator: CPU generator for the draws. Default: torch's global one, used only if 0 < p < 1 or fill="noise".
 
     Raises:
@@ -165,7 +165,7 @@ class SaliencyBlur:
         return Augmented(_like(augmented, images), index, maps, keep, no_map)
 
     def mixed_labels(self, labels: Tensor, done: Augmented, classes: int) -> Tensor:
-        """Labels for `fill="other"`, mixed as CutMix does (Yun et al. 2019): that of sample i + 1 counts for the pixels it lent.
+        """Labels for `fill="other"`, mixed as CutMix does (Yun et al. 2019): sample i + 1 counts for its share of the pixels.
 
         Args:
             labels: of the whole batch: (N,) integers in [0, classes), (N, C) soft or multi-hot rows, or (N,) binary ones.
@@ -182,27 +182,28 @@ class SaliencyBlur:
         if self.fill != "other":
             raise ValueError(f"labels are mixed with fill='other', which takes pixels of another sample; got fill={self.fill!r}")
         if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != len(done.images):
-            seen = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-            raise ValueError(f"labels must be ({len(done.images)},) class indices or ({len(done.images)}, C) rows, got {seen}")
+            kind = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"labels must be ({len(done.images)},) class indices or ({len(done.images)}, C) rows, got {kind}")
         indices = labels.ndim == 1 and classes > 1 and not labels.is_floating_point()
-        own = F.one_hot(labels.long(), classes) if indices else labels
-        own = own if own.is_floating_point() else own.float()
-        lent = torch.zeros(len(own), dtype=torch.float32, device=own.device)
-        lent[done.drawn.to(own.device, non_blocking=True)] = self.strength * (~done.keep).float().mean(dim=(1, 2)).to(own.device)
-        return torch.lerp(own, own.roll(-1, dims=0), lent.to(own.dtype).reshape(-1, *[1] * (own.ndim - 1)))
+        rows = F.one_hot(labels.long(), classes) if indices else labels
+        rows = rows if rows.is_floating_point() else rows.float()
+        share = torch.zeros(len(rows), dtype=torch.float32, device=rows.device)  # of the pixels that come from the next sample
+        replaced = (~done.keep).float().mean(dim=(1, 2)).to(rows.device)
+        share[done.drawn.to(rows.device, non_blocking=True)] = self.strength * replaced
+        return torch.lerp(rows, rows.roll(-1, dims=0), share.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1)))
 
     def _masks(self, images: Tensor, targets: Targets, index: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
         count, size = len(index), images.shape[2:]
         nothing = torch.zeros(count, *size, dtype=torch.float32, device=images.device)
-        # How many samples on the mask is taken from: past the one that lends its pixels, or the mask would hide what it lends.
-        on = (1 + (self.fill == "other")) if self.mask_from == "other" else 0
-        if len(images) <= max(on, self.fill == "other"):
+        # How many samples further on the mask is from: past the one whose pixels fill in, or the mask would hide just those.
+        shift = (1 + (self.fill == "other")) if self.mask_from == "other" else 0
+        if len(images) <= max(shift, self.fill == "other"):
             return nothing, ~nothing.bool(), ~nothing[:, 0, 0].bool()
         if self.mask_from == "whole":
             return nothing, nothing.bool(), nothing[:, 0, 0].bool()
-        if on:
-            index, at = (index + on) % len(images), (at + on) % len(images)
+        if shift:
+            index, at = (index + shift) % len(images), (at + shift) % len(images)
         whole = torch.equal(index, torch.arange(len(images)))
         chosen = images if whole else images.index_select(0, at)
         targets = targets if whole else _chosen_targets(targets, index, at)

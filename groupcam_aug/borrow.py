@@ -1,6 +1,6 @@
 """Borrowing a network: evaluation mode for a moment, then everything exactly as it was found.
 
-`as_found` lends the whole network, `capture` the output of one of its layers. Both are context managers that leave
+`as_found` borrows the whole network, `capture` the output of one of its layers. Both are context managers that leave
 nothing behind, whether the body ends or raises.
 """
 
@@ -48,7 +48,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[nn.Module]:
-    """Lend `model` in evaluation mode; give it back exactly as it was, exception or not.
+    """Borrow `model` in evaluation mode; give it back exactly as it was, exception or not.
 
     Inside: every module is in eval mode, gradients are off, `torch.compile`d parts run eagerly, and an enclosing autocast
     region goes on with its weight cache off (a cached no-grad cast would starve the caller's own backward pass of gradients).
@@ -78,7 +78,7 @@ def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[n
 
 
 class Capture:
-    """What `capture` saw: `output`, the layer's last output, and `calls`, how often the layer ran."""
+    """What `capture` gives: `output`, the layer's last output, and `calls`, how often the layer ran."""
 
     def __init__(self, name: str) -> None:
         self.name, self.calls, self.output = name, 0, None
@@ -119,20 +119,20 @@ def capture(layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Ten
     Yields:
         A `Capture`, filled when the layer runs.
     """
-    seen = Capture(name or type(layer).__name__)
+    captured = Capture(name or type(layer).__name__)
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        seen.calls += 1
-        seen.output = output
+        captured.calls += 1
+        captured.output = output
         if not isinstance(output, Tensor):
             return None
         if replace is not None:
-            seen.output = replace(output)
-        return seen.output.clone()
+            captured.output = replace(output)
+        return captured.output.clone()
 
     handle = layer.register_forward_hook(hook)
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()
 

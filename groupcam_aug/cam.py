@@ -91,26 +91,26 @@ class CAM:
             stack.enter_context(torch.no_grad())
             if tail is not None:
                 stack.enter_context(tail.recording())
-            seen = {
+            captured = {
                 name: stack.enter_context(
                     capture(self.network.get_submodule(name), name, replace=_leaf if name in leaves else None)
                 )
                 for name in dict.fromkeys(layers)
             }
             logits = self.logits(images)
-        silent = [name for name, layer in seen.items() if not layer.calls]
+        silent = [name for name, layer in captured.items() if not layer.calls]
         if silent:
             fired = spatial_layers(self.network, self.logits, images)
             raise RuntimeError(
                 f"layer {silent[0]!r} never fired during the forward pass: nothing calls it in eval mode. "
                 f"Layers that did, the last ones: {fired[-6:]}"
             )
-        return {name: layer.one() for name, layer in seen.items()}, logits
+        return {name: layer.one() for name, layer in captured.items()}, logits
 
     def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
         """The targets of one part, checked against its logits."""
-        own = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
-        return read_target(own, logits.detach().to(dtype), activation, check=self.recheck)
+        chosen = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
+        return read_target(chosen, logits.detach().to(dtype), activation, check=self.recheck)
 
 
 def check_images(images: Tensor, targets: Targets = None) -> Tensor:

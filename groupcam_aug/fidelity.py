@@ -1,4 +1,4 @@
-"""Fidelity: how far the masks of a cheap mode are from the exact ones, on the user's own network and images."""
+"""Fidelity: how far the masks of the cheaper presets are from those of `paper`, on the user's own network and images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from groupcam_aug.augment import has_map, keep_mask
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import check_images
 from groupcam_aug.metrics.stability import map_change
+from groupcam_aug.presets import mode_name, scoring_of
 from groupcam_aug.saliency import GroupCAM
 from groupcam_aug.targets import Targets
 
 __all__ = ["Fidelity", "FidelityRow", "measure_fidelity", "wait_for"]
 
 Maps = Callable[[Tensor, Any], Tensor]
-EXACT = "input"
-MISSING = 0.05  # share of the images, by which a recommended mode may lack more maps than the exact one
-SLACK = 0.02  # below the floor: within it a mode is no further from the exact masks than the method is from itself
+EXACT = "paper"  # whose masks the others are compared with
+MISSING = 0.05  # share of the images, by which a recommended mode may lack more maps than `paper`
+SLACK = 0.02  # below the floor: within it a mode is no further from the masks of `paper` than the method is from itself
 
 
 class FidelityRow(NamedTuple):
-    """One mode against the exact masks. Means are over images that have both maps; NaN where none has."""
+    """One mode against the masks of `paper`. Means are over images that have both maps; NaN where none has."""
 
-    mode: str
+    mode: str  # a preset's name where the mode is one ("paper", "balanced", "fast")
     iou: float  # of the binary masks, 0 to 1
     iou_error: float  # standard error of that mean
     spearman: float  # of the maps on at most 14 x 14 cells, -1 to 1
@@ -41,12 +42,12 @@ class FidelityRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What `measure_fidelity` found; `print` it for a Markdown table."""
+    """The result of `measure_fidelity`; `print` it for a Markdown table."""
 
-    rows: tuple[FidelityRow, ...]  # the exact mode first, then the others as they were asked for
-    floor: float  # IoU of the exact masks with themselves under random regrouping of the channels
+    rows: tuple[FidelityRow, ...]  # `paper` first, then the others as they were asked for
+    floor: float  # IoU of the masks of `paper` with themselves under random regrouping of the channels
     floor_error: float
-    recommended: str  # the cheapest mode whose IoU is at least the floor - 0.02
+    recommended: str  # the name of the cheapest mode whose IoU is at least the floor - 0.02
     images: int
     layer: str
     groups: int
@@ -54,12 +55,12 @@ class Fidelity:
 
     def __getitem__(self, mode: str) -> FidelityRow:
         for row in self.rows:
-            if row.mode == mode:
+            if row.mode in (mode, mode_name(mode)):
                 return row
         raise KeyError(f"no mode {mode!r}; measured were {[row.mode for row in self.rows]}")
 
     def __str__(self) -> str:
-        lines = ["| mode | IoU with exact | Spearman | no map | cost in F | time in F |", "|---|---|---|---|---|---|"]
+        lines = ["| mode | IoU with paper | Spearman | no map | cost in F | time in F |", "|---|---|---|---|---|---|"]
         lines += [
             f"| {row.mode} | {row.iou:.3f} ± {row.iou_error:.3f} | {row.spearman:.3f} | {row.no_map:.1%} | {row.cost:.2f} "
             f"| {row.time:.2f} |"
@@ -69,8 +70,9 @@ class Fidelity:
             [
                 *lines,
                 "",
-                f"{self.images} images, layer {self.layer}, G={self.groups}, weights={self.weights!r}; F = one forward pass",
-                f"noise floor: {self.floor:.3f} ± {self.floor_error:.3f} (exact masks against themselves, channels regrouped)",
+                f"{self.images} images, layer {self.layer}, G={self.groups}, importance weights: {self.weights}; "
+                "F = one forward pass",
+                f"noise floor: {self.floor:.3f} ± {self.floor_error:.3f} (paper against itself, channels regrouped)",
                 f"cheapest mode within {SLACK} of the floor: {self.recommended}",
             ]
         )
@@ -83,7 +85,7 @@ def measure_fidelity(
     *,
     layer: str | None = None,
     groups: int = 16,
-    modes: Sequence[str] | Mapping[str, str | Maps] = ("stage", "target", "target, zero"),
+    modes: Sequence[str] | Mapping[str, str | Maps] = ("balanced", "target", "fast"),
     weights: Literal["none", "gradient"] = "none",
     threshold: float | str = "mean",
     regroupings: int = 3,
@@ -93,9 +95,9 @@ def measure_fidelity(
     progress: Callable[[Sequence[slice]], Iterable[slice]] = iter,
     **options: Any,
 ) -> Fidelity:
-    """How far the masks of cheap modes are from the exact ones, beside the method's own noise and the cost of each.
+    """How far the masks of cheaper modes are from those of `paper`, beside the method's own noise and the cost of each.
 
-    Which channels fall into one group is arbitrary. How far the exact mask moves when they are regrouped at random is the
+    Which channels fall into one group is arbitrary. How far a mask of `paper` moves when they are regrouped at random is the
     noise floor: a mode that stays within it loses nothing that the method has.
 
     Args:
@@ -104,12 +106,13 @@ def measure_fidelity(
         targets: (N,) labels or (N, classes) weights; None explains each image's top-1 class.
         layer: target layer. None: found.
         groups: G. Default: 16.
-        modes: what to compare with the exact maps. Each is a `mask_at` of `GroupCAM` ("stage", "target", a layer's name), with
-            ", zero" behind it for `baseline="zero"`. A mapping gives modes names of your own, and may hold other map
-            methods, `maps(images, targets) -> (n, H, W)` in [0, 1].
+        modes: what to compare with `paper`. Each is a preset's name ("balanced", "fast") or a `mask_at` of `GroupCAM`
+            ("stage", "target", a layer's name), with ", zero" behind it for `baseline="zero"`; rows are named by the preset
+            where a mode is one. A mapping gives modes names of your own, and may hold other map methods,
+            `maps(images, targets) -> (n, H, W)` in [0, 1].
         weights: importance weights of every mode, "none" or "gradient".
         threshold: of the masks; see `keep_mask`.
-        regroupings: random regroupings behind the noise floor, each as costly as the exact maps. Default: 3.
+        regroupings: random regroupings behind the noise floor, each as costly as `paper`. Default: 3.
         repeats: timed calls of each mode, on the first batch, one mode after the other. Default: 5; 0 leaves times NaN.
         batch_size: images per call. Default: 32.
         seed: of the regroupings.
@@ -120,7 +123,7 @@ def measure_fidelity(
         `Fidelity`: a row for each mode, the floor, the recommendation.
 
     Raises:
-        ValueError: no image; regroupings < 1.
+        ValueError: no image; regroupings < 1; another mode that is called "paper".
     """
     images = check_images(images, targets)
     if not len(images) or regroupings < 1 or repeats < 0 or batch_size < 1:
@@ -130,11 +133,11 @@ def measure_fidelity(
         )
 
     def cam(mode: str) -> GroupCAM:
-        place, _, base = mode.partition(", ")
-        extra = {"baseline": base} if base else {}
-        return GroupCAM.for_training(model, layer, groups=groups, weights=weights, mask_at=place, **extra, **options)
+        return GroupCAM.for_training(model, layer, groups=groups, weights=weights, **scoring_of(mode), **options)
 
-    named = modes if isinstance(modes, Mapping) else {mode: mode for mode in modes}
+    named = modes if isinstance(modes, Mapping) else {mode_name(mode): mode for mode in modes if mode_name(mode) != EXACT}
+    if EXACT in named:
+        raise ValueError(f"modes holds a method called {EXACT!r}, the maps that all are compared with; choose another name")
     exact = cam(EXACT)
     methods: dict[str, Maps] = {EXACT: exact}
     methods.update({name: cam(mode) if isinstance(mode, str) else mode for name, mode in named.items()})
@@ -159,20 +162,19 @@ def measure_fidelity(
             if name != EXACT:
                 tallies[name].add(reference, threshold, method(batch, labels))
     first = images[parts[0]].to(device)
-    own = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
-    calls = {name: (lambda method=method: method(first, own)) for name, method in methods.items()}
+    labels = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
+    calls = {name: (lambda method=method: method(first, labels)) for name, method in methods.items()}
     flops, seconds = _prices(exact, first, calls, repeats)
     rows = tuple(
         FidelityRow(name, *tallies[name].iou(), tallies[name].spearman(), tallies[name].no_map(), flops[name], seconds[name])
         for name in methods
     )
     floor, floor_error = tallies[None].iou()
-    # IoU is told over images that both modes map, so a mode without maps for many others is as bad as it looks good.
+    # IoU is a mean over images that both modes map, so a mode without maps for many others is as bad as it looks good.
     most = rows[0].no_map + MISSING
     within = [row for row in rows if row.mode == EXACT or (row.iou >= floor - SLACK and row.no_map <= most)]
     recommended = min(within, key=lambda row: row.cost).mode
-    assert exact.layer is not None  # for the type checker
-    return Fidelity(rows, floor, floor_error, recommended, len(images), exact.layer, groups, weights)
+    return Fidelity(rows, floor, floor_error, recommended, len(images), str(exact.layer), groups, weights)
 
 
 class _Tally:
@@ -184,11 +186,11 @@ class _Tally:
         self.missing: list[Tensor] = []
 
     def add(self, reference: Tensor, threshold: float | str, *measured: Tensor) -> None:
-        own = keep_mask(reference, threshold)
+        expected = keep_mask(reference, threshold)
         columns = []
         for maps in measured:
-            its = keep_mask(maps, threshold)
-            iou = (own & its).sum(dim=(1, 2)) / (own | its).sum(dim=(1, 2)).clamp(min=1)
+            keep = keep_mask(maps, threshold)
+            iou = (expected & keep).sum(dim=(1, 2)) / (expected | keep).sum(dim=(1, 2)).clamp(min=1)
             columns.append(iou.where(has_map(maps) & has_map(reference), torch.nan))
             change = map_change(reference, maps)
             self.rhos.append(change.spearman[change.both].cpu())
@@ -234,7 +236,7 @@ def _prices(
             call()
             wait_for(images.device)
             seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(own) if own else float("nan") for name, own in seconds.items()}
+    medians = {name: statistics.median(times) if times else float("nan") for name, times in seconds.items()}
     return (
         {name: flops[name] / flops[""] if flops[""] else float("nan") for name in calls},
         {name: medians[name] / medians[""] for name in calls},

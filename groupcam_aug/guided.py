@@ -50,8 +50,7 @@ def guided_grad_cam(
         ValueError: the network uses no ReLU, or another activation beside it, for which guided backpropagation is undefined.
     """
     cam = GradCAM(model, layer, output=output, preprocess=preprocess, chunk=chunk)
-    maps = cam(images, targets)
-    assert isinstance(maps, Tensor)  # for the type checker
+    (maps,) = cam.per_layer(images, targets)
     plain = check_images(images, targets)
 
     def gradient(part: slice, _chunk: int) -> Tensor:

@@ -28,10 +28,10 @@ class _Average(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         n = int(self.n_averaged)  # on the CPU, wherever the network is
-        own, its = ([p.detach() for p in network.parameters()] for network in (self.module, model))
-        its = [new.to(old.device, non_blocking=True) for old, new in zip(own, its, strict=True)]
+        averages, values = ([p.detach() for p in network.parameters()] for network in (self.module, model))
+        values = [new.to(old.device, non_blocking=True) for old, new in zip(averages, values, strict=True)]
         keep = min(self.decay, (n + 1) / (n + 10)) if n else 0.0
-        get_ema_multi_avg_fn(keep)(own, its, n)
+        get_ema_multi_avg_fn(keep)(averages, values, n)
         for old, new in zip(self.module.buffers(), model.buffers(), strict=True):
             old.copy_(new, non_blocking=True)
         self.n_averaged += 1

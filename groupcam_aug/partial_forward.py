@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from groupcam_aug.borrow import capture
 
 __all__ = ["Tail", "TailKind"]
+
+_log = logging.getLogger(__name__)
 
 TailKind = Literal["recorded", "alone", "pooled"]
 
@@ -104,27 +107,36 @@ class Tail:
             )
         both = torch.cat([output, other])
         expected = torch.cat([again, self.run(images, other)]).float()
-        if not self._agrees(expected, lambda: self._blanked(images, both, float("nan"))):
+        if not self._agrees("blanks", expected, lambda: self._blanked(images, both, float("nan"))):
             return self.kind
         self.kind = "alone"
         # Logits that are all equal, as of a head that starts at zero, would agree with anything.
         if grid and bool((again != expected[len(again) :]).any()):
             means = both.float().mean((2, 3), keepdim=True).to(both.dtype)
-            if self._agrees(expected, lambda: self.run(images, means)):
+            if self._agrees("averages", expected, lambda: self.run(images, means)):
                 self.kind = "pooled"
         return self.kind
 
-    def _agrees(self, expected: Tensor, replay: Callable[[], Tensor]) -> bool:
-        """Whether a shorter way gives the expected logits, measured by what tells the images and the others apart."""
+    def _agrees(self, inputs: str, expected: Tensor, replay: Callable[[], Tensor]) -> bool:
+        """Whether a shorter way gives the expected logits, measured by what tells the images and the others apart.
+
+        If not, the longer way is taken, which costs more: the reason is logged at level DEBUG.
+        """
         half = len(expected) // 2
         spread = (expected[:half] - expected[half:]).abs().amax()
         try:
             logits = replay()
-        except Exception:  # networks fail in every way on shapes they did not expect: the longer way is taken
+        except torch.OutOfMemoryError:
+            raise  # no word on the network: smaller passes are next
+        except Exception as error:  # of any class, those of other libraries too: a shortcut on trial must not stop a run
+            _log.debug("layer %r: what follows it does not run on %s: %r", self.name, inputs, error)
             return False
         tolerance = 5e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-3
         logits = logits.float()
-        return logits.shape == expected.shape and bool((logits - expected).abs().amax() <= tolerance * spread)
+        agrees = logits.shape == expected.shape and bool((logits - expected).abs().amax() <= tolerance * spread)
+        if not agrees:
+            _log.debug("layer %r: what follows it gives other logits on %s", self.name, inputs)
+        return agrees
 
     def _blanked(self, images: Tensor, output: Tensor, value: float) -> Tensor:
         rows, count = len(output), len(images)
@@ -135,12 +147,12 @@ class Tail:
         return self._replay(_blank(images, rows, value), output, record)
 
     def _replay(self, images: Tensor, output: Tensor, record: dict[int, list[Any]]) -> Tensor:
-        with ExitStack() as stack, capture(self.layer, self.name) as seen:
+        with ExitStack() as stack, capture(self.layer, self.name) as captured:
             stack.enter_context(_answering(self.layer, [output]))
             for key, outputs in record.items():
                 stack.enter_context(_answering(self.beside[key], outputs))
             logits = self.forward(images)
-            seen.one()
+            captured.one()
         return logits
 
 
@@ -154,7 +166,7 @@ def _blank(like: Any, rows: int, value: float) -> Any:
 @contextmanager
 def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
     """Let `module` return `outputs` for its first calls, then work as ever."""
-    own = module.__dict__.get("forward")
+    override = module.__dict__.get("forward")  # the user's own
     forward, answers = module.forward, iter(outputs)
     rest = object()
 
@@ -166,7 +178,7 @@ def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        if own is None:
+        if override is None:
             object.__delattr__(module, "forward")
         else:
-            object.__setattr__(module, "forward", own)
+            object.__setattr__(module, "forward", override)

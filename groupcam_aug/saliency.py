@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
-from groupcam_aug.layers import find_layer, find_stage, get_layer, read_grid, spatial_layers
+from groupcam_aug.grid import read_grid
+from groupcam_aug.layers import find_layer, find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.partial_forward import Tail, TailKind
 from groupcam_aug.targets import Activation, Target, Targets
@@ -38,9 +39,7 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Targets = None, layer: s
     Returns:
         (N, H, W) float32 (float64 for float64 images) in [0, 1] on the images' device; zeros where an image has no map.
     """
-    maps = GradCAM(model, layer, **options)(images, targets)
-    assert isinstance(maps, Tensor)  # for the type checker: one layer in, one tensor out
-    return maps
+    return GradCAM(model, layer, **options).per_layer(images, targets)[0]
 
 
 class GroupCAM(CAM):
@@ -184,14 +183,14 @@ class GroupCAM(CAM):
 
     def _group_masks(self, images: Tensor, output: Tensor, logits: Tensor, target: Target) -> Tensor:
         """M_l of every group on the layer's own grid, denoised: (n, G, u, v)."""
-        assert self.layer is not None  # for the type checker
-        grid = read_grid(output, (images.shape[-2], images.shape[-1]), self.layer)
+        layer = str(self.layer)
+        grid = read_grid(output, (images.shape[-2], images.shape[-1]), layer)
         activations = grid.read(output.detach()).to(arithmetic(images))
         self.layer_shape = tuple(activations.shape[1:])
         if self.groups > activations.shape[1]:
-            raise ValueError(f"groups={self.groups}, but layer {self.layer!r} has only {activations.shape[1]} channels")
+            raise ValueError(f"groups={self.groups}, but layer {layer!r} has only {activations.shape[1]} channels")
         if self.weights == "gradient":
-            slope = slopes_of(target.value, logits, [output], [self.layer])[0]
+            slope = slopes_of(target.value, logits, [output], [layer])[0]
             activations = activations * grid.read(slope).to(activations.dtype).mean(dim=(2, 3), keepdim=True)
         if self.channels is not None:
             activations = activations.index_select(1, self.channels.to(activations.device))
@@ -259,6 +258,8 @@ class GroupCAM(CAM):
     def _check_tail(self, tail: Tail, images: Tensor, kept: Tensor, logits: Tensor, base: Tensor, grid: bool) -> TailKind:
         try:
             return tail.check(images, kept, logits, base, grid=grid)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             works = []
             for name in spatial_layers(self.network, self.logits, images)[-8:]:
@@ -278,7 +279,6 @@ class GroupCAM(CAM):
         """ReLU of the sum of the masks with their gains: (n, H, W)."""
         if self.variant == "head":
             gains, scaled = gains.relu(), torch.where(alive[..., None, None], masks, torch.zeros_like(masks))
-        gains = torch.where(alive, gains, torch.zeros_like(gains))  # a dead group has weight 0
         total = enlarge((gains[..., None, None] * scaled).sum(dim=1, keepdim=True), size)[:, 0].relu()
         # What is left of gains that cancel, or of masks that are zero there, is rounding: not a map.
         rounding = 16 * torch.finfo(total.dtype).eps * (gains.abs() * scaled.abs().amax(dim=(2, 3))).sum(dim=1)
@@ -330,22 +330,28 @@ class GradCAM(CAM):
             (N, H, W) in [0, 1], float32 (float64 for float64 images), on the images' device; a list of them, in order, if
             `layer` is a list.
         """
-        raw, size = self.raw(images, targets), images.shape[-2:]
-        if isinstance(raw, Tensor):
-            return minmax(enlarge(raw[:, None], size)[:, 0])
-        return [minmax(enlarge(maps[:, None], size)[:, 0]) for maps in raw]
+        maps = self.per_layer(images, targets)
+        return maps if isinstance(self.layer, list) else maps[0]
+
+    def per_layer(self, images: Tensor, targets: Targets = None) -> list[Tensor]:
+        """Maps of a batch, one tensor (N, H, W) a layer; arguments as for a call."""
+        return [minmax(enlarge(raw[:, None], images.shape[-2:])[:, 0]) for raw in self._raw_per_layer(images, targets)]
 
     def raw(self, images: Tensor, targets: Targets = None) -> Tensor | list[Tensor]:
         """ReLU(sum_k w_k A_k) on the layer's own grid, (N, u, v), not scaled; arguments and lists as for a call."""
+        maps = self._raw_per_layer(images, targets)
+        return maps if isinstance(self.layer, list) else maps[0]
+
+    def _raw_per_layer(self, images: Tensor, targets: Targets) -> list[Tensor]:
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = usable(images)
             maps = self.in_parts(images, lambda part, _: self._maps(images[part], targets, part))
         self.recheck = False
-        names = self.layer if isinstance(self.layer, list) else [self.layer]
-        empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
-        joined = [torch.cat([part[i] for part in maps]) if maps else empty for i in range(len(names))]
-        return joined if isinstance(self.layer, list) else joined[0]
+        if not maps:
+            empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
+            return [empty] * (len(self.layer) if isinstance(self.layer, list) else 1)
+        return [torch.cat(parts) for parts in zip(*maps, strict=True)]
 
     def _maps(self, images: Tensor, targets: Targets, part: slice) -> list[Tensor]:
         if self.layer is None:

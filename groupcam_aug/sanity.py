@@ -30,7 +30,7 @@ Mode = Literal["cascading", "independent"]
 
 @dataclass(frozen=True)
 class Randomization:
-    """What `randomization_check` found; S stages, N images. Read `spearman` beside both floors and `undefined`."""
+    """The result of `randomization_check`; S stages, N images. Read `spearman` beside both floors and `undefined`."""
 
     mode: Mode
     stages: tuple[str, ...]  # from the output down; the modules re-initialised at each stage ("cascading": and all before)
@@ -88,7 +88,7 @@ def randomization_check(
     """Re-initialise the network layer by layer and compare its maps with those of the original.
 
     Maps are compared by Spearman's rho on a grid of at most `grid` x `grid` cells and no finer than the target layer's (see
-    `change.map_change`): at full size interpolation dominates. The original's similarity with itself is no part of the result.
+    `metrics.map_change`): at full size interpolation dominates. The original's similarity with itself is no part of the result.
 
     Args:
         model: any classifier; given back bit for bit (parameters, buffers, `.grad`, flags, random-number state), exception or
@@ -128,8 +128,8 @@ def randomization_check(
 
     with as_found(network, images.device):
         if targets is None:
-            found = torch.cat([logits(image[None]) for image in images])
-            targets = (found[:, 0] > 0).long() if found.shape[1] == 1 else found.argmax(dim=1)
+            scores = torch.cat([logits(image[None]) for image in images])
+            targets = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
         plan = _stages(network, stages, lambda: logits(images[:1]))
     original = _maps(cam, images, targets)
     grid = _coarsest(cam, original, grid)
@@ -137,8 +137,8 @@ def randomization_check(
     for i in range(len(plan)):
         members = [name for _, names in (plan[: i + 1] if mode == "cascading" else plan[i : i + 1]) for name in names]
         with _reinitialised(network, members, seed):
-            seen = map_change(original, _maps(cam, images, targets), grid=grid)
-        rows.append(torch.where(seen.both, seen.spearman, torch.full_like(seen.spearman, float("nan"))))
+            change = map_change(original, _maps(cam, images, targets), grid=grid)
+        rows.append(torch.where(change.both, change.spearman, torch.full_like(change.spearman, float("nan"))))
     floor = map_floor(original, grid=grid).item()
     return Randomization(mode, tuple(label for label, _ in plan), torch.stack(rows).cpu(), floor)
 
@@ -204,9 +204,9 @@ def _stages(network: nn.Module, stages: Sequence[str] | int | None, run: Callabl
         raise ValueError(f"stages={stages}: at least 1 stage is needed")
     merged = []
     for part in torch.arange(len(single)).tensor_split(min(stages, len(single))):
-        own = [single[i] for i in part.tolist()]
-        label = own[0][0] if len(own) == 1 else f"{own[0][0]} .. {own[-1][0]}"
-        merged.append((label, [name for _, members in own for name in members]))
+        stage = [single[i] for i in part.tolist()]
+        label = stage[0][0] if len(stage) == 1 else f"{stage[0][0]} .. {stage[-1][0]}"
+        merged.append((label, [name for _, members in stage for name in members]))
     return merged
 
 
@@ -216,10 +216,10 @@ def _members(network: nn.Module, name: str) -> list[str]:
     if name not in modules:
         raise ValueError(f"the network has no module {name!r}; the last ones are {list(modules)[-6:]}")
     below = [other for other in modules if not name or other == name or other.startswith(name + ".")]
-    found = [other for other in below if any(p is not None for p in modules[other]._parameters.values())]
-    if not found:
+    members = [other for other in below if any(p is not None for p in modules[other]._parameters.values())]
+    if not members:
         raise ValueError(f"module {name!r} has no parameters to re-initialise")
-    return found
+    return members
 
 
 @contextmanager
@@ -271,11 +271,11 @@ def _draw(module: nn.Module) -> None:
 
 def _maps(cam: Callable[..., Any], images: Tensor, targets: Targets) -> Tensor:
     """The method's maps (N, h, w), unscaled where it offers them, not negative."""
-    found = getattr(cam, "raw", cam)(images, targets)
-    if not isinstance(found, Tensor) or found.ndim != 3 or len(found) != len(images):
-        seen = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"the map method must return one map an image, ({len(images)}, h, w); got {seen}")
-    return found.detach()
+    maps = getattr(cam, "raw", cam)(images, targets)
+    if not isinstance(maps, Tensor) or maps.ndim != 3 or len(maps) != len(images):
+        kind = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(f"the map method must return one map an image, ({len(images)}, h, w); got {kind}")
+    return maps.detach()
 
 
 def _coarsest(cam: Callable[..., Any], maps: Tensor, grid: int) -> int:

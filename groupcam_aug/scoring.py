@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -14,15 +15,18 @@ from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images
 from groupcam_aug.targets import Activation, Target, Targets, read_target
 
-__all__ = ["Output", "Rescore", "Substrate", "check_maps", "make_substrate"]
+__all__ = ["Output", "Scorer", "Substrate", "check_maps", "make_substrate"]
+
+_log = logging.getLogger(__name__)
 
 Substrate = Literal["blur", "zeros", "mean"] | Callable[[Tensor], Tensor]
 
 
-class Rescore:
+class Scorer:
     """One batch and the borrowed network: what the class's probability becomes when the images are altered.
 
-    Arguments as for `curves.insertion_deletion`.
+    Arguments as for `metrics.insertion_deletion`. On a CPU float32 images go in channels_last, until the network turns out not
+    to take that layout.
     """
 
     target: Target
@@ -62,13 +66,13 @@ class Rescore:
 
     def logits(self, images: Tensor) -> Tensor:
         """(n, classes) logits of images in any layout, in one pass; float32 or wider."""
-        try:
-            return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
-        except RuntimeError as error:
-            if self.format != torch.channels_last or "view size is not compatible" not in str(error):
-                raise
-            self.format = torch.contiguous_format  # a view() in the network needs the plain layout
-            return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
+        if self.format == torch.channels_last:
+            try:
+                return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
+            except RuntimeError as error:  # a view() in the network needs the plain layout; any other error comes again there
+                _log.debug("%s does not take channels_last: %s", type(self.cam.network).__name__, error)
+                self.format = torch.contiguous_format
+        return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
 
     def scores(self, images: Tensor) -> Tensor:
         """(N,) probability of each image's class on `images`, (N, C, H, W) altered ones."""
@@ -91,8 +95,8 @@ def make_substrate(images: Tensor, substrate: Substrate) -> Tensor:
     if callable(substrate):
         made = substrate(images)
         if not isinstance(made, Tensor) or made.shape != images.shape:
-            seen = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-            raise ValueError(f"substrate must return images of shape {tuple(images.shape)}, got {seen}")
+            kind = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(f"substrate must return images of shape {tuple(images.shape)}, got {kind}")
         return made.detach().to(device=images.device, dtype=images.dtype)
     if substrate == "blur":
         return blur(images)

@@ -32,13 +32,13 @@ class Target:
     def value(self, logits: Tensor) -> Tensor:
         """y, shape (n,): (n, classes) logits of images whose targets these are."""
         if not isinstance(self.rows, Tensor):
-            return self._call(logits)
+            return _called(self.rows, logits)
         return _weighted(_two_sided(logits), self.rows)
 
     def score(self, logits: Tensor) -> Tensor:
         """p, shape (n,)."""
         if not isinstance(self.rows, Tensor):
-            return self._call(logits)
+            return _called(self.rows, logits)
         logits = _two_sided(logits)
         return _weighted(logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1), self.rows)
 
@@ -48,14 +48,6 @@ class Target:
             return self
         rows = self.rows[images]
         return Target(rows.repeat(copies, *[1] * (rows.ndim - 1)) if copies > 1 else rows, self.activation)
-
-    def _call(self, logits: Tensor) -> Tensor:
-        assert not isinstance(self.rows, Tensor)  # for the type checker
-        value = self.rows(logits)
-        if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
-            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"a target callable must return one value per image, shape ({len(logits)},); got {seen}")
-        return value
 
 
 def read_target(targets: Targets, logits: Tensor, activation: Activation, *, check: bool = True) -> Target:
@@ -135,25 +127,25 @@ def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | Non
         select: key, index, attribute name or callable. None: a bare tensor, or the field `logits` of a mapping or object.
 
     Raises:
-        TypeError: no tensor there; the message lists what was found.
+        TypeError: no tensor there; the message lists what is there.
     """
-    found = output
+    logits = output
     if callable(select):
-        found = select(output)
+        logits = select(output)
     elif select is not None:
         if isinstance(output, Mapping) or (isinstance(select, int) and isinstance(output, tuple | list)):
             try:
-                found = output[select]  # type: ignore[index]
+                logits = output[select]  # type: ignore[index]
             except (KeyError, IndexError):
                 raise TypeError(f"output={select!r} is not in the network's output, which holds {_describe(output)}") from None
         else:
-            found = getattr(output, str(select), None)
+            logits = getattr(output, str(select), None)
     elif isinstance(output, Mapping):
-        found = output.get("logits")
+        logits = output.get("logits")
     elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", None)
-    if isinstance(found, Tensor):
-        return found
+        logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     raise TypeError(
         f"no logits found in the network's output, which holds {_describe(output)}; "
         "name them with output= (a key, an index, an attribute, or a callable on the output)"
@@ -191,6 +183,14 @@ def _check_target(rows: Tensor, count: int, classes: int, *, look: bool) -> None
             raise TypeError("weights over classes must be real")
         if look and count and bool((~(rows >= 0)).any()):
             raise ValueError("weights over classes must be non-negative numbers")
+
+
+def _called(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    value = target(logits)
+    if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
+        kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"a target callable must return one value per image, shape ({len(logits)},); got {kind}")
+    return value
 
 
 def _two_sided(logits: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from groupcam_aug.fidelity import Fidelity, measure_fidelity
 from groupcam_aug.files import put_file
+from groupcam_aug.presets import PRESETS, mode_name
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
 
-__all__ = ["PRESETS", "run", "training_line"]
+__all__ = ["run", "training_line"]
 
-PRESETS = {"paper": "input", "balanced": "stage", "fast": "target, zero"}  # as modes of `measure_fidelity`
 WEIGHTS = "importance weights of the maps: none as in the presets, or gradient, specific to the class (default: %(default)s)"
 MODES = (
     "presets (balanced, fast), or where masks are applied: stage, target, or a layer's name, with ', zero' against zeros; "
@@ -65,7 +65,7 @@ def run(command: str, words: list[str]) -> int:
             targets,
             layer=options.layer,
             groups=options.groups,
-            modes={_name(mode): PRESETS.get(mode, mode) for mode in options.modes if _name(mode) != "paper"},
+            modes=[mode for mode in options.modes if mode_name(mode) != "paper"],
             weights=options.weights,
             batch_size=options.batch_size,
             progress=lambda parts: track(parts, "mapping", console=console),
@@ -86,17 +86,12 @@ def training_line(result: Fidelity, layer: str | None) -> str:
 
     What was not left at its default is named, too, or other maps are trained with than were measured.
     """
-    name = _name(result.recommended)
+    name = mode_name(result.recommended)
     place, _, baseline = name.partition(", ")
     arguments: dict[str, Any] = {"preset": name} if name in PRESETS else {"mask_at": place, "baseline": baseline or "blur"}
     measured = {"layer": (layer, None), "groups": (result.groups, 16), "weights": (result.weights, "none")}
     arguments |= {key: value for key, (value, default) in measured.items() if value != default}
     return f"GroupCAMAugmentation({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
-
-
-def _name(mode: str) -> str:
-    """The preset that scores so, else the mode."""
-    return next((preset for preset, its in PRESETS.items() if its == mode), mode)
 
 
 def _weights(text: str) -> str:

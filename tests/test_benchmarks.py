@@ -54,7 +54,7 @@ def test_peers(tmp_path, data_folder):
 def test_fidelity(tmp_path, data_folder):
     words = ["--networks", "squeezenet", "--photographs", 4, "--curves", 2, "--steps", 2, "--batch", 4, "--channels-last"]
     rows = run(tmp_path, "fidelity.py", *words)["fidelity_squeezenet"]
-    assert rows[0]["mode"] == "input" and rows[0]["IoU with exact"] == 1 and 0 < rows[-1]["IoU with exact"] <= 1
+    assert rows[0]["mode"] == "paper" and rows[0]["IoU with paper"] == 1 and 0 < rows[-1]["IoU with paper"] <= 1
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
-"""What a call costs, in forward passes of the bare network (F), counted in multiplications, and what it does short of memory."""
+"""What a call costs, in forward passes of the bare network (F), counted in multiplications, and on a GPU in memory."""
 
 import pytest
 import torch
 import torchvision
-from models import PooledNet
 from torch.utils.flop_counter import FlopCounterMode
 
 from groupcam_aug import GroupCAM
@@ -103,77 +102,6 @@ def test_all_kinds_of_splits_give_one_map(place, weights):
     cam._tails[place] = "recorded"
     torch.testing.assert_close(cam(images), short, rtol=0, atol=1e-9)
     assert short.amax(dim=(1, 2)).sum() >= 2
-
-
-class Cramped(PooledNet):
-    """Has memory for so many images."""
-
-    def __init__(self, room):
-        super().__init__()
-        self.room, self.seen = room, []
-
-    def forward(self, x):
-        self.seen.append(len(x))
-        if len(x) > self.room:
-            raise torch.OutOfMemoryError("out of memory")
-        return super().forward(x)
-
-
-def test_out_of_memory_halves_the_passes_once_and_stays_there(images):
-    torch.manual_seed(1)
-    images = torch.cat([images.float()] * 4)  # 12
-    whole = GroupCAM.for_training(PooledNet().eval(), groups=4, chunk=5)
-    torch.manual_seed(1)
-    network = Cramped(7).eval()
-    torch.nn.Module.load_state_dict(network, whole.network.state_dict())
-    cam = GroupCAM.for_training(network, groups=4, chunk=10)
-    with pytest.warns(UserWarning, match="out of memory while mapping 12 images; going on with at most 5 per forward pass"):
-        maps = cam(images, 1)
-    torch.testing.assert_close(maps, whole(images, 1), rtol=0, atol=1e-6)
-    for count in (12, 11, 7):  # drawn with p < 1, batches have another size each time
-        network.seen.clear()
-        cam(images[:count], 1)
-        assert max(network.seen) == 5
-
-
-def test_a_chunk_that_was_asked_for_is_kept(images):
-    assert GroupCAM.for_training(PooledNet(), groups=4, chunk=1000).passes(images) == 1000
-
-
-def test_out_of_memory_twice_is_raised_as_it_is(images):
-    cam = GroupCAM.for_training(Cramped(3).eval(), groups=4, chunk=16)
-    images = torch.cat([images.float()] * 4)
-    with pytest.warns(UserWarning, match="at most 8"), pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
-        cam(images, 1)
-    with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
-        GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=1)(images, 1)
-
-
-class OnAGPU:
-    """What the choice of passes asks of a batch on a GPU."""
-
-    def __init__(self, *shape):
-        self.shape, self.device = torch.Size(shape), torch.device("cuda", 0)
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, _):
-        return torch.empty(self.shape[1:], device="meta")
-
-
-@pytest.mark.parametrize(
-    "count, free, passes",
-    [(8, 10**11, 64), (96, 10**11, 96), (1000, 10**11, 256), (96, 10**9, 12), (32, 10**6, 1)],
-)
-def test_passes_on_a_gpu_follow_the_batch_and_the_free_memory(monkeypatch, count, free, passes):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free // 2, 10**12))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: free)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: free - free // 2)
-    cam = GroupCAM(PooledNet())
-    assert cam.passes(OnAGPU(count, 3, 224, 224)) == passes
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
-    assert cam.passes(OnAGPU(count, 3, 224, 224)) == passes, "settled once for a shape: a run does not change its numbers"
 
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

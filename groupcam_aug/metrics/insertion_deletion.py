@@ -1,25 +1,21 @@
-"""Insertion, deletion (Petsiuk et al. 2018; Zhang et al. 2021, section 4) and average drop: does the map matter to the class?
-
-All points of all curves of a batch are one list of jobs, run in chunks: no point waits for the one before it, memory does not
-grow with the number of steps, and the unchanged image and the substrate are each scored once.
-"""
+"""Insertion and deletion (Petsiuk et al. 2018; Zhang et al. 2021, section 4): does the map matter to the class?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.scoring import Output, Rescore, Substrate, check_maps, make_substrate
+from groupcam_aug.metrics.pixel_swaps import AUTHORS_STEPS, Direction, Spacing, SwapPlan, swap_curves
+from groupcam_aug.metrics.summed_metric import SummedMetric, mean, total
+from groupcam_aug.scoring import Output, Scorer, Substrate
 from groupcam_aug.targets import Activation, Targets
 
-__all__ = ["Curves", "Drop", "average_drop", "deletion_auc", "insertion_auc", "insertion_deletion"]
+__all__ = ["Curves", "DeletionAUC", "InsertionAUC", "InsertionDeletion", "deletion_auc", "insertion_auc", "insertion_deletion"]
 
-Spacing = Literal["uniform", "quadratic"]
-Direction = Literal["insertion", "deletion"]
-AUTHORS_STEPS = 112  # of 448 pixels at 224 x 224
+_BOTH: tuple[Direction, Direction] = ("insertion", "deletion")
 
 
 class Curves(NamedTuple):
@@ -36,15 +32,6 @@ class Curves(NamedTuple):
     def overall(self) -> Tensor:
         """(N,) insertion less deletion, -1 to 1."""
         return self.insertion_auc - self.deletion_auc
-
-
-class Drop(NamedTuple):
-    """What `average_drop` gives, each of shape (N,)."""
-
-    drop: Tensor  # relu(p - p') / p, 0 to 1, lower is better; 0 where undefined
-    increase: Tensor  # bool: p' > p
-    activation: Tensor  # mean of the map: a map of ones has no drop, so read the two together
-    undefined: Tensor  # bool: no map (zeros), or not finite
 
 
 def insertion_deletion(
@@ -94,11 +81,11 @@ def insertion_deletion(
         TypeError: images or maps that are not floating point; a ScriptModule.
         ValueError: an argument out of range, or shapes that do not fit.
     """
-    run = Rescore(model, images, targets, activation, chunk, output, preprocess)
-    plan = _Plan(run.images, steps, substrate, spacing, author_compatible)
-    insertion, deletion = _curves(run, plan, maps, ("insertion", "deletion"))
-    areas = plan.area(insertion), plan.area(deletion)
-    return Curves(plan.fractions, insertion, deletion, *areas, areas[0].isnan() | areas[1].isnan())
+    shape: dict[str, Any] = {"steps": steps, "substrate": substrate, "spacing": spacing, "author_compatible": author_compatible}
+    network: dict[str, Any] = {"activation": activation, "chunk": chunk, "output": output, "preprocess": preprocess}
+    fractions, (insertion, deletion) = _curves_and_areas(_BOTH, model, images, maps, targets, **shape, **network)
+    undefined = insertion[1].isnan() | deletion[1].isnan()
+    return Curves(fractions, insertion[0], deletion[0], insertion[1], deletion[1], undefined)
 
 
 def insertion_auc(
@@ -119,7 +106,7 @@ def insertion_auc(
         (N,) in [0, 1], higher is better; NaN for a map that is constant or not finite.
     """
     shape: dict[str, Any] = {"steps": steps, "substrate": substrate, "spacing": spacing, "author_compatible": author_compatible}
-    return one_curve("insertion", model, images, maps, targets, **shape, **options)[1]
+    return _curves_and_areas(["insertion"], model, images, maps, targets, **shape, **options)[1][0][1]
 
 
 def deletion_auc(
@@ -142,11 +129,161 @@ def deletion_auc(
         (N,) in [0, 1], lower is better; NaN for a map that is constant or not finite.
     """
     shape: dict[str, Any] = {"steps": steps, "substrate": substrate, "spacing": spacing, "author_compatible": author_compatible}
-    return one_curve("deletion", model, images, maps, targets, **shape, **options)[1]
+    return _curves_and_areas(["deletion"], model, images, maps, targets, **shape, **options)[1][0][1]
 
 
-def one_curve(
-    way: Direction,
+class _CurveMetric(SummedMetric):
+    """The common part of the curve metrics: areas and mean curves over the images whose maps are defined."""
+
+    ways: tuple[Direction, ...]
+    prefix = ""
+
+    def __init__(self, steps: int = 28, *, author_compatible: bool = False, **options: Any) -> None:
+        chosen = {name: options.pop(name) for name in _CURVE_OPTIONS if name in options}
+        super().__init__(**options)
+        self.options = {"steps": steps, "author_compatible": author_compatible, **chosen}
+        self.steps = AUTHORS_STEPS if author_compatible else steps
+        self._add_sums(f"{self._name}_count", f"{self._name}_undefined")
+        for way in self.ways:
+            self._add_sums(f"{self.prefix}{way}_area")
+            self._add_sums(f"{self.prefix}{way}_curve", shape=(self.steps + 1,))
+
+    @property
+    def _name(self) -> str:
+        return self.prefix.strip("_") or self.ways[0]
+
+    def update(self, model: nn.Module, images: Tensor, maps: Tensor, targets: Targets = None) -> None:
+        """Score a batch.
+
+        Args:
+            model: any classifier; borrowed for this call, given back as found, not kept.
+            images: (N, C, H, W) as the network takes them.
+            maps: (N, H, W).
+            targets: as for `GroupCAM`; None = each image's top-1 class.
+        """
+        _, scored = _curves_and_areas(self.ways, model, images, maps, targets, **self.options)
+        undefined = torch.stack([area.isnan() for _, area in scored]).any(dim=0)
+        self._add(**{f"{self._name}_count": (~undefined).sum(), f"{self._name}_undefined": undefined.sum()})
+        for way, (curve, area) in zip(self.ways, scored, strict=True):
+            curve = torch.where(undefined[:, None], torch.zeros_like(curve), curve)
+            area = torch.where(undefined, torch.zeros_like(area), area)
+            self._add(**{f"{self.prefix}{way}_area": total(area), f"{self.prefix}{way}_curve": total(curve, dim=0)})
+
+    def _area(self, way: str) -> Tensor:
+        return mean(getattr(self, f"{self.prefix}{way}_area"), getattr(self, f"{self._name}_count"))
+
+    def curves(self) -> dict[str, Tensor]:
+        """Mean curves, (n + 1,) each, and "fractions", the nominal share of pixels swapped. A collective: every rank calls it."""
+        shares = torch.linspace(0, 1, self.steps + 1)
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
+            count = getattr(self, f"{self._name}_count")
+            shares = (shares**2 if self.options.get("spacing") == "quadratic" else shares).to(count.device)
+            return {"fractions": shares} | {way: mean(getattr(self, f"{self.prefix}{way}_curve"), count) for way in self.ways}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Figure and axes of the mean curves, or of values over time if `val` is given; needs matplotlib."""
+        if val is not None:
+            return self._plot(val, ax)
+        try:
+            from matplotlib import pyplot
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("plot() needs matplotlib: pip install 'groupcam-aug[plot]'") from error
+        figure, ax = (ax.get_figure(), ax) if ax is not None else pyplot.subplots()
+        curves = {name: values.cpu().numpy() for name, values in self.curves().items()}
+        for way in self.ways:
+            (line,) = ax.plot(curves["fractions"], curves[way], label=f"{way} {float(self._area(way)):.3f}")
+            ax.fill_between(curves["fractions"], curves[way], alpha=0.2, color=line.get_color())
+        ax.set(xlabel="share of pixels swapped", ylabel="probability of the class", xlim=(0, 1), ylim=(0, 1))
+        ax.legend()
+        return figure, ax
+
+
+class InsertionAUC(_CurveMetric):
+    """Mean area under the insertion curve, see `insertion_deletion`: 0 to 1, higher is better, 0 if nothing was scored.
+
+    Undefined maps (constant, not finite) are left out of the mean and counted in the state `insertion_undefined`.
+
+    Args:
+        steps: intervals of the curve. Default: 28.
+        author_compatible: the authors' protocol, 112 steps. Default: False.
+        options: `substrate`, `spacing`, `activation`, `chunk`, `output`, `preprocess` as there; others go to `Metric`.
+
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import InsertionAUC
+        >>> first_pixel = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+        >>> _ = first_pixel[1].weight.data.copy_(torch.tensor([[9.0, 0, 0, 0], [0, 0, 0, 0]]))
+        >>> metric = InsertionAUC(steps=4, substrate="zeros")
+        >>> metric.update(first_pixel, torch.ones(1, 1, 2, 2), torch.tensor([[[4.0, 3], [2, 1]]]), torch.tensor([0]))
+        >>> metric.compute()
+        tensor(0.9374)
+    """
+
+    ways = ("insertion",)
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        """Scalar float32."""
+        return self._area("insertion")
+
+
+class DeletionAUC(_CurveMetric):
+    """Mean area under the deletion curve, see `insertion_deletion`: 0 to 1, lower is better, 0 if nothing was scored.
+
+    Arguments and undefined maps (`deletion_undefined`) as for `InsertionAUC`.
+
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import DeletionAUC
+        >>> first_pixel = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+        >>> _ = first_pixel[1].weight.data.copy_(torch.tensor([[9.0, 0, 0, 0], [0, 0, 0, 0]]))
+        >>> metric = DeletionAUC(steps=4, substrate="zeros")
+        >>> metric.update(first_pixel, torch.ones(1, 1, 2, 2), torch.tensor([[[4.0, 3], [2, 1]]]), torch.tensor([0]))
+        >>> metric.compute()
+        tensor(0.5625)
+    """
+
+    ways = ("deletion",)
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Scalar float32."""
+        return self._area("deletion")
+
+
+class InsertionDeletion(_CurveMetric):
+    """Both areas and their difference, {"insertion", "deletion", "overall"}, in one pass over the points they share.
+
+    Arguments as for `InsertionAUC`; undefined maps are counted in `overall_undefined`. Insertion and overall (-1 to 1): higher is
+    better; deletion: lower is better, so that the metric as a whole has no direction.
+
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import InsertionDeletion
+        >>> first_pixel = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+        >>> _ = first_pixel[1].weight.data.copy_(torch.tensor([[9.0, 0, 0, 0], [0, 0, 0, 0]]))
+        >>> metric = InsertionDeletion(steps=4, substrate="zeros")
+        >>> metric.update(first_pixel, torch.ones(1, 1, 2, 2), torch.tensor([[[4.0, 3], [2, 1]]]), torch.tensor([0]))
+        >>> metric.compute()["overall"]
+        tensor(0.3749)
+    """
+
+    ways = _BOTH
+    prefix = "overall_"
+    higher_is_better = None
+    plot_lower_bound = -1.0
+
+    def compute(self) -> dict[str, Tensor]:
+        """Three scalars, float32."""
+        insertion, deletion = self._area("insertion"), self._area("deletion")
+        return {"insertion": insertion, "deletion": deletion, "overall": insertion - deletion}
+
+
+_CURVE_OPTIONS = ("substrate", "spacing", "activation", "chunk", "output", "preprocess")
+
+
+def _curves_and_areas(
+    ways: Sequence[Direction],
     model: nn.Module,
     images: Tensor,
     maps: Tensor,
@@ -157,123 +294,9 @@ def one_curve(
     spacing: Spacing = "uniform",
     author_compatible: bool = False,
     **options: Any,
-) -> tuple[Tensor, Tensor]:
-    """One of the two curves, (N, n + 1), and its area, (N,); `way` is "insertion" or "deletion", the rest as there."""
-    run = Rescore(model, images, targets, **options)
-    plan = _Plan(run.images, steps, substrate, spacing, author_compatible)
-    curve = _curves(run, plan, maps, [way])[0]
-    return curve, plan.area(curve)
-
-
-def average_drop(
-    model: nn.Module, images: Tensor, maps: Tensor, targets: Targets = None, *, substrate: Substrate = "zeros", **options: Any
-) -> Drop:
-    """Drop and increase of confidence when only what the map shows is left: x' = S x + (1 - S) substrate; two passes an image.
-
-    Args:
-        model: as for `insertion_deletion`.
-        images: (N, C, H, W), as there.
-        maps: (N, H, W) in [0, 1].
-        targets: as there.
-        substrate: what stands where nothing is shown. Default: "zeros".
-        options: `activation`, `chunk`, `output`, `preprocess` of `insertion_deletion`.
-
-    Returns:
-        `Drop`, each of shape (N,).
-
-    Raises:
-        ValueError: as there, and for maps outside [0, 1] (looked for on the CPU only).
-    """
-    run = Rescore(model, images, targets, **options)
-    maps = check_maps(maps, run.images)
-    if maps.device.type == "cpu" and bool(((maps < 0) | (maps > 1)).any()):
-        raise ValueError(f"maps must lie in [0, 1], got {maps.min().item():.4g} to {maps.max().item():.4g}")
-    finite = maps.isfinite().all(dim=(1, 2))
-    maps = torch.where(finite[:, None, None], maps, torch.zeros_like(maps)).to(run.dtype)
-    before = shown = maps.new_zeros(0)
-    if len(maps):
-        with run.borrowed():
-            kept, base = run.images.to(run.dtype), make_substrate(run.images, substrate).to(run.dtype)
-            mixed = torch.lerp(base, kept, maps[:, None]).to(run.images.dtype)
-            before, shown = run.clean, run.scores(mixed)
-    undefined = ~(finite & (maps.amax(dim=(1, 2)) > 0) & before.isfinite() & shown.isfinite())
-    drop = (before - shown).relu() / before.clamp(min=torch.finfo(run.dtype).tiny)
-    return Drop(torch.where(undefined, 0.0, drop), (shown > before) & ~undefined, maps.mean(dim=(1, 2)), undefined)
-
-
-class _Plan:
-    """How many pixels are swapped at each point, in which order, and against what."""
-
-    def __init__(self, images: Tensor, steps: int, substrate: Substrate, spacing: Spacing, author_compatible: bool) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a positive integer, got {steps!r}")
-        if spacing not in ("uniform", "quadratic"):
-            raise ValueError(f"spacing must be 'uniform' or 'quadratic', got {spacing!r}")
-        if author_compatible and (steps != 28 or substrate != "blur" or spacing != "uniform"):
-            raise ValueError(
-                "author_compatible=True fixes the steps, both substrates and the spacing; leave steps, substrate and spacing out"
-            )
-        self.authors, self.steps = author_compatible, AUTHORS_STEPS if author_compatible else steps
-        self.substrates: dict[Direction, Substrate] = {
-            "insertion": substrate,
-            "deletion": "zeros" if author_compatible else substrate,
-        }
-        shares, pixels = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64), images.shape[2] * images.shape[3]
-        self.counts = ((shares**2 if spacing == "quadratic" else shares) * pixels).round().int()
-        self.fractions = self.counts.double() / pixels
-
-    def ranks(self, maps: Tensor) -> Tensor:
-        """(N, H, W) int32: 0 for the pixel that is swapped first."""
-        flat = maps.flatten(1)
-        if self.authors:
-            order = flat.argsort(dim=1, stable=True).flip(1)
-        else:
-            order = flat.argsort(dim=1, descending=True, stable=True)
-        places = torch.arange(flat.shape[1], dtype=torch.int32, device=maps.device).expand_as(order)
-        return torch.empty_like(places).scatter_(1, order, places).view(maps.shape)
-
-    def area(self, curves: Tensor) -> Tensor:
-        """(N, n + 1) curves -> (N,) areas."""
-        if self.authors:
-            return (curves.sum(dim=1) - (curves[:, 0] + curves[:, -1]) / 2) / self.steps
-        return torch.trapezoid(curves, self.fractions.to(device=curves.device, dtype=curves.dtype), dim=1)
-
-
-def _curves(run: Rescore, plan: _Plan, maps: Tensor, directions: Sequence[Direction]) -> list[Tensor]:
-    """(N, n + 1) for each direction, NaN where the map orders nothing or a probability is not finite."""
-    maps = check_maps(maps, run.images)
-    if not len(maps):
-        return [maps.new_zeros(0, plan.steps + 1, dtype=run.dtype) for _ in directions]
-    with run.borrowed():
-        distinct = list(dict.fromkeys(plan.substrates[way] for way in directions))
-        bases = [make_substrate(run.images, substrate) for substrate in distinct]
-        which = [distinct.index(plan.substrates[way]) for way in directions]
-        hidden = [run.scores(base) for base in bases]
-        inner = _inner_points(run, plan, plan.ranks(maps), torch.cat(bases), which, [way == "deletion" for way in directions])
-    finite, spread = maps.isfinite().all(dim=(1, 2)), maps.amax(dim=(1, 2)) > maps.amin(dim=(1, 2))
-    curves = []
-    for i, way in enumerate(directions):
-        first, last = (run.clean, hidden[which[i]]) if way == "deletion" else (hidden[which[i]], run.clean)
-        curve = torch.cat([first[:, None], inner[:, i], last[:, None]], dim=1)
-        usable = finite & spread & curve.isfinite().all(dim=1)
-        curves.append(torch.where(usable[:, None], curve, torch.full_like(curve, float("nan"))))
-    return curves
-
-
-def _inner_points(run: Rescore, plan: _Plan, ranks: Tensor, bases: Tensor, which: list[int], reverse: list[bool]) -> Tensor:
-    """(N, directions, n - 1) probabilities of all points but the first and the last; `bases`: one substrate after another."""
-    count, ways, points, device = len(ranks), len(which), plan.steps - 1, ranks.device
-    # One job per image, direction and point, known beforehand on the CPU: the device is never waited for.
-    job = torch.arange(count * ways * points)
-    image, way, point = job // max(1, ways * points), job // max(1, points) % ways, job % max(1, points) + 1
-    pixels = plan.counts[point].to(device, non_blocking=True)
-    base = (torch.tensor(which)[way] * count + image).to(device, non_blocking=True)
-    removed, image = torch.tensor(reverse)[way].to(device, non_blocking=True), image.to(device, non_blocking=True)
-    scores = [run.clean[:0]]
-    for part in run.parts(len(job)):
-        at = image[part]
-        shown = (ranks[at] < pixels[part, None, None]) ^ removed[part, None, None]
-        # lerp is exact at weights 0 and 1, and on a CPU twice as fast as where() with a mask shared by the channels.
-        mixed = torch.lerp(bases[base[part]], run.images[at], shown[:, None].to(run.images.dtype))
-        scores.append(run.scores_of(at, mixed))
-    return torch.cat(scores).view(count, ways, points)
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The fractions, (n + 1,), and for each way the curves, (N, n + 1), and their areas, (N,); arguments as for both."""
+    scorer = Scorer(model, images, targets, **options)
+    plan = SwapPlan(scorer.images, steps, substrate, spacing, author_compatible)
+    curves = swap_curves(scorer, plan, maps, ways)
+    return plan.fractions, [(curve, plan.area(curve)) for curve in curves]

@@ -48,7 +48,7 @@ def bootstrap_interval(
     if len(rows) == 1:
         low = high = statistic(columns, axis=-1)
     else:
-        found = bootstrap(
+        result = bootstrap(
             (columns,),
             statistic,
             axis=-1,
@@ -59,5 +59,5 @@ def bootstrap_interval(
             batch=max(1, _HELD // rows.size),
             rng=np.random.default_rng(seed),
         )
-        low, high = found.confidence_interval
+        low, high = result.confidence_interval
     return (float(low), float(high)) if rows.ndim == 1 else (np.asarray(low), np.asarray(high))

@@ -1,23 +1,24 @@
-"""Does a map lie on the object? Pointing game, energy inside, mask IoU, boxes from maps and the localisation error."""
+"""Does a map lie on the object? Pointing game, energy inside and mask IoU; for boxes see `metrics.boxes`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from groupcam_aug.augment import keep_mask
+from groupcam_aug.metrics.summed_metric import MeanOfCounted, SummedMetric, mean
 
 __all__ = [
+    "EnergyPointingGame",
     "Located",
-    "box_masks",
-    "boxes_from_maps",
+    "MaskIoU",
+    "PointingGame",
+    "check_sizes",
     "energy_pointing_game",
-    "localisation_error",
+    "finite",
     "mask_iou",
     "pointing_game",
 ]
@@ -40,20 +41,20 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0, relati
 
     Args:
         maps: (N, H, W), any range, of the size of the masks: resize maps to the original images first.
-        masks: (N, H, W) bool (or numbers, where > 0 is the object); see `box_masks` for boxes.
+        masks: (N, H, W) bool (or numbers, where > 0 is the object); see `boxes.box_masks` for boxes.
         tolerance: in pixels of the map. Default: 0.
         relative_tolerance: instead of it, as a share of the shorter side (15 pixels of 224 are .067).
 
     Raises:
         ValueError: shapes that do not fit, a negative tolerance, or both kinds of it.
     """
-    _check(maps, masks)
+    check_sizes(maps, masks)
     if relative_tolerance is not None and tolerance:
         raise ValueError(f"give tolerance={tolerance} or relative_tolerance={relative_tolerance}, not both")
     reach = tolerance if relative_tolerance is None else relative_tolerance * min(maps.shape[1:])
     if not reach >= 0:
         raise ValueError(f"the tolerance must not be negative, got {reach}")
-    inside, usable = masks > 0, _finite(maps) & (maps.amax(dim=(1, 2)) > maps.amin(dim=(1, 2)))
+    inside, usable = masks > 0, finite(maps) & (maps.amax(dim=(1, 2)) > maps.amin(dim=(1, 2)))
     peak = maps.flatten(1).amax(dim=1, keepdim=True)
     point = (maps.flatten(1) == peak).to(torch.uint8).argmax(dim=1)  # of equal values argmax itself promises no order
     rows = torch.arange(maps.shape[1], device=maps.device)[:, None] - (point // maps.shape[2])[:, None, None]
@@ -80,11 +81,11 @@ def energy_pointing_game(maps: Tensor, masks: Tensor, *, above_chance: bool = Fa
     Raises:
         ValueError: shapes that do not fit, or negative maps (looked for on the CPU only).
     """
-    _check(maps, masks)
+    check_sizes(maps, masks)
     if maps.device.type == "cpu" and bool((maps < 0).any()):
         raise ValueError(f"maps must not be negative, the smallest value is {maps.min().item():.4g}")
-    inside, finite = masks > 0, _finite(maps)
-    clean = torch.where(finite[:, None, None], maps, torch.zeros_like(maps)).float()
+    inside = masks > 0
+    clean = torch.where(finite(maps)[:, None, None], maps, torch.zeros_like(maps)).float()
     total = clean.sum(dim=(1, 2))
     usable, counted = total > 0, inside.flatten(1).any(dim=1)
     value = (clean * inside).sum(dim=(1, 2)) / torch.where(usable, total, torch.ones_like(total))
@@ -110,12 +111,12 @@ def mask_iou(first: Tensor, second: Tensor, *, threshold: float | str = "mean") 
     Raises:
         ValueError: shapes that do not fit.
     """
-    _check(first, second)
+    check_sizes(first, second)
     usable = torch.ones(len(first), dtype=torch.bool, device=first.device)
     masks = []
     for one in (first, second):
         if one.is_floating_point():
-            alive = _finite(one) & (one.amax(dim=(1, 2)) > 0) & (one.amax(dim=(1, 2)) > one.amin(dim=(1, 2)))
+            alive = finite(one) & (one.amax(dim=(1, 2)) > 0) & (one.amax(dim=(1, 2)) > one.amin(dim=(1, 2)))
             usable = usable & alive
             clean = torch.where(alive[:, None, None], one, torch.zeros_like(one))
             one = keep_mask(clean, threshold) & alive[:, None, None]  # which keeps all of an image without a map
@@ -125,113 +126,133 @@ def mask_iou(first: Tensor, second: Tensor, *, threshold: float | str = "mean") 
     return Located(torch.where(usable, both / either.clamp(min=1), 0.0), counted, counted & ~usable)
 
 
-def box_masks(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """(N, H, W) bool: pixels whose centre lies in any of an image's boxes.
+class PointingGame(SummedMetric):
+    """Share of maps whose maximum lies on the object, see `pointing_game`: 0 to 1, higher is better, 0 if nothing was counted.
+
+    States: `pointing_hits` and `pointing_trials` (by class with "macro"), `pointing_undefined` (constant or non-finite maps,
+    which are misses), `pointing_skipped` (empty masks, which are no trials).
 
     Args:
-        boxes: for each image (k, 4), k >= 0: x0, y0, x1, y1 in pixels, ends exclusive (COCO: x, y, x + w, y + h).
-        size: (H, W).
+        tolerance: in pixels; a distance of exactly this is a hit. Default: 0, the maximum itself must lie inside.
+        relative_tolerance: instead of it, as a share of the shorter side.
+        average: "micro" over images, or "macro" over the classes seen, as the paper reports it. Default: "micro".
+        num_classes: for "macro".
+        kwargs: of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import PointingGame
+        >>> maps = torch.tensor([[[0.0, 1], [0, 0]], [[0, 0], [0, 1]]])
+        >>> metric = PointingGame()
+        >>> metric.update(maps, torch.tensor([[[0, 1], [0, 0]], [[1, 0], [0, 0]]]))
+        >>> metric.compute()
+        tensor(0.5000)
     """
-    height, width = size
-    masks = []
-    for own in boxes:
-        corners = own.reshape(-1, 4).double()[:, :, None]
-        columns, rows = (torch.arange(side, device=own.device) + 0.5 for side in (width, height))
-        across = (columns >= corners[:, 0]) & (columns <= corners[:, 2])
-        down = (rows >= corners[:, 1]) & (rows <= corners[:, 3])
-        masks.append((down[:, :, None] & across[:, None, :]).any(dim=0))
-    return torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+
+    higher_is_better = True
+    pointing_hits: Tensor
+    pointing_trials: Tensor
+
+    def __init__(
+        self,
+        tolerance: float = 0.0,
+        relative_tolerance: float | None = None,
+        *,
+        average: Literal["micro", "macro"] = "micro",
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if average not in ("micro", "macro") or (average == "macro") != (num_classes is not None):
+            raise ValueError(f"average is 'micro', or 'macro' with num_classes=; got {average!r} with num_classes={num_classes}")
+        self.tolerance, self.relative_tolerance, self.average = tolerance, relative_tolerance, average
+        self._add_sums("pointing_hits", "pointing_trials", shape=(num_classes or 1,))
+        self._add_sums("pointing_undefined", "pointing_skipped")
+
+    def update(self, maps: Tensor, masks: Tensor, classes: Tensor | None = None) -> None:
+        """Add a batch: (N, H, W) maps, (N, H, W) masks of the object, (N,) int64 classes for "macro"."""
+        hits = pointing_game(maps, masks, tolerance=self.tolerance, relative_tolerance=self.relative_tolerance)
+        if self.average == "macro" and (classes is None or classes.shape != hits.value.shape):
+            raise ValueError(f"average='macro' needs the classes of the {len(maps)} images, shape ({len(maps)},)")
+        at = torch.zeros_like(hits.counted, dtype=torch.long)
+        at = at if self.average == "micro" or classes is None else classes.to(at)
+        empty = torch.zeros_like(self.pointing_hits, dtype=torch.float32, device=maps.device)
+        self._add(
+            pointing_hits=empty.index_add(0, at, hits.value),
+            pointing_trials=empty.index_add(0, at, hits.counted.float()),
+            pointing_undefined=hits.undefined.sum(),
+            pointing_skipped=(~hits.counted).sum(),
+        )
+
+    def compute(self) -> Tensor:
+        """Scalar float32."""
+        accuracy = self.pointing_hits / self.pointing_trials.clamp(min=1)
+        return mean(accuracy.sum(), (self.pointing_trials > 0).sum())
 
 
-def boxes_from_maps(maps: Tensor, *, threshold: float = 0.15) -> Tensor:
-    """The box around the largest connected part of each map (Grad-CAM, Selvaraju et al. 2019, section 4.1).
-
-    Pixels at or above `threshold` times the map's maximum fall into 4-connected parts; of equally large ones the first in raster
-    order is taken. Waits for the device a few times, and is meant for evaluation.
+class EnergyPointingGame(MeanOfCounted):
+    """Mean share of the maps' mass that lies on the object, see `energy_pointing_game`: higher is better, 0 of nothing.
 
     Args:
-        maps: (N, H, W), not negative.
-        threshold: share of the maximum, in (0, 1]. Default: .15.
+        above_chance: corrected for the object's area, so that 0 is chance. Default: False.
+        kwargs: of `torchmetrics.Metric`.
 
-    Returns:
-        (N, 4) float32 on the maps' device: x0, y0, x1, y1 in pixels, ends exclusive; zeros for a map without anything positive
-        or with non-finite values.
-
-    Raises:
-        ValueError: another shape or threshold.
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import EnergyPointingGame
+        >>> metric = EnergyPointingGame()
+        >>> metric.update(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]]))
+        >>> metric.compute()
+        tensor(0.7500)
     """
-    _check(maps, maps)
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be a share of the maximum in (0, 1], got {threshold}")
-    peak = maps.amax(dim=(1, 2), keepdim=True)
-    usable = _finite(maps) & (peak[:, 0, 0] > 0)
-    part = _largest_part((maps >= threshold * peak) & usable[:, None, None])
-    sides = []
-    for dim, side in ((1, maps.shape[2]), (2, maps.shape[1])):
-        line = part.any(dim=dim).to(torch.uint8)
-        sides.append((line.argmax(dim=1), side - line.flip(1).argmax(dim=1)))
-    (x0, x1), (y0, y1) = sides
-    return torch.stack([x0, y0, x1, y1], dim=1).float() * usable[:, None]
+
+    prefix = "energy"
+    higher_is_better = True
+
+    def __init__(self, above_chance: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.above_chance = above_chance
+
+    def update(self, maps: Tensor, masks: Tensor) -> None:
+        """Add a batch: (N, H, W) maps, not negative, and (N, H, W) masks of the object."""
+        self._take(*energy_pointing_game(maps, masks, above_chance=self.above_chance))
 
 
-def localisation_error(boxes: Tensor, truth: Sequence[Tensor], *, iou: float = 0.5, correct: Tensor | None = None) -> Located:
-    """Weakly supervised localisation as in ILSVRC: 1 where the box overlaps none of the image's true boxes by `iou` or more.
+class MaskIoU(MeanOfCounted):
+    """Mean intersection over union of two masks of each image, see `mask_iou`: 0 to 1, higher is better, 0 of nothing.
 
     Args:
-        boxes: (N, 4), one box an image, as `boxes_from_maps` gives them.
-        truth: for each image (k, 4), the true boxes of its class; an image with k = 0 is not counted.
-        iou: least intersection over union of a hit. Default: .5.
-        correct: (N,) bool, whether the class was predicted right; a wrong class is an error whatever the box.
+        threshold: that turns maps into masks: "mean", a number in [0, 1], or "q0.6". Default: "mean".
+        kwargs: of `torchmetrics.Metric`.
 
-    Returns:
-        `Located`, `value` 1 = error. A missing box (zeros) is an error and `undefined`.
-
-    Raises:
-        ValueError: numbers of boxes that do not fit.
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import MaskIoU
+        >>> metric = MaskIoU()
+        >>> metric.update(torch.tensor([[[1.0, 0.9, 0.0]]]), torch.tensor([[[True, False, False]]]))
+        >>> metric.compute()
+        tensor(0.5000)
     """
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) != len(truth):
-        raise ValueError(f"need one box (4) and one set of true boxes an image, got {tuple(boxes.shape)} and {len(truth)} sets")
-    found = [
-        box_iou(box[None].double(), own.reshape(-1, 4).to(box.device).double()) for box, own in zip(boxes, truth, strict=True)
-    ]
-    best = [overlap.amax() if overlap.numel() else overlap.new_zeros(()) for overlap in found]
-    hit = torch.stack(best) >= iou if best else boxes.new_zeros(0, dtype=torch.bool)
-    if correct is not None:
-        hit = hit & correct.to(hit.device)
-    counted = torch.tensor([own.numel() > 0 for own in truth], dtype=torch.bool, device=boxes.device)
-    missing = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
-    return Located((~hit & counted).float(), counted, counted & missing)
+
+    prefix = "iou"
+    higher_is_better = True
+
+    def __init__(self, threshold: float | str = "mean", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = threshold
+
+    def update(self, first: Tensor, second: Tensor) -> None:
+        """Add a batch: (N, H, W) twice, bool masks or maps."""
+        self._take(*mask_iou(first, second, threshold=self.threshold))
 
 
-def _largest_part(masks: Tensor) -> Tensor:
-    """(N, H, W) bool: of each mask its largest 4-connected part."""
-    count, pixels = len(masks), masks[0].numel() if len(masks) else 0
-    if not pixels:
-        return masks
-    # Union-find on whole tensors: roots hook onto smaller neighbouring roots, then every pixel looks up its root again.
-    index = torch.arange(masks.numel(), device=masks.device).view(masks.shape)
-    right, down = masks[:, :, 1:] & masks[:, :, :-1], masks[:, 1:] & masks[:, :-1]
-    first = torch.cat([index[:, :, :-1][right], index[:, :-1][down]])
-    second = torch.cat([index[:, :, 1:][right], index[:, 1:][down]])
-    root = index.flatten().clone()
-    while True:
-        a, b = root[first], root[second]
-        if torch.equal(a, b):
-            break
-        root.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
-        while not torch.equal(root[root], root):
-            root = root[root]
-    sizes = torch.bincount(root[masks.flatten()], minlength=masks.numel()).view(count, pixels)
-    largest = (sizes == sizes.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
-    chosen = largest + pixels * torch.arange(count, device=masks.device)
-    return (root.view(count, pixels) == chosen[:, None]).view(masks.shape) & masks
-
-
-def _finite(maps: Tensor) -> Tensor:
+def finite(maps: Tensor) -> Tensor:
+    """(N,) bool: whether a map (N, H, W) is free of NaN and infinity."""
     return maps.isfinite().all(dim=2).all(dim=1)
 
 
-def _check(maps: Tensor, masks: Tensor) -> None:
+def check_sizes(maps: Tensor, masks: Tensor) -> None:
+    """Raise a ValueError unless both have one shape (N, H, W) with at least one pixel."""
     if maps.ndim != 3 or masks.shape != maps.shape or 0 in maps.shape[1:]:
         raise ValueError(
             f"need maps and masks of one shape (N, H, W), got {tuple(maps.shape)} and {tuple(masks.shape)}; resize the maps "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Change", "Noise", "map_change", "map_floor", "map_noise", "spearman"]
+from groupcam_aug.metrics.summed_metric import MeanOfCounted
+
+__all__ = ["Change", "MapChange", "Noise", "map_change", "map_floor", "map_noise", "spearman"]
 
 _FLAT = 1e-6  # a map whose values differ by less than this share of its maximum is constant: its ranks are rounding
 
@@ -90,12 +92,11 @@ def map_noise(maps: Tensor, flipped_back: Tensor | None = None, *, masks: Tensor
     Raises:
         ValueError: both or neither of `flipped_back` and `masks`; shapes that do not fit; negative values.
     """
-    if (flipped_back is None) == (masks is None):
+    if flipped_back is not None and masks is None:
+        change = map_change(maps, flipped_back, grid=grid)
+        return Noise(torch.where(change.both, change.change, 0.0), change.both)
+    if masks is None or flipped_back is not None:
         raise ValueError("give either flipped_back= (flip-noise) or masks= (ground-truth form), and not both")
-    if flipped_back is not None:
-        seen = map_change(maps, flipped_back, grid=grid)
-        return Noise(torch.where(seen.both, seen.change, 0.0), seen.both)
-    assert masks is not None  # for the type checker
     _check_maps("maps", maps)
     if masks.ndim != 3 or len(masks) != len(maps) or masks.shape[1] < maps.shape[1] or masks.shape[2] < maps.shape[2]:
         raise ValueError(
@@ -154,6 +155,45 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     usable = finite & (scale > 0)
     rho = (a * b).sum(dim=1) / torch.where(usable, scale, torch.ones_like(scale))
     return torch.where(usable, rho.clamp(-1, 1), torch.zeros_like(rho))
+
+
+class MapChange(MeanOfCounted):
+    """Mean change of maps between two moments, see `map_change`: 0 to 1, lower is steadier, 1 if no pair could be compared.
+
+    Pairs of which neither map is alive are left out of the mean and counted in the state `change_undefined`.
+
+    Args:
+        grid: most cells along a side of the grid on which maps are compared. Default: 14.
+        kwargs: of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> from groupcam_aug.metrics import MapChange
+        >>> metric = MapChange()
+        >>> before = torch.arange(16.0).view(1, 4, 4)
+        >>> metric.update(before, before.flip(1))
+        >>> metric.update(before, before)
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    prefix = "change"
+    higher_is_better = False
+    change_count: Tensor
+
+    def __init__(self, grid: int = 14, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.grid = grid
+
+    def update(self, before: Tensor, after: Tensor) -> None:
+        """Add the pairs of a batch: (N, h, w) maps of the same images, not negative."""
+        change = map_change(before, after, grid=self.grid)
+        self._take(change.change, change.counted, ~change.counted)
+
+    def compute(self) -> Tensor:
+        """Scalar float32."""
+        change = super().compute()
+        return torch.where(self.change_count > 0, change, torch.ones_like(change))
 
 
 def _centred_ranks(rows: Tensor) -> Tensor:

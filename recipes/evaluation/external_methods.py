@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.layers import read_grid
+from groupcam_aug.grid import read_grid
 from groupcam_aug.map_ops import minmax
 from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 

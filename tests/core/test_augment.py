@@ -10,46 +10,7 @@ from torchvision import tv_tensors
 
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.augment import blend, keep_mask
-from groupcam_aug.blur import blur, blur_size
-
-
-def test_blur_equals_the_literal_sum():
-    for size in [(224, 224), (32, 47), (5, 3)]:
-        x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        torch.testing.assert_close(blur(x), torch.stack([oracle.blur(image) for image in x]))
-
-
-def test_blur_equals_torchvision():
-    from torchvision.transforms.v2.functional import gaussian_blur
-
-    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(blur(x), gaussian_blur(x, [51, 51], [50.0, 50.0]), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "size, kernel, sigma", [(224, 51, 50.0), (448, 103, 100.0), (32, 7, 50 / 7), (3, 3, 150 / 224), (4, 3, 200 / 224)]
-)
-def test_blur_size(size, kernel, sigma):
-    assert blur_size(size, size + 9) == (kernel, pytest.approx(sigma))
-
-
-def test_blur_keeps_constants_format_and_dtype():
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        x = torch.full((2, 3, 40, 40), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
-        result = blur(x)
-        assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(result, x)
-
-
-def test_blur_commutes_with_normalisation():
-    x = torch.rand(2, 3, 40, 30, dtype=torch.float64)
-    torch.testing.assert_close(blur(2 * x - 1), 2 * blur(x) - 1)
-
-
-@pytest.mark.parametrize("arguments, message", [((4, 1.0), "odd"), ((3, 0.0), "sigma"), ((41, 1.0), "does not fit")])
-def test_blur_errors(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        blur(torch.zeros(1, 1, 20, 30), *arguments)
+from groupcam_aug.blur import blur
 
 
 def test_keep_mask_thresholds():
@@ -285,3 +246,71 @@ def test_mixed_labels_by_hand():
             augment.mixed_labels(wrong, done, 3)
     with pytest.raises(ValueError, match="fill='other'"):
         SaliencyBlur(None).mixed_labels(labels, done, 3)
+
+
+NOTHING = lambda x, y: torch.zeros(len(x), *x.shape[2:], dtype=torch.bool)  # noqa: E731
+
+
+def test_noise_has_the_mean_and_spread_of_each_channel_of_the_batch():
+    """METHOD 4b: of the batch, not of an image, of the drawn ones or of all channels together."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(4, 3, 64, 64, generator=generator) * torch.tensor([0.1, 1, 5]).view(3, 1, 1)
+    images += torch.tensor([7.0, 0, -3]).view(3, 1, 1) + torch.tensor([0.0, 0, 20, 20]).view(4, 1, 1, 1)
+    spread, centre = torch.std_mean(images, dim=(0, 2, 3), correction=0)
+    assert spread.min() > 9, "of two images by themselves it is far less"
+    augment = SaliencyBlur(None, fill="noise", mask_from=NOTHING)
+    noise = augment.apply(images, None, torch.tensor([0, 1]), torch.Generator().manual_seed(2)).images[:2]
+    torch.testing.assert_close(noise.std(dim=(0, 2, 3)), spread, rtol=0.03, atol=0)
+    assert ((noise.mean(dim=(0, 2, 3)) - centre).abs() < 0.03 * spread).all()
+    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[0, 0], noise[0, 1])
+    exact = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * spread.view(3, 1, 1) + centre.view(3, 1, 1)
+    torch.testing.assert_close(noise, exact)
+
+
+def test_every_draw_comes_from_the_generator_given():
+    """That of the call before that of the object before torch's own."""
+    images = torch.randn(6, 3, 8, 8)
+    augment = SaliencyBlur(None, p=0.5, fill="noise", mask_from=NOTHING, generator=torch.Generator().manual_seed(1))
+    other = SaliencyBlur(None, p=0.5, fill="noise", mask_from=NOTHING, generator=torch.Generator().manual_seed(2))
+    before = torch.get_rng_state()
+
+    def drawn(one):
+        generator = torch.Generator().manual_seed(3)
+        index = one.draw(40, generator)
+        return index, one.apply(images, None, torch.arange(6), generator).images
+
+    for first, second in zip(drawn(augment), drawn(other), strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(augment.draw(40), other.draw(40)) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_quantile_keeps_that_share_of_the_least_salient_pixels_away():
+    maps = torch.rand(3, 10, 10, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.1, 0.5])[:, None, None]
+    for level, kept in (("q0.6", 40), ("q0.9", 10), ("q0", 100), ("q1", 1)):
+        keep = keep_mask(maps, level)
+        assert keep.sum(dim=(1, 2)).tolist() == [kept] * 3, level
+        for one, mask in zip(maps, keep, strict=True):
+            assert mask.all() or one[mask].min() > one[~mask].max()
+
+
+@pytest.mark.parametrize("threshold", ["q0.9", 0.75])
+@pytest.mark.parametrize("mask_from", ["saliency", "inverse", "centre", "other"])
+def test_threshold_reaches_every_kind_of_mask(setting, threshold, mask_from):
+    _, cam, images, labels = setting
+    keep = keep_mask(cam(images, labels), threshold)
+    alive = cam(images, labels).amax(dim=(1, 2)) > 0
+    assert 2 <= alive.sum() and not torch.equal(keep, keep_mask(cam(images, labels)))
+    done = SaliencyBlur(cam, threshold=threshold, mask_from=mask_from).apply(images, labels, torch.arange(5))
+    expected = {"saliency": keep, "inverse": ~keep | ~alive[:, None, None], "other": keep.roll(-1, dims=0)}
+    if mask_from == "centre":
+        assert torch.equal(done.keep.sum(dim=(1, 2)), keep.sum(dim=(1, 2)))
+    else:
+        assert torch.equal(done.keep, expected[mask_from])
+
+
+def test_blur_of_a_size_of_your_own(setting):
+    _, _, images, labels = setting
+    for options in ({"kernel_size": 7}, {"sigma": 0.6}, {"kernel_size": 5, "sigma": 9.0}):
+        augmented = SaliencyBlur(None, mask_from="whole", **options)(images, labels)
+        torch.testing.assert_close(augmented, blur(images, **options))
+        assert not torch.allclose(augmented, blur(images)), options

@@ -1,13 +1,10 @@
-"""Fidelity of cheap modes: by hand where it can be, and through the command line on a real checkpoint."""
+"""Fidelity of the cheaper presets: by hand where it can be."""
 
-import json
 import math
 
 import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
-from safetensors.torch import save_file
-from torchvision.models import squeezenet1_1
 
 from groupcam_aug import GroupCAM, measure_fidelity
 from groupcam_aug.augment import keep_mask
@@ -45,13 +42,13 @@ def test_rows_by_hand(net, pictures):
     upper[:12] = True
     iou = (keep & upper).sum(dim=(1, 2)) / (keep | upper).sum(dim=(1, 2))
     assert 2 <= alive.sum() < 10, "some without a map"
-    assert [row.mode for row in found.rows] == ["input", "again", "half", "none", "cheap"]
-    assert found["input"].iou == found["again"].iou == 1 and found["again"].spearman == pytest.approx(1)
+    assert [row.mode for row in found.rows] == ["paper", "again", "half", "none", "cheap"]
+    assert found["paper"].iou == found["again"].iou == 1 and found["again"].spearman == pytest.approx(1)
     assert found["half"].iou == pytest.approx(float(iou.mean()))
     assert found["half"].iou_error == pytest.approx(float(iou.std() / len(iou) ** 0.5))
     assert found["none"].no_map == 1 and math.isnan(found["none"].iou) and found["half"].no_map == 0
-    assert found["input"].no_map == pytest.approx(1 - float(alive.float().mean()))
-    assert found["input"].cost == pytest.approx(6, abs=0.2) and found["half"].cost == 0
+    assert found["paper"].no_map == pytest.approx(1 - float(alive.float().mean()))
+    assert found["paper"].cost == pytest.approx(6, abs=0.2) and found["half"].cost == 0
     assert 2 <= found["cheap"].cost < 2.5 and found["cheap"].time > 0
     assert found.images == 10 and found.layer == "relu2"
     assert "| half |" in str(found) and "noise floor" in str(found)
@@ -75,11 +72,26 @@ def test_the_floor_is_the_exact_mask_with_its_channels_in_another_order(net, pic
     assert both.sum() > 2, "and each image that has maps has both regroupings' below"
     own = torch.stack(ious).mean(dim=0)
     assert found.floor_error == pytest.approx(float(own.std() / len(own) ** 0.5)), "an image counts once, however often regrouped"
-    assert math.isnan(found["input"].time)
+    assert math.isnan(found["paper"].time)
 
 
 def test_one_group_has_no_grouping_to_be_noisy(net, pictures):
     assert measure_fidelity(net, pictures, groups=1, modes=(), repeats=0).floor == 1
+
+
+@pytest.mark.parametrize("missing, recommended", [(1, "near"), (40, "paper")])
+def test_two_hundredths_below_the_floor_are_within_it(net, pictures, missing, recommended):
+    exact = GroupCAM.for_training(net, groups=1)
+    maps = {image.sum().item(): found for image, found in zip(pictures, exact(pictures), strict=True)}
+
+    def near(images, targets):  # pixels that are kept are lost
+        found = torch.stack([maps[image.sum().item()] for image in images]).flatten(1)
+        for row in found:
+            row[keep_mask(row.view(1, 24, 20)).flatten().nonzero()[:missing, 0]] *= 0
+        return found.view(-1, 24, 20)
+
+    measured = measure_fidelity(net, pictures, groups=1, modes={"near": near}, repeats=0)
+    assert measured.floor == 1 and measured["near"].iou < 1 and measured.recommended == recommended
 
 
 def test_recommends_the_cheapest_within_the_floor(net, pictures):
@@ -87,7 +99,7 @@ def test_recommends_the_cheapest_within_the_floor(net, pictures):
     found = measure_fidelity(
         net, pictures, groups=4, modes={"same, twice": lambda x, y: (exact(x, y), exact(x, y))[1]}, repeats=0
     )
-    assert found.recommended == "input", "as good, but dearer"
+    assert found.recommended == "paper", "as good, but dearer"
     close = GroupCAM.for_training(net, groups=4)
 
     def free(images, targets):
@@ -103,7 +115,61 @@ def test_recommends_the_cheapest_within_the_floor(net, pictures):
         return free(images, targets) * (torch.arange(len(images)) == 0)[:, None, None]
 
     found = measure_fidelity(net, pictures, groups=4, modes={"few": few}, batch_size=5, repeats=0)
-    assert found["few"].iou == 1 and found["few"].no_map > 0.5 and found.recommended == "input", "most images have no map"
+    assert found["few"].iou == 1 and found["few"].no_map > 0.5 and found.recommended == "paper", "most images have no map"
+
+
+def test_modes_by_preset(net, pictures):
+    """Presets are names of scoring modes: the same maps, the same figures."""
+    measured = measure_fidelity(net, pictures, layer="relu2", groups=4, repeats=0)
+    assert [row.mode for row in measured.rows] == ["paper", "balanced", "target", "fast"]
+    assert measured.recommended in ("paper", "balanced", "target", "fast") and "| fast |" in str(measured)
+    again = measure_fidelity(
+        net, pictures, layer="relu2", groups=4, modes=("stage", "target", "target, zero", "balanced", "input"), repeats=0
+    )
+    assert [row[:6] for row in again.rows] == [row[:6] for row in measured.rows]
+    assert again["stage"] is again["balanced"] and again["target, zero"] is again["fast"] and again["input"].iou == 1
+    for name, options in {"balanced": {"mask_at": "stage"}, "fast": {"mask_at": "target", "baseline": "zero"}}.items():
+        by_hand = measure_fidelity(
+            net,
+            pictures,
+            layer="relu2",
+            groups=4,
+            modes={"own": GroupCAM.for_training(net, "relu2", groups=4, **options)},
+            repeats=0,
+        )
+        assert by_hand["own"][1:6] == measured[name][1:6], name
+    assert len({row.iou for row in measured.rows}) == 4, "and they differ"
+    with pytest.raises(ValueError, match="called 'paper'"):
+        measure_fidelity(net, pictures, modes={"paper": "target"})
+
+
+def test_importance_weights_reach_every_mode(net, pictures):
+    labels = torch.arange(10) % 5
+    measured = measure_fidelity(net, pictures, labels, layer="relu2", groups=4, modes=["fast"], weights="gradient", repeats=0)
+    fast, paper = (
+        GroupCAM.for_training(net, "relu2", groups=4, weights="gradient", **options)
+        for options in ({"mask_at": "target", "baseline": "zero"}, {})
+    )
+    by_hand = measure_fidelity(
+        net, pictures, labels, layer="relu2", groups=4, modes={"f": fast, "p": paper}, repeats=0, weights="gradient"
+    )
+    assert by_hand["f"][1:6] == measured["fast"][1:6] and by_hand["p"].iou == 1
+    assert "importance weights: gradient" in str(measured)
+
+
+def test_threshold_and_options_reach_masks_and_maps(net, pictures):
+    labels = torch.arange(10) % 5
+    options = {"activation": "sigmoid", "preprocess": lambda x: x * 2}
+    exact = GroupCAM.for_training(net, "relu2", groups=4, **options)(pictures, labels)
+    fast = GroupCAM.for_training(net, "relu2", groups=4, mask_at="target", baseline="zero", **options)(pictures, labels)
+    both = (exact.amax(dim=(1, 2)) > 0) & (fast.amax(dim=(1, 2)) > 0)
+    a, b = keep_mask(exact, "q0.8")[both], keep_mask(fast, "q0.8")[both]
+    iou = (a & b).sum(dim=(1, 2)) / (a | b).sum(dim=(1, 2))
+    assert both.sum() > 2 and 0 < iou.mean() < 1
+    measured = measure_fidelity(
+        net, pictures, labels, layer="relu2", groups=4, modes=["fast"], threshold="q0.8", repeats=0, **options
+    )
+    assert measured["fast"].iou == pytest.approx(float(iou.mean()))
 
 
 @pytest.mark.parametrize("options", [{"regroupings": 0}, {"batch_size": 0}, {"repeats": -1}])
@@ -112,35 +178,6 @@ def test_refuses(net, pictures, options):
         measure_fidelity(net, pictures, **options)
     with pytest.raises(ValueError, match="0 images"):
         measure_fidelity(net, pictures[:0])
-
-
-def test_command(tmp_path, capsys):
-    from torchvision.transforms.v2.functional import to_pil_image
-
-    from groupcam_aug.recipes.cli import main
-
-    torch.manual_seed(0)
-    save_file(squeezenet1_1(num_classes=10).state_dict(), tmp_path / "w.safetensors")
-    for i in range(5):
-        folder = tmp_path / "images" / f"class {i % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        to_pil_image(torch.rand(3, 32, 32)).save(folder / f"{i}.png")
-    (tmp_path / "images" / "class 1" / "broken.png").write_bytes(b"nothing")
-    words = ["fidelity", str(tmp_path / "images"), "--model", "torchvision/squeezenet1_1", "--weights"]
-    words.append(str(tmp_path / "w.safetensors"))
-    status = main([*words, "--size", "64", "--groups", "4", "--modes", "target, zero", "--json", str(tmp_path / "f.json")])
-    told = capsys.readouterr().out
-    assert status == 1 and "broken.png" in told
-    assert "| target, zero |" in told and "GroupCAMAugmentation(mask_at=" in told and "5 images" in told
-    record = json.loads((tmp_path / "f.json").read_text())
-    assert [row["mode"] for row in record["rows"]] == ["input", "target, zero"] and 0 < record["floor"] <= 1
-    assert main([*words, "--limit", "0"]) == 2
-    assert "groups=4)" in told
-    assert main([*words, "--size", "64", "--groups", "4", "--modes", "target, zero", "--importance", "gradient"]) == 1
-    assert 'weights="gradient")' in capsys.readouterr().out
-    capsys.readouterr()
-    assert main(["fidelity", str(tmp_path / "images")]) == 1
-    assert "say which network" in capsys.readouterr().err
 
 
 def test_waiting_for_a_device(monkeypatch):

@@ -1,5 +1,7 @@
 """Scaling masks as if they were enlarged: equal to enlarging first, at every ratio of grid and image."""
 
+import math
+
 import pytest
 import torch
 
@@ -40,3 +42,26 @@ def test_minmax_and_percentile_by_hand():
     maps = torch.tensor([[[1.0, 3.0], [2.0, 5.0]], [[4.0, 4.0], [4.0, 4.0]]])
     assert minmax(maps).tolist() == [[[0, 0.5], [0.25, 1]], [[0, 0], [0, 0]]]
     assert percentile(torch.tensor([3.0, 1.0, 2.0]), 75).tolist() == [2.5]
+
+
+def test_percentile_equals_numpy():
+    """P7: numpy's linear interpolation between order statistics."""
+    values = torch.tensor([[0.0, 0, 0, 1, 1, 1, 1, 1, 1, 2]], dtype=torch.float64)
+    assert percentile(values, 70).item() == 1.0
+    assert percentile(values, 25).item() == pytest.approx(0.25)
+    assert percentile(values, 0).item() == 0 and percentile(values, 100).item() == 2
+    import numpy as np
+
+    random = torch.randn(3, 4, 49, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for theta in (0, 10, 33.3, 70, 99, 100):
+        torch.testing.assert_close(percentile(random, theta)[..., 0], torch.from_numpy(np.percentile(random, theta, axis=2)))
+
+
+def test_percentile_of_more_than_16_million_values():
+    assert percentile(torch.zeros(1, 17_000_000), 70).item() == 0
+
+
+def test_minmax_edge_cases():
+    maps = torch.stack([torch.full((2, 2), 3.0), torch.tensor([[0, math.nan], [1, 2]]), torch.tensor([[0, math.inf], [1, 2]])])
+    assert (minmax(maps) == 0).all()
+    torch.testing.assert_close(minmax(torch.tensor([[-1.0, 0], [1, 3]])), torch.tensor([[0, 0.25], [0.5, 1]]))

@@ -206,15 +206,85 @@ def test_zero_baseline_by_hand(net, images, place):
         front = nn.Sequential(*parts)
         behind = nn.Sequential(*[part for part in (first, rest) if part not in parts])
         p = lambda a: net.fc(behind(a).mean(dim=(2, 3))).softmax(1)[:, 1]  # noqa: E731
-        M = rest(first(images)).sum(1, keepdim=True)
-        large, kept = minmax(F.interpolate(M, (24, 20), mode="bilinear")), front(images)
-        small = {"input": large, "relu2": minmax(M)}.get(
-            place, F.interpolate(large, kept.shape[-2:], mode="bilinear", antialias=True)
-        )
-        alpha = p(kept * small) - p(torch.zeros_like(kept))
-        expected = minmax((alpha[:, None, None] * large[:, 0]).relu())
-    cam = GroupCAM(net, "relu2", groups=1, weights="none", denoise=None, baseline="zero", mask_at=place)
+        A, kept, total = rest(first(images)), front(images), 0
+        for M in (A[:, :4].sum(1, keepdim=True), A[:, 4:].sum(1, keepdim=True)):
+            large = minmax(F.interpolate(M, (24, 20), mode="bilinear"))
+            small = {"input": large, "relu2": minmax(M)}.get(
+                place, F.interpolate(large, kept.shape[-2:], mode="bilinear", antialias=True)
+            )
+            alpha = p(kept * small) - p(torch.zeros_like(kept))
+            total = total + alpha[:, None, None] * large[:, 0]
+        expected = minmax(total.relu())
+    cam = GroupCAM(net, "relu2", groups=2, weights="none", denoise=None, baseline="zero", mask_at=place)
     torch.testing.assert_close(cam(images, 1), expected)
+
+
+class Picky(PooledNet):
+    """Works behind its target on so many rows, and on grids, only."""
+
+    def __init__(self, error, rows=None, cells=2):
+        super().__init__()
+        self.error, self.rows, self.cells = error, rows, cells
+        self.pool.register_forward_pre_hook(self.look)
+
+    def look(self, _, args):
+        if (self.rows and len(args[0]) > self.rows) or args[0][0, 0].numel() < self.cells:
+            raise self.error
+
+
+class OfAnotherLibrary(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "options, kind, told",
+    [
+        ({"rows": 2}, "recorded", "does not run on blanks: OfAnotherLibrary('no such shape')"),
+        ({}, "alone", "does not run on averages: OfAnotherLibrary('no such shape')"),
+        ({"cells": 0}, "pooled", None),
+    ],
+)
+def test_a_shortcut_that_is_not_taken_is_logged_with_its_reason(caplog, options, kind, told):
+    torch.manual_seed(0)
+    net, images = Picky(OfAnotherLibrary("no such shape"), **options).eval(), torch.randn(2, 3, 16, 16)
+    cam = GroupCAM.for_training(net, "relu2", groups=4, mask_at="target")
+    with caplog.at_level("DEBUG", "groupcam_aug.partial_forward"):
+        cam(images, 1)
+    assert cam._tails == {"relu2": kind}
+    assert caplog.messages == ([f"layer 'relu2': what follows it {told}"] if told else [])
+    caplog.clear()
+    with caplog.at_level("DEBUG", "groupcam_aug.partial_forward"):
+        cam(images, 1)
+    assert not caplog.messages, "settled at the first call"
+
+
+def test_other_logits_are_logged(caplog):
+    net = nn.Sequential()
+    net.conv, net.act, net.pool = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1)
+    net.flat, net.fc = nn.Flatten(), nn.Linear(8, 4)
+    cam = GroupCAM.for_training(net.eval(), "act", groups=4, mask_at="target")
+    with caplog.at_level("DEBUG", "groupcam_aug.partial_forward"):
+        cam(torch.randn(2, 3, 16, 16), 1)
+    assert caplog.messages == ["layer 'act': what follows it gives other logits on averages"] and cam._tails == {"act": "alone"}
+
+
+@pytest.mark.parametrize("call", [3, 5])  # passes of x and blur(x); replays of both; blanks
+def test_out_of_memory_is_no_word_on_the_network(call):
+    """Neither "cannot be split here" nor "works on no blanks": everything again in smaller passes."""
+    torch.manual_seed(0)
+    net, images, calls = PooledNet().eval(), torch.randn(4, 3, 16, 16), []
+    expected = GroupCAM.for_training(net, "relu2", groups=2, mask_at="target", chunk=4)(images, 1)
+
+    def short(*_):
+        calls.append(1)
+        if len(calls) == call:
+            raise torch.OutOfMemoryError("out of memory")
+
+    net.pool.register_forward_pre_hook(short)
+    cam = GroupCAM.for_training(net, "relu2", groups=2, mask_at="target", chunk=4)
+    with pytest.warns(UserWarning, match="at most 2 per forward pass"):
+        torch.testing.assert_close(cam(images, 1), expected)
+    assert cam._tails == {"relu2": "pooled"}
 
 
 def test_shared_target_is_refused():

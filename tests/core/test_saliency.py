@@ -10,7 +10,6 @@ from torch import nn
 
 from groupcam_aug import GradCAM, GroupCAM, grad_cam, group_cam
 from groupcam_aug.blur import blur
-from groupcam_aug.map_ops import minmax, percentile
 
 FORMS = {
     "paper": {"weights": "gradient", "denoise": 70.0},
@@ -181,19 +180,6 @@ def test_no_map_is_zeros(net, images):
         assert maps.shape == (3, 24, 20) and (maps == 0).all()
 
 
-def test_denoise_keeps_strictly_above_the_percentile():
-    """P7: ties at the percentile go; numpy's linear interpolation."""
-    values = torch.tensor([[0.0, 0, 0, 1, 1, 1, 1, 1, 1, 2]], dtype=torch.float64)
-    assert percentile(values, 70).item() == 1.0  # six ties at the bound: all go, only the 2 stays
-    assert percentile(values, 25).item() == pytest.approx(0.25)
-    assert percentile(values, 0).item() == 0 and percentile(values, 100).item() == 2
-    import numpy as np
-
-    random = torch.randn(3, 4, 49, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for theta in (0, 10, 33.3, 70, 99, 100):
-        torch.testing.assert_close(percentile(random, theta)[..., 0], torch.from_numpy(np.percentile(random, theta, axis=2)))
-
-
 def test_denoise_with_ties_in_the_map():
     """A planted map whose percentile is a tie: `>` and `>=` would differ here."""
     net = EchoNet(1).double()
@@ -204,16 +190,6 @@ def test_denoise_with_ties_in_the_map():
     expected = torch.zeros(5, 5, dtype=torch.float64)
     expected[0, 0] = 1
     torch.testing.assert_close(cam(image, 1)[0], expected)
-
-
-def test_percentile_of_more_than_16_million_values():
-    assert percentile(torch.zeros(1, 17_000_000), 70).item() == 0
-
-
-def test_minmax_edge_cases():
-    maps = torch.stack([torch.full((2, 2), 3.0), torch.tensor([[0, math.nan], [1, 2]]), torch.tensor([[0, math.inf], [1, 2]])])
-    assert (minmax(maps) == 0).all()
-    torch.testing.assert_close(minmax(torch.tensor([[-1.0, 0], [1, 3]])), torch.tensor([[0, 0.25], [0.5, 1]]))
 
 
 def test_functions_equal_classes(net, images):
@@ -277,3 +253,79 @@ def test_layer_that_fires_twice(images):
     net.conv3 = nn.Conv2d(3, 3, 1).double()
     with pytest.raises(RuntimeError, match="fired 2 times"):
         GradCAM(net, "conv3")(images, 1)
+
+
+def test_counterfactual_maps_explain_with_the_negative_gradient(net, images):
+    """METHOD 7: weights from -dy_c/dA_k; what speaks against a class and what speaks for it are not the same."""
+    net.eval()
+    against = GradCAM(net, "relu2", sign=-1)(images, 2)
+    for image, found in zip(images, against, strict=True):
+        expected = oracle.minmax(oracle.upsample((-oracle.grad_cam_raw(net, "relu2", image, 2)).relu(), image.shape[-2:]))
+        torch.testing.assert_close(found, expected)
+    assert against.any() and not torch.allclose(against, GradCAM(net, "relu2")(images, 2))
+    with pytest.raises(ValueError, match="sign must be 1 or -1, got 0"):
+        GradCAM(net, "relu2", sign=0)
+
+
+def test_defaults_are_the_papers():
+    """G = 32, importance weights and theta = 70 to explain; G = 16, neither of them, to train."""
+    torch.manual_seed(0)
+    net = PooledNet(channels=37).double().eval()
+    images = torch.randn(3, 3, 25, 32, dtype=torch.float64)
+    classes = net(images).argmax(dim=1)
+    explained, trained = GroupCAM(net, "relu2")(images, classes), GroupCAM.for_training(net, "relu2")(images, classes)
+    for i, (image, label) in enumerate(zip(images, classes.tolist(), strict=True)):
+        torch.testing.assert_close(explained[i], oracle.group_cam(net, "relu2", image, label, 32, "gradient", 70.0))
+        torch.testing.assert_close(trained[i], oracle.group_cam(net, "relu2", image, label, 16, "none", None))
+    assert explained.any() and trained.any()
+
+
+class Overflowing(nn.Module):
+    """Three channels, the second beyond all numbers where it is positive; class c is the mean of channel 2 c."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(1, 3, 1, bias=False)
+        self.scale = nn.Hardtanh(-1e9, 1e9)
+        with torch.no_grad():
+            self.body.weight.copy_(torch.tensor([1.0, 0, -1]).view(3, 1, 1, 1))
+
+    def forward(self, x):
+        return self.head(self.scale(self.body(x)))
+
+    def head(self, features):
+        return features[:, [0, 2]].mean(dim=(2, 3)) * 9
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, math.inf, math.nan])
+@pytest.mark.parametrize("variant", ["paper", "head"])
+def test_a_dead_group_has_mask_and_weight_zero(variant, value):
+    """Constant or not finite: the map is that of the other groups alone."""
+    net = Overflowing().double().eval()
+    handle = net.body.register_forward_hook(lambda m, i, o: torch.cat([o[:, :1], o[:, 1:2] * 0 + value, o[:, 2:]], dim=1))
+    image = torch.randn(2, 1, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with_dead = GroupCAM(net, "body", groups=3, weights="none", denoise=None, variant=variant).raw(image, 0)
+    handle.remove()
+    live = GroupCAM(net, "body", groups=3, weights="none", denoise=None, variant=variant).raw(image, 0)  # where it is all zeros
+    assert (live.amax(dim=(1, 2)) > 0).all()
+    torch.testing.assert_close(with_dead, live)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask_at", ["input", "target", "relu1"])
+def test_float64_is_kept_and_the_rest_is_float32(net, images, dtype, mask_at):
+    cam = GroupCAM(net.to(dtype), "relu2", groups=4, mask_at=mask_at)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert cam(images.to(dtype), 1).dtype == cam.raw(images[:0].to(dtype), 1).dtype == expected
+    assert GradCAM(net, "relu2")(images.to(dtype), 1).dtype == expected
+
+
+def test_stage_and_target_mask_at_different_layers(net, images):
+    """What enters the last block, and the target layer itself: each equals naming it, and they differ."""
+    labels = net.eval()(images).argmax(dim=1)
+    places = ("input", "stage", "target", "relu1", "relu2")
+    maps = {place: GroupCAM.for_training(net, "relu2", groups=4, mask_at=place)(images, labels) for place in places}
+    torch.testing.assert_close(maps["stage"], maps["relu1"])
+    torch.testing.assert_close(maps["target"], maps["relu2"])
+    for one, other in (("stage", "target"), ("input", "stage"), ("input", "target")):
+        assert (maps[one] - maps[other]).abs().max() > 0.01, (one, other)

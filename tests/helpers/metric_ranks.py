@@ -1,4 +1,4 @@
-"""A rank of test_metrics.py's two processes: `python metric_ranks.py FOLDER RANK`. Writes rank<n>.pt into the folder."""
+"""A rank of test_summed_metric.py's two processes: `python metric_ranks.py FOLDER RANK`. Writes rank<n>.pt into the folder."""
 
 import datetime
 import sys

@@ -96,19 +96,6 @@ def test_average_follows_the_optimiser_steps():
         assert torch.equal(module.seen[i], expected), i
 
 
-def test_average_is_warm_from_the_start():
-    """The n-th update keeps (n + 1) / (n + 10), never more than the decay; normalisation statistics are the network's."""
-    net = torch.nn.BatchNorm1d(1)
-    average, expected = moving_average(net, 0.6), 1.0
-    for n in range(12):
-        with torch.no_grad():
-            net.weight.fill_(float(n))
-        average.update_parameters(net)
-        keep = 0.0 if n == 0 else min(0.6, (n + 1) / (n + 10))
-        expected = keep * expected + (1 - keep) * n
-        assert average.module.weight.item() == pytest.approx(expected), n
-
-
 def test_average_counts_optimiser_steps_not_batches():
     callback, seen = make(source="ema"), []
 

@@ -1,30 +1,21 @@
 """Insertion and deletion: closed forms, literal loops (ours and the authors'), what may not change the numbers."""
 
 import copy
+import gc
 import math
+import weakref
 from itertools import pairwise
 
 import numpy
 import pytest
 import torch
-from models import PooledNet, assert_same, snapshot
+from models import MeanNet, PooledNet, assert_same, snapshot
 from scipy.integrate import trapezoid
 from torch import nn
 
+from groupcam_aug import metrics
 from groupcam_aug.blur import blur
-from groupcam_aug.metrics.insertion_deletion import average_drop, deletion_auc, insertion_auc, insertion_deletion
-
-
-class Mean(nn.Module):
-    """p(class 1) = the mean of the image under a weighting of its pixels, in closed form: softmax(log(1 - m), log m) = (1 - m, m)."""
-
-    def __init__(self, weights=None):
-        super().__init__()
-        self.weights = torch.ones(8, 8) if weights is None else weights
-
-    def forward(self, x):
-        m = (x[:, 0] * self.weights.to(x)).sum(dim=(1, 2)) / self.weights.sum().to(x)
-        return torch.stack([(1 - m).clamp(min=1e-30).log(), m.clamp(min=1e-30).log()], dim=1)
+from groupcam_aug.metrics import average_drop, deletion_auc, insertion_auc, insertion_deletion
 
 
 class Evidence(nn.Module):
@@ -85,7 +76,7 @@ def test_linear_model_gives_a_half_for_any_order():
     """E4: a curve that is the straight line from 0 to 1."""
     for seed in range(3):
         maps = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(seed))
-        seen = insertion_deletion(Mean(), ones, maps, 1, steps=64, substrate="zeros")
+        seen = insertion_deletion(MeanNet(), ones, maps, 1, steps=64, substrate="zeros")
         line = torch.linspace(0, 1, 65)
         torch.testing.assert_close(seen.insertion[0], line, rtol=0, atol=1e-6)
         torch.testing.assert_close(seen.deletion[0], 1 - line, rtol=0, atol=1e-6)
@@ -93,7 +84,7 @@ def test_linear_model_gives_a_half_for_any_order():
         torch.testing.assert_close(seen.overall, torch.tensor([0.0]), rtol=0, atol=1e-6)
         for steps in (1, 3, 7, 28, 200):
             for spacing in ("uniform", "quadratic"):
-                area = insertion_auc(Mean(), ones, maps, 1, steps=steps, spacing=spacing, substrate="zeros")
+                area = insertion_auc(MeanNet(), ones, maps, 1, steps=steps, spacing=spacing, substrate="zeros")
                 assert abs(area.item() - 0.5) < 1e-5, (steps, spacing)
 
 
@@ -122,7 +113,7 @@ def test_author_compatible_in_closed_form():
     image = torch.rand(1, 1, 16, 14, generator=torch.Generator().manual_seed(0))
     maps = torch.zeros(1, 16, 14)
     maps[0, 0, 0] = 1
-    seen = insertion_deletion(Mean(torch.ones(16, 14)), image, maps, 1, author_compatible=True)
+    seen = insertion_deletion(MeanNet(torch.ones(16, 14)), image, maps, 1, author_compatible=True)
     pixels, blurred = image.flatten().double(), blur(image).flatten().double()
     order = [0, *range(223, 0, -1)]
     expected = {"insertion": [], "deletion": []}
@@ -212,81 +203,6 @@ def test_top_1_and_other_forms_of_targets(net, images):
     assert not torch.allclose(sigmoid, expected)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 64])
-def test_chunk_batch_and_layout_do_not_matter(net, images, chunk):
-    maps = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(0))
-    expected = insertion_deletion(net, images, maps, 1, steps=6)
-    for form in (images, images.to(memory_format=torch.channels_last), images.transpose(2, 3).contiguous().transpose(2, 3)):
-        seen = insertion_deletion(net, form, maps, 1, steps=6, chunk=chunk)
-        torch.testing.assert_close(seen.insertion, expected.insertion)
-        torch.testing.assert_close(seen.deletion, expected.deletion)
-    alone = torch.cat([insertion_auc(net, images[i : i + 1], maps[i : i + 1], 1, steps=6, chunk=chunk) for i in range(3)])
-    torch.testing.assert_close(alone, expected.insertion_auc)
-    torch.testing.assert_close(insertion_auc(net, images.flip(0), maps.flip(0), 1, steps=6).flip(0), expected.insertion_auc)
-
-
-def test_only_the_order_counts_and_ties_are_settled(net, images):
-    maps = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(0))
-    expected = insertion_auc(net, images, maps, 1)
-    torch.testing.assert_close(insertion_auc(net, images, 5 * maps.exp() - 100, 1), expected)
-    binary = maps.round()
-    settled = binary + torch.linspace(0, -0.1, 480).view(24, 20)  # raster order among equals
-    torch.testing.assert_close(insertion_auc(net, images, binary, 1), insertion_auc(net, images, settled, 1))
-
-
-def test_more_steps_approach_a_limit(net, images):
-    maps = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(0))
-    limit = insertion_auc(net, images, maps, 1, steps=480)
-    errors = [(insertion_auc(net, images, maps, 1, steps=steps) - limit).abs().max().item() for steps in (3, 12, 60)]
-    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3, errors
-    quadratic = insertion_deletion(net, images, maps, 1, steps=4, spacing="quadratic").fractions
-    torch.testing.assert_close(quadratic, torch.tensor([0, 30, 120, 270, 480], dtype=torch.float64) / 480)
-
-
-def test_undefined_maps_are_marked(net, images):
-    maps = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(0)).double()
-    expected = insertion_deletion(net, images, maps, 1, steps=4)
-    maps[0], maps[2, 0, 0] = 0.7, float("nan")
-    seen = insertion_deletion(net, images, maps, 1, steps=4)
-    assert seen.undefined.tolist() == [True, False, True]
-    assert seen.insertion_auc.isnan().tolist() == seen.deletion[:, 0].isnan().tolist() == [True, False, True]
-    torch.testing.assert_close(seen.insertion[1], expected.insertion[1])
-    broken = images.clone()
-    broken[1, 0, 0, 0] = float("nan")
-    assert insertion_deletion(net, broken, maps, 1, steps=4).undefined.tolist() == [True, True, True]
-    none = insertion_deletion(net, images[:0], maps[:0], steps=4)
-    assert none.insertion.shape == (0, 5) and none.insertion_auc.shape == (0,)
-
-
-class Viewer(nn.Module):
-    """A network that takes the plain layout only."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.fc, self.seen = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 3), []
-
-    def forward(self, x):
-        self.seen.append(x.is_contiguous(memory_format=torch.channels_last))
-        return self.fc(self.conv(x).relu().view(len(x), -1))
-
-
-def test_channels_last_where_the_network_takes_it():
-    images, maps = torch.randn(2, 3, 8, 8), torch.rand(2, 8, 8)
-    viewer = Viewer()
-    seen = insertion_deletion(viewer, images, maps, 1, steps=4)
-    assert viewer.seen[0] and not any(viewer.seen[1:]), "tried once, then the plain layout"
-    curve, _ = literal(viewer, images[0], maps[0], 1, 4, blur(images)[0], "insertion")
-    torch.testing.assert_close(seen.insertion[0], curve, rtol=0, atol=1e-6)
-
-    class Broken(nn.Module):
-        def forward(self, x):
-            raise RuntimeError("something else")
-
-    with pytest.raises(RuntimeError, match="something else"):
-        insertion_auc(Broken(), images, maps, 1)
-
-
 def test_output_and_preprocess(net, images):
     class Wrapped(nn.Module):
         def __init__(self):
@@ -320,61 +236,6 @@ def test_the_network_comes_back_as_found(net, images):
     assert not insertion_auc(net, images.requires_grad_(), maps, 1, steps=2).requires_grad
 
 
-class Count(torch.utils._python_dispatch.TorchDispatchMode):
-    """How often the device would be waited for."""
-
-    def __init__(self):
-        super().__init__()
-        self.waits = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.waits += func._overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal)
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_wait_and_no_memory_per_step(net, images):
-    from memory import Bytes
-
-    maps, waits, peaks = torch.rand(3, 24, 20), [], []
-    for steps in (8, 64):
-        insertion_deletion(net, images, maps, 1, steps=steps, chunk=4)
-        with Count() as count:
-            insertion_deletion(net, images, maps, 1, steps=steps, chunk=4)
-        waits.append(count.waits)
-        with Bytes() as memory:
-            insertion_deletion(net, images, maps, 1, steps=steps, chunk=4)
-        peaks.append(memory.peak)
-    assert waits[0] == waits[1]
-    assert peaks[1] - peaks[0] < images.numel() * 8, peaks  # of 336 more jobs, each an image
-
-
-def test_passes_are_shared(net, images):
-    """2 n images pass the network for n steps: the ends are common to both curves."""
-    seen = []
-    handle = net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    insertion_deletion(net, images, torch.rand(3, 24, 20), 1, steps=10)
-    assert sum(seen) == 3 * 2 * 10
-    handle.remove()
-
-
-def test_average_drop_by_hand():
-    images = torch.full((5, 1, 8, 8), 0.8)
-    maps = torch.zeros(5, 8, 8)
-    maps[0] = 1
-    maps[1] = 0.5
-    maps[2, :2] = 1
-    maps[4, 0, 0] = float("nan")
-    seen = average_drop(Mean(), images, maps, 1)
-    torch.testing.assert_close(seen.drop, torch.tensor([0, 0.5, 0.75, 0, 0]), rtol=0, atol=1e-5)
-    assert seen.undefined.tolist() == [False, False, False, True, True] and not seen.increase.any()
-    torch.testing.assert_close(seen.activation[:4], torch.tensor([1, 0.5, 0.25, 0]))
-    brighter = average_drop(Mean(), images, maps, 1, substrate=torch.ones_like)
-    assert brighter.increase.tolist() == [False, True, True, False, False] and (brighter.drop[1:3] == 0).all()
-    assert average_drop(Mean(), images[:0], maps[:0], 1).drop.shape == (0,)
-    with pytest.raises(ValueError, match="0, 1"):
-        average_drop(Mean(), images, maps * 2, 1)
-
-
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -393,13 +254,6 @@ def test_refused(net, images, options, match):
         insertion_auc(net, images, torch.rand(3, 24, 20), **options)
 
 
-def test_refused_maps(net, images):
-    with pytest.raises(ValueError, match="Upsample"):
-        insertion_auc(net, images, torch.rand(3, 12, 10))
-    with pytest.raises(TypeError, match="floating-point"):
-        insertion_auc(net, images, torch.ones(3, 24, 20, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("how", ["bf16 autocast", "bf16 weights"])
 def test_low_precision(how):
     torch.manual_seed(0)
@@ -412,3 +266,68 @@ def test_low_precision(how):
             found = insertion_auc(net, images, maps, 1)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
+
+
+def test_the_network_is_borrowed_and_not_kept():
+    torch.manual_seed(0)
+    net, images, maps = PooledNet().train(), torch.randn(2, 3, 24, 20), torch.rand(2, 24, 20)
+    before = snapshot(net)
+    kept = [metrics.InsertionAUC(steps=2), metrics.DeletionAUC(steps=2), metrics.InsertionDeletion(steps=2)]
+    for metric in kept:
+        metric(net, images, maps)
+        metric.update(net, images, maps)
+        metric.compute()
+        assert not list(metric.children()) and not list(metric.parameters())
+    assert_same(before, snapshot(net))
+    gone = weakref.ref(net)
+    del net, before
+    gc.collect()
+    assert gone() is None
+
+
+def test_author_compatible_metric():
+    torch.manual_seed(0)
+    net, images, maps = PooledNet(), torch.randn(2, 3, 24, 20), torch.rand(2, 24, 20)
+    metric = metrics.InsertionAUC(author_compatible=True)
+    metric.update(net, images, maps)
+    assert metric.curves()["insertion"].shape == (113,)
+    torch.testing.assert_close(metric.compute(), metrics.insertion_auc(net, images, maps, author_compatible=True).mean())
+    quadratic = metrics.DeletionAUC(steps=4, spacing="quadratic")
+    quadratic.update(net, images, maps)
+    torch.testing.assert_close(quadratic.curves()["fractions"], torch.tensor([0, 1, 4, 9, 16]) / 16)
+
+
+def test_metrics_are_means_of_the_functions(net, images):
+    maps = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(0))
+    maps[1] = 0.5  # undefined
+    both, deletion = metrics.InsertionDeletion(steps=5), metrics.DeletionAUC(steps=5, substrate="zeros")
+    insertion = metrics.InsertionAUC(steps=5)
+    for metric in (both, insertion, deletion):
+        metric.update(net, images, maps, 1)
+    curves = insertion_deletion(net, images, maps, 1, steps=5)
+    assert both.overall_undefined == insertion.insertion_undefined == curves.undefined.sum() == 1
+    for name, expected in (("insertion", curves.insertion_auc), ("deletion", curves.deletion_auc), ("overall", curves.overall)):
+        torch.testing.assert_close(both.compute()[name].double(), expected.nanmean(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(insertion.compute(), both.compute()["insertion"])
+    torch.testing.assert_close(insertion.curves()["insertion"].double(), curves.insertion[[0, 2]].mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(both.curves()["fractions"].double(), curves.fractions)
+    area = deletion_auc(net, images, maps, 1, steps=5, substrate="zeros")
+    torch.testing.assert_close(deletion.compute().double(), area.nanmean(), rtol=0, atol=1e-6)
+    nothing = metrics.InsertionDeletion(steps=2)
+    nothing.update(net, images, torch.ones(3, 24, 20))
+    assert [value.item() for value in nothing.compute().values()] == [0, 0, 0] and nothing.overall_undefined == 3
+
+
+def test_plot_of_the_curves(net, images):
+    pytest.importorskip("matplotlib").use("Agg")
+    from matplotlib import pyplot
+
+    curve = metrics.InsertionDeletion(steps=5)
+    curve.update(net, images, torch.rand(3, 24, 20))
+    figure, axes = curve.plot()
+    lines = [line.get_ydata() for line in axes.get_lines()]
+    torch.testing.assert_close(torch.as_tensor(lines[0]), curve.curves()["insertion"])
+    assert [text.get_text().split()[0] for text in axes.get_legend().get_texts()] == ["insertion", "deletion"]
+    again, same = curve.plot(ax=axes)
+    assert again is figure and same is axes and len(axes.get_lines()) == 4
+    pyplot.close(figure)

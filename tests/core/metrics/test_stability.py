@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from groupcam_aug.metrics.stability import map_change, map_floor, map_noise, spearman
+from groupcam_aug.metrics.stability import MapChange, map_change, map_floor, map_noise, spearman
 
 
 def rising(*shape):
@@ -145,3 +145,15 @@ def test_empty_batches():
     none = torch.zeros(0, 7, 7)
     assert all(len(values) == 0 for values in map_change(none, none))
     assert map_noise(none, none).noise.shape == map_noise(none, masks=none).noise.shape == (0,)
+
+
+def test_metric_is_the_mean_of_the_function():
+    generator = torch.Generator().manual_seed(0)
+    before, after = torch.rand(5, 9, 9, generator=generator), torch.rand(5, 9, 9, generator=generator)
+    before[1], after[1], after[3] = 0, 0, 0
+    for grid in (14, 3):
+        metric = MapChange(grid)
+        metric.update(before, after)
+        change = map_change(before, after, grid=grid)
+        assert metric.change_undefined == 1 and change.counted.sum() == 4 and change.change[3] == 1
+        torch.testing.assert_close(metric.compute(), change.change.sum() / 4)

@@ -1,0 +1,106 @@
+"""The grid of positions in a layer's output: channels first, channels last, or tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Grid", "guess_grid", "read_grid"]
+
+
+def read_grid(output: Tensor, size: tuple[int, int], name: str) -> Grid:
+    """Recognise the grid in the output of layer `name` for images of `size` (height, width).
+
+    A 4-D output is channels first unless only the channels-last reading has the images' aspect ratio. In a 3-D output
+    (N, T, K) the grid is the largest h x w <= T with square patches, and the tokens in front of it are the prefix.
+
+    Raises:
+        ValueError: no grid, or one of a single position; the message names the layer and the shape.
+    """
+    grid = guess_grid(output, size, strict=False)
+    if grid is None:
+        raise ValueError(
+            f"layer {name!r} has no spatial grid: its output has the shape {tuple(output.shape)} for images of {size[0]} x "
+            f"{size[1]}. A map needs (N, K, h, w), (N, h, w, K) or (N, tokens, K); choose an earlier layer"
+        )
+    if grid.height * grid.width < 2:
+        raise ValueError(
+            f"layer {name!r} has a grid of 1 x 1 for images of {size[0]} x {size[1]}: a map needs more than one position. "
+            "Choose an earlier layer or larger images"
+        )
+    return grid
+
+
+def guess_grid(output: Tensor, size: tuple[int, int], *, strict: bool) -> Grid | None:
+    """The grid in an output for images of `size`, or None; `strict`: only one that has the images' aspect ratio."""
+    if output.ndim == 4:
+        first, last = tuple(output.shape[2:]), tuple(output.shape[1:3])
+        for fits in (_same_stride, _same_aspect):  # an exact channels-last reading beats a vague channels-first one
+            if fits(first, size):
+                return Grid("channels first", *first)
+            if fits(last, size):
+                return Grid("channels last", *last)
+        if not strict and first[0] <= size[0] and first[1] <= size[1]:
+            return Grid("channels first", *first)
+    if output.ndim == 3:
+        tokens, (height, width) = output.shape[1], size
+        for prefix in range(min(tokens, 17)):
+            rows = round(((tokens - prefix) * height / width) ** 0.5)
+            if rows < 1 or (tokens - prefix) % rows:
+                continue
+            columns = (tokens - prefix) // rows
+            square = height % rows == 0 and width % columns == 0 and height * columns == width * rows
+            if square and rows * columns > 1:
+                return Grid("tokens", rows, columns, prefix)
+    return None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How positions are laid out in a layer's output: (N, K, h, w), (N, h, w, K), or (N, prefix + h w, K) tokens."""
+
+    layout: Literal["channels first", "channels last", "tokens"]
+    height: int
+    width: int
+    prefix: int = 0  # class, distillation and register tokens in front of the patch tokens
+
+    def read(self, output: Tensor) -> Tensor:
+        """The output as (N, K, h, w), a view where possible, without the prefix tokens."""
+        if self.layout == "channels first":
+            return output
+        if self.layout == "channels last":
+            return output.permute(0, 3, 1, 2)
+        return output[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+
+    def mix(self, kept: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+        """`kept * mask + base * (1 - mask)` position by position, in the layer's own layout; prefix tokens are `kept`'s.
+
+        Args:
+            kept: a layer output.
+            base: another of the same shape.
+            mask: (N, 1, h, w) in [0, 1].
+        """
+        mask = mask.to(kept.dtype)
+        if self.layout == "channels first":
+            return torch.lerp(base, kept, mask)
+        if self.layout == "channels last":
+            return torch.lerp(base, kept, mask.permute(0, 2, 3, 1))
+        tokens = mask.flatten(2).transpose(1, 2)
+        mixed = torch.lerp(base[:, self.prefix :], kept[:, self.prefix :], tokens)
+        return torch.cat([kept[:, : self.prefix], mixed], dim=1)
+
+
+def _same_stride(grid: tuple[int, ...], size: tuple[int, int]) -> bool:
+    return grid[0] <= size[0] and size[0] * grid[1] == size[1] * grid[0]
+
+
+def _same_aspect(grid: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether one stride, padding aside, explains both sides of the grid."""
+    if grid[0] > size[0] or grid[1] > size[1]:
+        return False
+    low = [side / (cells + 1) for side, cells in zip(size, grid, strict=True)]
+    high = [side / max(cells - 1, 0.5) for side, cells in zip(size, grid, strict=True)]
+    return max(low) < min(high)

@@ -1,0 +1,125 @@
+"""What the map methods share: batches in parts, images per pass, what happens when memory is short, checks of a batch."""
+
+import pytest
+import torch
+from models import PooledNet
+
+from groupcam_aug import GroupCAM
+from groupcam_aug.cam import CAM, check_images, slopes_of, usable
+
+
+class Cramped(PooledNet):
+    """Has memory for so many images."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.seen = room, []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+def test_out_of_memory_halves_the_passes_once_and_stays_there(images):
+    torch.manual_seed(1)
+    images = torch.cat([images.float()] * 4)  # 12
+    whole = GroupCAM.for_training(PooledNet().eval(), groups=4, chunk=5)
+    torch.manual_seed(1)
+    network = Cramped(7).eval()
+    torch.nn.Module.load_state_dict(network, whole.network.state_dict())
+    cam = GroupCAM.for_training(network, groups=4, chunk=10)
+    with pytest.warns(UserWarning, match="out of memory while mapping 12 images; going on with at most 5 per forward pass"):
+        maps = cam(images, 1)
+    torch.testing.assert_close(maps, whole(images, 1), rtol=0, atol=1e-6)
+    for count in (12, 11, 7):  # drawn with p < 1, batches have another size each time
+        network.seen.clear()
+        cam(images[:count], 1)
+        assert max(network.seen) == 5
+
+
+def test_a_chunk_that_was_asked_for_is_kept(images):
+    assert GroupCAM.for_training(PooledNet(), groups=4, chunk=1000).passes(images) == 1000
+
+
+def test_out_of_memory_twice_is_raised_as_it_is(images):
+    cam = GroupCAM.for_training(Cramped(3).eval(), groups=4, chunk=16)
+    images = torch.cat([images.float()] * 4)
+    with pytest.warns(UserWarning, match="at most 8"), pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
+        cam(images, 1)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
+        GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=1)(images, 1)
+
+
+class OnAGPU:
+    """What the choice of passes asks of a batch on a GPU."""
+
+    def __init__(self, *shape):
+        self.shape, self.device = torch.Size(shape), torch.device("cuda", 0)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, _):
+        return torch.empty(self.shape[1:], device="meta")
+
+
+@pytest.mark.parametrize(
+    "count, free, passes",
+    [(8, 10**11, 64), (96, 10**11, 96), (1000, 10**11, 256), (96, 10**9, 12), (32, 10**6, 1)],
+)
+def test_passes_on_a_gpu_follow_the_batch_and_the_free_memory(monkeypatch, count, free, passes):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free // 2, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: free)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: free - free // 2)
+    cam = GroupCAM(PooledNet())
+    assert cam.passes(OnAGPU(count, 3, 224, 224)) == passes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+    assert cam.passes(OnAGPU(count, 3, 224, 224)) == passes, "settled once for a shape: a run does not change its numbers"
+
+
+@pytest.mark.parametrize(
+    "shape, passes", [((8, 3, 224, 224), 7), ((8, 3, 32, 32), 64), ((1, 3, 2000, 2000), 1), ((500, 3, 8, 8), 64)]
+)
+def test_passes_on_a_cpu_stay_in_its_caches(shape, passes):
+    assert GroupCAM(PooledNet()).passes(torch.empty(shape)) == passes
+
+
+@pytest.mark.parametrize("count, chunk, sizes", [(7, 3, [3, 3, 1]), (4, 4, [4]), (0, 2, [])])
+def test_parts_cover_the_batch_in_order(count, chunk, sizes):
+    cam = CAM(PooledNet(), None, None, chunk)
+    images = torch.arange(float(count))[:, None, None, None].expand(count, 3, 4, 4)
+    parts = cam.in_parts(images, lambda part, most: (images[part][:, 0, 0, 0], most))
+    assert [len(part) for part, _ in parts] == sizes and all(most == chunk for _, most in parts)
+    assert torch.cat([images[:0, 0, 0, 0], *[part for part, _ in parts]]).tolist() == list(range(count))
+
+
+def test_check_images_gives_a_plain_detached_tensor(images):
+    from torchvision import tv_tensors
+
+    plain = check_images(tv_tensors.Image(images).requires_grad_(), [1, 2, 3])
+    assert type(plain) is torch.Tensor and not plain.requires_grad and torch.equal(plain, images)
+    with pytest.raises(ValueError, match="2 targets for 3 images"):
+        check_images(images, [1, 2])
+    assert check_images(images, torch.tensor(1)) is not None, "one class for all"
+    with torch.inference_mode():
+        inside = images * 1
+    assert not usable(inside).is_inference() and usable(images) is images
+
+
+def test_slopes_of_layers_the_logits_do_not_depend_on(images):
+    values = torch.randn(3, 4, requires_grad=True)
+    other = torch.randn(3, 2, requires_grad=True)
+    slopes = slopes_of(lambda logits: logits[:, 1], values * 2, [values], ["a"])
+    assert slopes[0].tolist() == [[0, 2, 0, 0]] * 3
+    for outputs, logits in (([values, other], values * 2), ([values], values.detach())):
+        with pytest.raises(ValueError, match="do not depend on layer '(spare|a)'.*weights='none'"):
+            slopes_of(lambda z: z[:, 1], logits, outputs, ["a", "spare"][: len(outputs)])
+
+
+def test_logits_are_those_of_the_preprocessed_images(net, images):
+    before = images.clone()
+    cam = CAM(net.eval(), lambda out: {"z": out}["z"] + 1, lambda x: x.mul_(2).sub_(1), None)
+    torch.testing.assert_close(cam.logits(images), net(2 * before - 1) + 1)
+    assert torch.equal(images, before), "what is done in place is done to a copy"
