@@ -558,8 +558,12 @@ def functional(net, batch, options):
     return SaliencyBlur(cam, generator=batch_generator(seed, 0, 0), **options)(images, targets)
 
 
+def case_name(options):
+    return ", ".join(name if callable(value) else f"{name}={value}" for name, value in options.items()) or "defaults"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("options", [{}, *FORWARDED], ids=lambda options: " ".join(map(str, options.values())) or "defaults")
+@pytest.mark.parametrize("options", [{}, *FORWARDED], ids=case_name)
 def test_every_argument_reaches_the_maps_and_the_blend(preset, options):
     module, batch = Lit(), next(iter(loader(16, batch_size=16)))
     net = copy.deepcopy(module.net)
