@@ -152,6 +152,7 @@ flags = lambda: (torch.get_default_dtype(), torch.backends.cudnn.benchmark, torc
                  torch.get_rng_state().sum().item(), torch.are_deterministic_algorithms_enabled())
 before = flags()
 import groupcam_aug
+from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur, group_cam
 assert flags() == before
 bad = {"pytorch_lightning", "lightning", "timm", "jsonargparse", "matplotlib", "torchmetrics"} & set(sys.modules)
 assert not bad, bad

@@ -329,3 +329,14 @@ def test_stage_and_target_mask_at_different_layers(net, images):
     torch.testing.assert_close(maps["target"], maps["relu2"])
     for one, other in (("stage", "target"), ("input", "stage"), ("input", "target")):
         assert (maps[one] - maps[other]).abs().max() > 0.01, (one, other)
+
+
+@pytest.mark.parametrize("mask_at", ["input", "target"])
+def test_without_importance_weights_no_graph_is_built(net, images, mask_at):
+    graphs = []
+    net.fc.register_forward_pre_hook(lambda _, args: graphs.append(args[0].requires_grad or torch.is_grad_enabled()))
+    GroupCAM(net, "relu2", groups=4, weights="none", mask_at=mask_at)(images, 1)
+    assert graphs and not any(graphs)
+    graphs.clear()
+    GroupCAM(net, "relu2", groups=4, weights="gradient", mask_at=mask_at)(images, 1)
+    assert graphs[0] and not any(graphs[1:]), "of the first pass alone, from the target layer on"
