@@ -146,6 +146,16 @@ def test_checkpoint_without_an_average_starts_one(tmp_path):
     assert len(again.seen) == 3
 
 
+def test_an_average_that_is_no_longer_followed_is_not_passed_on(tmp_path):
+    trainer = fit(Lit(), [make(source="ema")])
+    trainer.save_checkpoint(tmp_path / "average.ckpt")
+    assert "groupcam_aug.average" in torch.load(tmp_path / "average.ckpt", weights_only=True)
+    trainer = pl.Trainer(**SILENT, max_epochs=2, callbacks=[make(p=0.0)])
+    trainer.fit(Lit(), loader(), ckpt_path=tmp_path / "average.ckpt")
+    trainer.save_checkpoint(tmp_path / "later.ckpt")
+    assert "groupcam_aug.average" not in torch.load(tmp_path / "later.ckpt", weights_only=True)
+
+
 def test_switched_off_average_changes_nothing():
     plain, off = Lit(), Lit()
     fit(plain, [], max_epochs=2)
