@@ -45,7 +45,7 @@ def main() -> None:
         "balanced": GroupCAM.for_training(network, mask_at="stage"),
         "target layer, blurred image behind": GroupCAM.for_training(network, mask_at="target"),
         "fast": GroupCAM.for_training(network, mask_at="target", baseline="zero"),
-        "paper, importance weights": GroupCAM.for_training(network, weights="gradient"),
+        "paper with importance weights": GroupCAM.for_training(network, weights="gradient"),
         "the same, mask_at=stage": GroupCAM.for_training(network, weights="gradient", mask_at="stage"),
         "the same, mask_at=target": GroupCAM.for_training(network, weights="gradient", mask_at="target"),
         "the same, mask_at=target, baseline=zero": GroupCAM.for_training(

@@ -154,11 +154,11 @@ def main() -> None:
         "loop as the authors' code works": looped(as_the_authors),
         "loop, paper": looped(gradient_free),
         "ours, Grad-CAM": our_grad_cam,
-        "ours, paper, importance weights": ours(denoise=None),
+        "ours, paper with importance weights": ours(denoise=None),
         "ours, paper": ours(**free),
         "ours, balanced": ours(mask_at="stage", **free),
         "ours, target layer, blurred image behind": ours(mask_at="target", **free),
-        "ours, target layer, importance weights": ours(mask_at="target", denoise=None),
+        "ours, target layer with importance weights": ours(mask_at="target", denoise=None),
         "ours, fast": ours(mask_at="target", baseline="zero", **free),
         **libraries(mine, theirs, laid, labels, not options.no_dear),
     }

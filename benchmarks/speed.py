@@ -23,11 +23,11 @@ from groupcam_aug.blur import blur
 
 PRESETS: dict[str, tuple[float, dict[str, Any]]] = {
     "paper": (1.0, {}),
-    "paper, importance weights": (1.0, {"weights": "gradient"}),
+    "paper with importance weights": (1.0, {"weights": "gradient"}),
     "balanced": (0.5, {"mask_at": "stage"}),
-    "balanced, importance weights": (0.5, {"mask_at": "stage", "weights": "gradient"}),
+    "balanced with importance weights": (0.5, {"mask_at": "stage", "weights": "gradient"}),
     "fast": (0.5, {"mask_at": "target", "baseline": "zero"}),
-    "fast, importance weights": (0.5, {"mask_at": "target", "baseline": "zero", "weights": "gradient"}),
+    "fast with importance weights": (0.5, {"mask_at": "target", "baseline": "zero", "weights": "gradient"}),
 }
 
 
