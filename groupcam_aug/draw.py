@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 __all__ = [
     "film_strip",
@@ -21,6 +21,7 @@ __all__ = [
     "panels",
     "png",
     "resized",
+    "resized_pictures",
     "shown_channels",
     "to_display",
     "to_uint8",
@@ -215,6 +216,11 @@ def resized(picture: Image.Image, size: int) -> Image.Image:
     width, height = (max(1, round(side * factor)) for side in picture.size)
     # Small images are enlarged pixel by pixel: smoothing would show detail that the network never saw.
     return picture.resize((width, height), Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+
+
+def resized_pictures(pictures: Tensor, size: int) -> Tensor:
+    """Pictures (N, 3, H, W) uint8, each `resized`: (N, 3, h, w) uint8."""
+    return torch.stack([pil_to_tensor(resized(to_pil_image(picture), size)) for picture in pictures])
 
 
 def png(picture: Image.Image) -> bytes:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 
-from groupcam_aug.draw import film_strip, overlay, resized, to_display
+from groupcam_aug.draw import film_strip, overlay, resized_pictures, to_display
 
 __all__ = ["FilmStrip", "column", "thumbnails"]
 
@@ -21,7 +21,7 @@ COLUMNS = 16  # moments in a film strip
 
 def thumbnails(images: Tensor, mean: Any = None, std: Any = None) -> Tensor:
     """(S, C, H, W) as pictures (S, 3, h, w) uint8 of `SIZE` pixels along the longer side; see `to_display` for mean and std."""
-    return torch.stack([_resized(picture, SIZE) for picture in to_display(images, mean, std)])
+    return resized_pictures(to_display(images, mean, std), SIZE)
 
 
 def column(pictures: Tensor, maps: Tensor | None = None) -> Image.Image:
@@ -52,7 +52,7 @@ class FilmStrip:
         """A row per probe, a column per moment, at most `COLUMNS` of them; (S, 3, h, w) uint8 pictures go first."""
         moments = [self.frames[number] for number in _log_spaced(sorted(self.frames), COLUMNS)]
         titles = ["start" if epoch < 0 else f"epoch {epoch}" for epoch, _ in moments]
-        small = torch.stack([_resized(picture, FRAME) for picture in pictures])  # once, not for every moment
+        small = resized_pictures(pictures, FRAME)  # once, not for every moment
         return film_strip(small, torch.stack([maps.float() for _, maps in moments]), titles, size=FRAME)
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,10 +63,6 @@ class FilmStrip:
         """Go on from a `state_dict`."""
         self.count = state["count"]
         self.frames = {number: (epoch, maps) for number, (epoch, maps) in state["frames"].items()}
-
-
-def _resized(picture: Tensor, size: int) -> Tensor:
-    return pil_to_tensor(resized(to_pil_image(picture), size))
 
 
 def _is_kept(number: int) -> bool:

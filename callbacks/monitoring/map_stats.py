@@ -109,15 +109,16 @@ def map_statistics(before: Reading | None, now: Reading, *, grid: int, min_alive
     pair = map_change(now.maps if before is None else before.maps, now.maps, grid=grid)
     noise = map_noise(now.maps, now.mirrored, grid=grid)
     right = now.right if before is None else before.right & now.right
+    counted, both, has_noise = pair.counted, pair.both, noise.counted
     for suffix, among in (("", torch.ones_like(right)), ("_correct", right)):
         values[f"alive{suffix}"] = _mean(pair.alive_after, among, 0.0)
-        values[f"noise{suffix}"] = _mean(noise.noise, noise.counted & among, 1.0)
+        values[f"noise{suffix}"] = _mean(noise.noise, has_noise & among, 1.0)
         if before is None:
             continue
-        values[f"change{suffix}"] = _mean(pair.change, pair.counted & among, 1.0)
-        values[f"spearman{suffix}"] = _mean(pair.spearman, pair.both & among, 0.0)
-        values[f"mass_shift{suffix}"] = _mean(pair.mass_shift, pair.counted & among, 1.0)
-        values[f"counted{suffix}"] = float((pair.counted & among).sum())
+        values[f"change{suffix}"] = _mean(pair.change, counted & among, 1.0)
+        values[f"spearman{suffix}"] = _mean(pair.spearman, both & among, 0.0)
+        values[f"mass_shift{suffix}"] = _mean(pair.mass_shift, counted & among, 1.0)
+        values[f"counted{suffix}"] = float((counted & among).sum())
     values["floor"] = float(map_floor(now.maps, grid=grid))
     values["correct"] = float(right.double().mean())
     if before is not None:

@@ -77,8 +77,9 @@ class Snapshots:
         has_map = alive(now, grid)
         cells: list[Tensor] = []
         captions: list[str] = []
-        for picture, i in zip(self.pictures, self.shown, strict=True):
-            cells += [picture, overlay(picture, now.maps[i].float())]
+        overlays = overlay(self.pictures, now.maps[self.shown].float())
+        for picture, explained, i in zip(self.pictures, overlays, self.shown, strict=True):
+            cells += [picture, explained]
             predicted = "" if now.right[i] else f", taken for {self._class_name(int(now.chosen[i]))}"
             captions += [
                 self._class_name(self.labels[i]),
