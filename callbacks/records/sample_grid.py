@@ -56,9 +56,8 @@ class SampleGrid:
         best, places = torch.stack(scores).topk(count, dim=1)
         chosen = places.flatten()
         in_batch = index.index_select(0, chosen)
-        before, after = (
-            _small(shown_channels(part.index_select(0, in_batch)).as_subclass(Tensor).float()) for part in (images, done.images)
-        )
+        images = torch.cat([part.as_subclass(Tensor).index_select(0, in_batch) for part in (images, done.images)])
+        before, after = _small(shown_channels(images).float()).chunk(2)
         maps, keep = (_small(part.index_select(0, chosen)[:, None].float()) for part in (done.maps, done.keep))
         pictures = torch.cat([before, maps, keep, after], dim=1).unflatten(0, places.shape)
         label = torch.full_like(fraction, -1.0) if labels is None else labels.to(fraction)
