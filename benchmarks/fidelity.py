@@ -1,4 +1,4 @@
-"""Masks of every mode against the exact ones, on published weights: SqueezeNet on photographs, ResNet-56 on CIFAR-10.
+"""Masks of every mode against those of `paper`, on published weights: SqueezeNet on photographs, ResNet-56 on CIFAR-10.
 
 With insertion and deletion areas of the maps (`--curves` images), and controls that need no network: a centred blob and random
 cells. Needs GROUPCAM_DATA.

@@ -70,8 +70,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
             whose `forward` must then map images to logits.
         layer: target layer, as named in that network. None: found at the first batch and announced.
         groups: G. Default: 16.
-        weights: "none" (the paper's training form) or "gradient" (class-specific maps; differentiates only what follows
-            the layer).
+        weights: importance weights, "none" (the paper, in training) or "gradient" (class-specific maps; differentiates only
+            what follows the layer).
         mask_at: "input", "stage", "target" or a layer's name; see `GroupCAM`. None: the preset's.
         baseline: what masks uncover while groups are scored, "blur" or "zero"; see `GroupCAM`. None: the preset's.
         p: probability of an image to be augmented. None: the preset's.

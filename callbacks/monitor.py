@@ -66,7 +66,7 @@ class SaliencyMonitor(ConfiguredCallback):
             Trainer makes its loaders only for a later epoch (`check_val_every_n_epoch` without a sanity check), probing begins
             after the first validation. Without such a loader, the first training batch, as `training_step` gets it (on all
             ranks, rank zero's).
-        labels: of `images`: (P,) class indices or (P, classes) weights. None: the network's own first choice at the first
+        labels: of `images`: (P,) class indices or (P, classes) soft rows. None: the network's own first choice at the first
             probing, kept from then on; so too where the validation data have no labels.
         num_images: number of probes drawn. Default: 64.
         every_n_epochs: epochs between probings. Default: 1.

@@ -130,7 +130,7 @@ class SaliencyBlur:
 
         Args:
             images: (N, C, H, W), floating point, as the network takes them.
-            targets: as for the map method: (N,) labels, (N, classes) weights, or None = the network's own first choice.
+            targets: as for the map method: (N,) labels, (N, classes) soft rows, or None = the network's own first choice.
 
         Returns:
             (N, C, H, W), a new tensor of the same dtype, device, memory format and tensor subclass; `images` itself, if no

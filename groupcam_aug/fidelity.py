@@ -23,7 +23,7 @@ from groupcam_aug.targets import Targets
 __all__ = ["Fidelity", "FidelityRow", "measure_fidelity", "wait_for"]
 
 Maps = Callable[[Tensor, Any], Tensor]
-EXACT = "paper"  # whose masks the others are compared with
+PAPER = "paper"  # whose masks the others are compared with
 MISSING = 0.05  # share of the images, by which a recommended mode may lack more maps than `paper`
 SLACK = 0.02  # below the floor: within it a mode is no further from the masks of `paper` than the method is from itself
 
@@ -103,7 +103,7 @@ def measure_fidelity(
     Args:
         model: a classifier, trained (maps of an untrained network are noise).
         images: (N, C, H, W), as the network takes them; some hundreds.
-        targets: (N,) labels or (N, classes) weights; None explains each image's top-1 class.
+        targets: (N,) labels or (N, classes) soft rows; None explains each image's top-1 class.
         layer: target layer. None: found.
         groups: G. Default: 16.
         modes: what to compare with `paper`. Each is a preset's name ("balanced", "fast") or a `mask_at` of `GroupCAM`
@@ -135,13 +135,13 @@ def measure_fidelity(
     def cam(mode: str) -> GroupCAM:
         return GroupCAM.for_training(model, layer, groups=groups, weights=weights, **scoring_of(mode), **options)
 
-    named = modes if isinstance(modes, Mapping) else {mode_name(mode): mode for mode in modes if mode_name(mode) != EXACT}
-    if EXACT in named:
-        raise ValueError(f"modes holds a method called {EXACT!r}, the maps that all are compared with; choose another name")
-    exact = cam(EXACT)
-    methods: dict[str, Maps] = {EXACT: exact}
+    named = modes if isinstance(modes, Mapping) else {mode_name(mode): mode for mode in modes if mode_name(mode) != PAPER}
+    if PAPER in named:
+        raise ValueError(f"modes holds a method called {PAPER!r}, the maps that all are compared with; choose another name")
+    paper = cam(PAPER)
+    methods: dict[str, Maps] = {PAPER: paper}
     methods.update({name: cam(mode) if isinstance(mode, str) else mode for name, mode in named.items()})
-    device = next((p.device for p in exact.network.parameters()), images.device)
+    device = next((p.device for p in paper.network.parameters()), images.device)
     generator = torch.Generator().manual_seed(seed)
     tallies: dict[str | None, _Tally] = {name: _Tally() for name in (None, *methods)}
     parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
@@ -149,22 +149,22 @@ def measure_fidelity(
     for part in progress(parts):
         batch = images[part].to(device)
         labels = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
-        reference = exact(batch, labels)
-        tallies[EXACT].add(reference, threshold, reference)
-        orders = orders or [torch.randperm(exact.layer_shape[0], generator=generator) for _ in range(regroupings)]
+        reference = paper(batch, labels)
+        tallies[PAPER].add(reference, threshold, reference)
+        orders = orders or [torch.randperm(paper.layer_shape[0], generator=generator) for _ in range(regroupings)]
         regrouped = []
         for order in orders:
-            exact.channels = order
-            regrouped.append(exact(batch, labels))
-        exact.channels = None
+            paper.channels = order
+            regrouped.append(paper(batch, labels))
+        paper.channels = None
         tallies[None].add(reference, threshold, *regrouped)
         for name, method in methods.items():
-            if name != EXACT:
+            if name != PAPER:
                 tallies[name].add(reference, threshold, method(batch, labels))
     first = images[parts[0]].to(device)
     labels = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
     calls = {name: (lambda method=method: method(first, labels)) for name, method in methods.items()}
-    flops, seconds = _prices(exact, first, calls, repeats)
+    flops, seconds = _prices(paper, first, calls, repeats)
     rows = tuple(
         FidelityRow(name, *tallies[name].iou(), tallies[name].spearman(), tallies[name].no_map(), flops[name], seconds[name])
         for name in methods
@@ -172,9 +172,9 @@ def measure_fidelity(
     floor, floor_error = tallies[None].iou()
     # IoU is a mean over images that both modes map, so a mode without maps for many others is as bad as it looks good.
     most = rows[0].no_map + MISSING
-    within = [row for row in rows if row.mode == EXACT or (row.iou >= floor - SLACK and row.no_map <= most)]
+    within = [row for row in rows if row.mode == PAPER or (row.iou >= floor - SLACK and row.no_map <= most)]
     recommended = min(within, key=lambda row: row.cost).mode
-    return Fidelity(rows, floor, floor_error, recommended, len(images), str(exact.layer), groups, weights)
+    return Fidelity(rows, floor, floor_error, recommended, len(images), str(paper.layer), groups, weights)
 
 
 class _Tally:
@@ -214,13 +214,13 @@ class _Tally:
 
 
 def _prices(
-    exact: GroupCAM, images: Tensor, calls: Mapping[str, Callable[[], Tensor]], repeats: int
+    paper: GroupCAM, images: Tensor, calls: Mapping[str, Callable[[], Tensor]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Cost and time of each call, in forward passes of the bare network on the same images."""
 
     def bare() -> Tensor:
-        with as_found(exact.network, images.device):
-            return torch.cat(exact.in_parts(images, lambda part, _: exact.logits(images[part])))
+        with as_found(paper.network, images.device):
+            return torch.cat(paper.in_parts(images, lambda part, _: paper.logits(images[part])))
 
     timed: dict[str, Callable[[], Tensor]] = {"": bare, **calls}
     flops: dict[str, float] = {}

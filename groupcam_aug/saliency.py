@@ -61,7 +61,7 @@ class GroupCAM(CAM):
         layer: name of the target layer as in `model.named_modules()`. None: see `layers.find_layer`; the choice is in
             `.layer` after the first call.
         groups: G, 1 to the number of channels of the layer. Default: 32.
-        weights: "gradient" (the paper's explanation form) or "none" (its training form).
+        weights: importance weights: "gradient" (the paper, for explaining) or "none" (the paper, for training).
         denoise: theta in [0, 100], or None for no denoising. Default: 70.
         variant: "paper", or "head" = the authors' later code: no denoising, alpha_l clipped at 0, sum over unscaled maps.
         mask_at: where the masks are applied for scoring: "input" (the paper; G + 2 forward passes), a layer's name (the
@@ -133,7 +133,7 @@ class GroupCAM(CAM):
         mask_at: str = "input",
         **options: Any,
     ) -> GroupCAM:
-        """The paper's training form (its section 5): gradient-free, 16 groups, no denoising; G + 2 forward passes."""
+        """As the paper maps in training (its section 5): gradient-free, 16 groups, no denoising; G + 2 forward passes."""
         return cls(model, layer, groups=groups, weights=weights, denoise=None, mask_at=mask_at, **options)
 
     def __call__(self, images: Tensor, targets: Targets = None) -> Tensor:
@@ -141,7 +141,7 @@ class GroupCAM(CAM):
 
         Args:
             images: (N, C, H, W), floating point, as the network takes them; the shorter side at least 3.
-            targets: what to explain (see `targets.read_target`): int, (N,) class indices, (N, classes) weights, a callable
+            targets: what to explain (see `targets.read_target`): int, (N,) class indices, (N, classes) soft rows, a callable
                 on the logits (called with parts of the batch, so it must treat rows alike), or None = each image's top-1.
 
         Returns:

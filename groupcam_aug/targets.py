@@ -22,7 +22,7 @@ class Target:
     With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z.
 
     Args:
-        rows: (N,) int64 class indices, (N, classes) weights, or the callable `(N, classes) -> (N,)`.
+        rows: (N,) int64 class indices, (N, classes) soft rows, or the callable `(N, classes) -> (N,)`.
         activation: "softmax" or "sigmoid", what turns logits into probabilities.
     """
 
@@ -79,7 +79,8 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation, *, che
         return Target(targets, activation)
     if isinstance(targets, bool) or not isinstance(targets, int | Tensor | Sequence) or isinstance(targets, str):
         raise TypeError(
-            f"targets must be an int, (N,) class indices, (N, classes) weights, a callable or None; got {type(targets).__name__}"
+            f"targets must be an int, (N,) class indices, soft rows (N, classes), a callable or None; "
+            f"got {type(targets).__name__}"
         )
     if isinstance(targets, int):
         rows = torch.full((count,), targets, dtype=torch.long)  # on the CPU, where looking at it costs nothing
@@ -102,7 +103,7 @@ def class_labels(targets: Any, count: int) -> tuple[Tensor | None, Tensor | None
         count: N, images in the batch.
 
     Returns:
-        (N,) int64 class indices, of several the heaviest; and the (N, classes) weights they come from, whose rows sum to 1 (None
+        (N,) int64 class indices, of several the heaviest; and the soft rows (N, classes) they come from, which sum to 1 (None
         where each image has one class). (None, None) if the targets say no class.
     """
     if isinstance(targets, int) and not isinstance(targets, bool):

@@ -102,7 +102,7 @@ def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
 class Classifier(pl.LightningModule):
     """Cross-entropy training of one network; SGD and a step schedule, by default those of the Group-CAM paper's fine-tuning.
 
-    Batches are (images (N, 3, H, W), labels (N,) int64 or (N, num_classes) weights). Logs ``train/loss``, ``train/acc``,
+    Batches are (images (N, 3, H, W), labels (N,) int64 or (N, num_classes) soft rows). Logs ``train/loss``, ``train/acc``,
     ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc`` (accuracies in [0, 1]). ``self.network`` is the bare network; name it
     to callbacks as ``network="network"``.
 

@@ -1,7 +1,7 @@
 """``groupcam-aug demo``: does Group-CAM augmentation help a network that leans on the background? Minutes on two CPU cores.
 
 A small ResNet is trained on the drawn shapes, whose background usually gives the class away. Copies of it are then fine-tuned
-with the same budget: (a) without augmentation, (b) with Group-CAM, (c) with another sample's mask, the control that keeps
+with the same budget: (a) without augmentation, (b) with Group-CAM, (c) with another image's mask, the control that keeps
 the area and the blur but not the place. All are measured on the same objects with kept and with swapped backgrounds. The first
 run of (b) is watched and written up in report.html, as `SaliencyReport` does for any training.
 """

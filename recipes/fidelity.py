@@ -1,6 +1,6 @@
 """``groupcam-aug fidelity``: which cheap preset keeps the masks of `paper`, on your own network and your own images.
 
-Compares the masks of every mode with the exact ones, sets them against the method's own noise, and names the cheapest mode
+Compares the masks of every mode with those of `paper`, sets them against the method's own noise, and names the cheapest mode
 that is as good. Classes are the network's own first choice; a folder with a sub-folder for each class gives its own.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["run", "training_line"]
 WEIGHTS = "importance weights of the maps: none as in the presets, or gradient, specific to the class (default: %(default)s)"
 MODES = (
     "presets (balanced, fast), or where masks are applied: stage, target, or a layer's name, with ', zero' against zeros; "
-    "beside paper, which is exact (default: all of %(default)s)"
+    "beside paper, which they are compared with (default: all of %(default)s)"
 )
 
 

@@ -13,21 +13,25 @@ from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
 import torch
+import yaml
+from jsonargparse import get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 from torch.utils.data import Subset
 
+import groupcam_aug.callbacks  # noqa: F401 - so that configs may name the callbacks by their classes alone
 from groupcam_aug.checkpoints import read_checkpoint
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_classifier
 from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
-from groupcam_aug.recipes.unknown_names import given_options, imported_class, unknown_names
+from groupcam_aug.recipes.unknown_names import RENAMED, given_options, imported_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
 
 CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
 IMAGE_DATA = "groupcam_aug.recipes.data.ImageData"
 USUAL = {"model": CLASSIFIER, "data": IMAGE_DATA}
+_YAML = "yaml of any version"  # jsonargparse's name for our way of reading it
 LINKED = ("num_classes", "class_names", "mean", "std", "size")  # the data knows them, the model keeps them
 
 
@@ -72,6 +76,8 @@ class GroupCAMCLI(LightningCLI):
         parser = super().init_parser(**kwargs)
         parser.__class__ = _Parser  # older Lightning has no argument for it
         cast(_Parser, parser).words = self._words
+        set_loader(_YAML, _load, (yaml.YAMLError,))
+        parser.parser_mode = _YAML
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -157,6 +163,23 @@ class _Attribute:
 
     def __call__(self, data: pl.LightningDataModule) -> Any:
         return getattr(data, self.name, self.given) if self.open else self.given
+
+
+def _load(text: str) -> Any:
+    """YAML, without what earlier versions saved of arguments that are called otherwise now and were not given."""
+    return _without_former_nulls(get_loader("yaml")(text))
+
+
+def _without_former_nulls(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_without_former_nulls(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ours = str(tree.get("class_path")).startswith("groupcam_aug.recipes.")
+    arguments = tree.get("init_args")
+    if ours and isinstance(arguments, dict):
+        tree = {**tree, "init_args": {k: v for k, v in arguments.items() if v is not None or k not in RENAMED}}
+    return {key: _without_former_nulls(value) for key, value in tree.items()}
 
 
 def _few(names: Sequence[str]) -> str:

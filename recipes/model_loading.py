@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from groupcam_aug.checkpoints import read_state_dict
-from groupcam_aug.recipes.classifier import load_classifier
+from groupcam_aug.checkpoints import read_checkpoint, read_state_dict
+from groupcam_aug.recipes.classifier import INFO, load_classifier
 from groupcam_aug.recipes.cli import device_of
 from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform, normalised
 from groupcam_aug.recipes.image_files import BROKEN, open_rgb
@@ -133,6 +133,11 @@ def _by_name(options: argparse.Namespace) -> tuple[nn.Module, int]:
     if options.pretrained:
         count = _published_classes(options.model)
         return build_network(options.model, count, True), count
+    content = read_checkpoint(options.checkpoint)
+    if isinstance(content, dict) and set(INFO) <= set(content.get("hyper_parameters") or ()):
+        raise ValueError(
+            f"{options.checkpoint!r} says itself which network it holds and how images are prepared: leave out --model"
+        )
     state = read_state_dict(options.checkpoint)
     draft = build_network(options.model, 1000)
     head = head_name(draft) + ".weight"

@@ -26,6 +26,7 @@ def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[s
     trees = [_read_yaml(value) for flag, value in given_options(words) if flag in ("--config", "-c")]
     for part, default in usual.items():
         in_configs = [tree[part] for tree in trees if isinstance(tree.get(part), dict)]
+        in_configs += filter(None, [_read_yaml(given.get(f"--{part}", ""))])  # a config of the part alone
         paths = [given.get(f"--{part}"), given.get(f"--{part}.class_path"), *(tree.get("class_path") for tree in in_configs)]
         names = [flag.removeprefix(f"--{part}.").removeprefix("init_args.") for flag in given if flag.startswith(f"--{part}.")]
         for tree in (*in_configs, dict.fromkeys(names)):
@@ -36,7 +37,12 @@ def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[s
     for tree in trees:
         yield from _unknown_arguments(tree.get("trainer"))
         yield from _unknown_options(tree, options)
-    yield from _unknown_options({flag[2:].rstrip("+"): None for flag in given if flag.startswith("--")}, options)
+    yield from _unknown_callback_arguments(words)
+    flags = [flag[2:].rstrip("+") for flag in given if flag.startswith("--")]
+    # An option may be cut short as long as it is the only one that begins so.
+    yield from _unknown_options(
+        {flag: None for flag in flags if sum(option.startswith(flag) for option in options) != 1}, options
+    )
 
 
 def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None = None) -> str:
@@ -111,9 +117,20 @@ def _unknown_arguments(tree: Any) -> Iterator[str]:
             yield from _unknown_arguments(value)
 
 
-def _parameters(found: Any) -> list[str]:
+def _unknown_callback_arguments(words: Sequence[str]) -> Iterator[str]:
+    """Of callbacks on the command line, where arguments follow the class that they belong to."""
+    path = ""
+    for flag, value in given_options(words):
+        if flag.rstrip("+") == "--trainer.callbacks":
+            path = value if "." in value else f"groupcam_aug.callbacks.{value}"
+        elif flag.startswith("--trainer.callbacks."):
+            name = flag.removeprefix("--trainer.callbacks.").removeprefix("init_args.")
+            yield from _unknown_arguments({"class_path": path, "init_args": {name: value}})
+
+
+def _parameters(kind: Any) -> list[str]:
     """Names of the arguments that a class takes; none if it takes any, or is not known."""
-    if not isinstance(found, type):
+    if not isinstance(kind, type):
         return []
-    parameters = inspect.signature(found).parameters.values()
+    parameters = inspect.signature(kind).parameters.values()
     return [] if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters) else [p.name for p in parameters]

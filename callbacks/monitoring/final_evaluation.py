@@ -30,7 +30,7 @@ def assess(
     Args:
         cam: the method, on the network.
         images: (N, C, H, W) on the network's device.
-        targets: (N,) class indices or (N, classes) weights.
+        targets: (N,) class indices or (N, classes) soft rows.
         name: of the method.
         activation: what turns logits into probabilities.
         seed: of the random cells and the new weights.

@@ -51,7 +51,7 @@ def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, a
     Args:
         cam: with a layer that is known.
         images: (n, C, H, W) on their device.
-        targets: (n,) class indices or (n, classes) weights; None: each image's first choice.
+        targets: (n,) class indices or (n, classes) soft rows; None: each image's first choice.
         activation: "softmax" or "sigmoid".
         grid: most cells along a side of the maps that are kept.
 

@@ -28,7 +28,7 @@ _CANDIDATES = 4  # samples loaded per probe where the labels are not known befor
 class Probes:
     """Images (P, C, H, W) as the network takes them, on the CPU; their labels, if known; where they come from, in words.
 
-    Labels are (P,) class indices or (P, classes) weights.
+    Labels are (P,) class indices or (P, classes) soft rows.
     """
 
     images: Tensor
@@ -263,7 +263,7 @@ def _labels(labels: Any, count: int) -> Tensor:
     if labels.ndim not in (1, 2) or len(labels) != count:
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} do not fit {count} images: give ({count},) class indices or "
-            f"({count}, classes) weights"
+            f"({count}, classes) soft rows"
         )
     labels = labels.detach().as_subclass(Tensor).cpu().clone()
     return labels if labels.is_floating_point() or labels.ndim == 2 else labels.long()

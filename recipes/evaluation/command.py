@@ -124,7 +124,7 @@ def run(command: str, words: list[str]) -> int:
 def evaluate(
     model: LoadedModel, setup: Setup, items: Sequence[Item], methods: Sequence[Method], plan: Plan, results: ResultsFile
 ) -> Outcome:
-    """`measuring.measure` with a progress bar on standard error."""
+    """`runner.measure` with a progress bar on standard error."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -38,7 +38,7 @@ class Arm:
         source: network that the maps come from: "self", "ema" (moving average), "teacher" (the regime's, trained apart), "start"
             (a frozen copy of the starting weights), "early" (frozen when augmentation starts), "few" (fine-tuned on a little
             clean data).
-        decay: of the moving average, per step, once it is warm; see `callbacks.source.moving_average`.
+        decay: of the moving average, per step, once it is warm; see `groupcam_aug.moving_average`.
         warmup: epochs before augmentation starts. None: the regime's.
         clean_last: share of the epochs, at the end, that is not augmented (at least one epoch, if above 0).
         p_ramp: share of the augmented steps over which p grows linearly from 0.

@@ -1,4 +1,4 @@
-"""What holds in every mode of the callback. A mode that tests/modes.py does not have fails here."""
+"""What holds in every mode of the callback. A mode that tests/helpers/modes.py does not have fails here."""
 
 import copy
 import inspect

@@ -81,13 +81,22 @@ def test_an_unknown_config_key_suggests_the_nearest(folder, capsys, text, told):
     assert told in capsys.readouterr().err
 
 
-def test_a_config_that_an_earlier_run_saved_says_how_the_file_is_called_now(folder, capsys):
+@pytest.mark.parametrize(("value", "status"), [("null", 0), ("w.pt", 2)])
+def test_a_config_that_an_earlier_run_saved_serves_or_says_how_the_file_is_called_now(folder, capsys, value, status):
     assert main(["fit", "--config", "shapes_demo", "--print_config"]) == 0
     text = capsys.readouterr().out
-    assert "    checkpoint: null\n" in text
-    (folder / "config.yaml").write_text(text.replace("    checkpoint: null\n", "    weights: null\n"))
-    assert main(["fit", "--config", "config.yaml"]) == 2
-    assert "Classifier takes no 'weights'; it is called 'checkpoint' now" in capsys.readouterr().err
+    assert "    checkpoint: null\n" in text and "        depth: 8\n" in text
+    text = text.replace("        depth: 8\n", "        depth: 8\n        weights: null\n")  # of the network
+    (folder / "config.yaml").write_text(text.replace("    checkpoint: null\n", f"    weights: {value}\n"))
+    quick = ["--trainer.fast_dev_run", "true", "--data.train", "64"]
+    assert main(["fit", "--config", "config.yaml", *quick]) == status
+    assert ("Classifier takes no 'weights'; it is called 'checkpoint' now" in capsys.readouterr().err) == (status == 2)
+
+
+def test_callbacks_may_be_named_by_their_classes_alone(folder, capsys):
+    (folder / "short.yaml").write_text("trainer: {callbacks: [{class_path: SaliencyReport}]}")
+    assert main(["fit", "--config", "shapes_demo", "--config", "short.yaml", "--print_config"]) == 0
+    assert "class_path: groupcam_aug.callbacks.SaliencyReport" in capsys.readouterr().out
 
 
 def test_a_refusal_is_one_line_without_a_traceback(folder, capsys):

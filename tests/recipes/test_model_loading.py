@@ -75,6 +75,8 @@ def test_a_checkpoint_s_own_crop_and_timm_s(monkeypatch, tmp_path):
     torch.testing.assert_close(mine.transform(picture), seen(32, 40))
     smaller = load_model(options("--ckpt", str(tmp_path / "last.ckpt"), "--size", "24"))
     torch.testing.assert_close(smaller.transform(picture), seen(24, None), msg="the shorter side belongs to the other size")
+    with pytest.raises(ValueError, match="says itself which network it holds.*leave out --model"):
+        load_model(options("--ckpt", str(tmp_path / "last.ckpt"), "--model", "timm/resnet18"))
     net = timm.create_model("resnet18", num_classes=1000)
     net.pretrained_cfg = {**net.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 0.5, "mean": (0, 0, 0), "std": (1, 1, 1)}
     monkeypatch.setattr(model_loading, "build_network", lambda *_: net)

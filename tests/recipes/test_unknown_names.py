@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupcam_aug.recipes import classifier, data  # noqa: F401  (classes are looked up where their modules are imported)
+from groupcam_aug.recipes import classifier, data, lightning_cli  # noqa: F401  (classes are looked up where their modules are imported)
 from groupcam_aug.recipes.lightning_cli import USUAL
 from groupcam_aug.recipes.unknown_names import given_options, imported_class, nearest, unknown_names
 
@@ -35,6 +35,14 @@ def test_right_names_say_nothing(tmp_path):
         ),
         (["--data.init_args.rot", "x"], "; ImageData takes no 'rot'; did you mean 'root'? (it takes root, dataset"),
         (["--trainer.max_epox", "3"], "; did you mean 'trainer.max_epochs'?"),
+        (
+            ["--trainer.callbacks+=groupcam_aug.callbacks.GroupCAMAugmentation", "--trainer.callbacks.netwrk", "model"],
+            "; GroupCAMAugmentation takes no 'netwrk'; did you mean 'network'?",
+        ),
+        (
+            ["--trainer.callbacks", "SaliencyReport", "--trainer.callbacks.dirpth=x"],
+            "; SaliencyReport takes no 'dirpth'; did you mean 'dirpath'?",
+        ),
         (["--model.weights", "x"], "; Classifier takes no 'weights'; it is called 'checkpoint' now (it takes"),
         (
             ["--model=groupcam_aug.recipes.networks.CIFARResNet", "--model.dept=8"],
@@ -44,6 +52,17 @@ def test_right_names_say_nothing(tmp_path):
 )
 def test_wrong_names_of_a_command_line(words, expected):
     assert unknown(*words).startswith(expected)
+
+
+def test_an_option_cut_short_is_right():
+    assert unknown("--trainer.max_epoch", "3", "--ckpt=x") == ""
+
+
+def test_a_config_of_the_model_alone(tmp_path):
+    (tmp_path / "model.yaml").write_text("{class_path: groupcam_aug.recipes.classifier.Classifier, init_args: {weights: w.pt}}")
+    assert unknown("--model", str(tmp_path / "model.yaml")).startswith(
+        "; Classifier takes no 'weights'; it is called 'checkpoint'"
+    )
 
 
 @pytest.mark.parametrize(
