@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.augment import Fill, MaskFrom, SaliencyBlur
-from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
+from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback, plain_values
 from groupcam_aug.callbacks.glue.batch import (
     BatchKey,
     Dispatcher,
@@ -137,6 +137,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
         seed: int = 0,
         record: bool = True,
     ) -> None:
+        settings = plain_values({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}")
@@ -152,19 +153,14 @@ class GroupCAMAugmentation(ConfiguredCallback):
         self.network, self.source, self.labels, self.seed, self.record = network, source, labels, seed, record
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key = image_key, target_key
+        self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
+        self.output, self.preprocess = output, preprocess
         self.mask_at = defaults["mask_at"] if mask_at is None else mask_at
         self.baseline = defaults["baseline"] if baseline is None else baseline
-        self._method: dict[str, Any] = {
-            "groups": groups,
-            "weights": weights,
-            "baseline": self.baseline,
-            "activation": activation,
-            "chunk": chunk,
-        }
-        GroupCAM.for_training(nn.Identity(), **self._method)  # checks the arguments now, not at the first batch
-        self._method |= {"layer": layer, "mask_at": self.mask_at, "output": output, "preprocess": preprocess}
+        self._make_cam(nn.Identity(), layer=None, mask_at="input")  # checks the arguments now, not at the first batch
         p = defaults["p"] if p is None else p
         self.augment = SaliencyBlur(self._map, p=p, strength=strength, threshold=threshold, fill=fill, mask_from=mask_from)
+        self._settings = settings  # for the records
         self.in_extra_forward = False  # for users whose own hooks should ignore the saliency passes
         self._fit: _Fit | None = None
         self._average: dict[str, Any] | None = None  # of a checkpoint to go on from, or of the last fit
@@ -196,7 +192,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
             fit.stats = open_stats(trainer) if self.record else None
             fit.is_recorded = fit.stats is not None
         if fit.stats is not None:
-            fit.stats.add_step(len(step.images))
+            fit.stats.add_step(step.due)
             if result is not None:
                 fit.stats.add(result, step.images, step.targets, step.number)
         if result is None or trainer.barebones:
@@ -257,7 +253,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
         if not self._is_due(trainer.current_epoch, number):
             return batch
         images, targets = read_batch(trainer, batch, self.image_key, self.target_key, type(self).__name__)
-        fit.step = Step(number, images, targets)
+        fit.step = Step(number, len(images))
         generator = batch_generator(self.seed, trainer.global_rank, number)
         drawn = self.augment.draw(len(images), generator)
         if not len(drawn):
@@ -280,7 +276,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise misconfigured(trainer, str(error)) from error  # before the first step: a matter of set-up
         finally:
             self.in_extra_forward = False
-        fit.step = Step(number, images, targets, result)
+        fit.step = Step(number, len(images), images, targets, result)
         if not fit.announced:
             fit.announced = True
             announce(trainer, self._plan(cam))
@@ -298,15 +294,15 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise RuntimeError("GroupCAMAugmentation.augment maps within a fit only; elsewhere use groupcam_aug.SaliencyBlur")
         return self._fit.source.cam(images, targets)
 
-    def _make_cam(self, network: nn.Module) -> GroupCAM:
-        return GroupCAM.for_training(network, **self._method)
+    def _make_cam(self, network: nn.Module, **changed: Any) -> GroupCAM:
+        return GroupCAM.for_training(network, **{name: getattr(self, name) for name in _METHOD} | changed)
 
     def _facts(self, fit: _Fit) -> dict[str, Any]:
         """The settings of the run, for its records."""
         facts = {"p": self.augment.p, "mask_at": self.mask_at, "baseline": self.baseline, "world_size": fit.trainer.world_size}
         if (cam := fit.source.cam) is not None:
             facts |= {"layer": cam.layer, "layer_shape": cam.layer_shape, "plan": self._plan(cam)}
-        return self.plain_arguments() | facts
+        return self._settings | facts
 
     def _plan(self, cam: GroupCAM) -> str:
         return f"Group-CAM augmentation{': labels mixed, ' if self.labels == 'mixed' else ': '}{describe(cam, self.augment)}"
@@ -323,6 +319,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
 
 
 _AVERAGE = "groupcam_aug.average"
+_METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk")
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), see "
     "groupcam_aug.SaliencyBlur; where the strategy shards the network, with a teacher that it does not shard"

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured
+from groupcam_aug.callbacks.glue.network import reduce_together
 from groupcam_aug.callbacks.monitor import SaliencyMonitor
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
 
@@ -120,6 +121,7 @@ class SaliencyEarlyStopping(EarlyStopping):
             self._convergence.update(*(probing[name] for name in ("epoch", "change", "alive", "lr", "max_lr")))
         self.wait_count = self._convergence.settled
         reached = self._convergence.settled >= self._convergence.patience
+        reduce_together(trainer)
         # As Lightning's own: if one rank decides to stop, all do.
         if trainer.strategy.reduce_boolean_decision(reached, all=False):
             trainer.should_stop = True

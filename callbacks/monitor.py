@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,11 +16,11 @@ from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
 from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
-from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, refuse
+from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, reduce_together, refuse
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
 from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
 from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
-from groupcam_aug.callbacks.monitoring.probes import first_of_batch, from_validation, given, is_awaited
+from groupcam_aug.callbacks.monitoring.probes import Probes, first_of_batch, from_validation, given
 from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost, predicted_share
 from groupcam_aug.callbacks.monitoring.session import Session
 from groupcam_aug.saliency import GroupCAM
@@ -62,10 +63,8 @@ class SaliencyMonitor(ConfiguredCallback):
     Args:
         method: "gradcam" (three forward units per probe) or "groupcam" (groups + 4).
         images: the probes, as the network takes them: (P, C, H, W), or a pair (images, labels). None: drawn from the first
-            validation loader with a map-style data set, as many of each class as can be, the same ones in every run. Where the
-            Trainer makes its loaders only for a later epoch (`check_val_every_n_epoch` without a sanity check), probing begins
-            after the first validation. Without such a loader, the first training batch, as `training_step` gets it (on all
-            ranks, rank zero's).
+            validation loader with a map-style data set, as many of each class as can be, the same ones in every run; without
+            one, the first training batch, as `training_step` gets it (on all ranks, rank zero's).
         labels: of `images`: (P,) class indices or (P, classes) soft rows. None: the network's own first choice at the first
             probing, kept from then on; so too where the validation data have no labels.
         num_images: number of probes drawn. Default: 64.
@@ -111,7 +110,8 @@ class SaliencyMonitor(ConfiguredCallback):
     _hidden = ("images", "labels")
     _state: MonitorState  # what is known of the training; outlives the fit
     _cost: ProbingCost
-    _session: Session | None  # the fit under watch, from when there are probes; None otherwise
+    _probes: Probes | None  # of this fit, from when they are chosen
+    _session: Session | None  # the fit under watch, from when the probes can be mapped
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class SaliencyMonitor(ConfiguredCallback):
         slug = re.sub(r"\W+", "_", prefix).strip("_")
         self._name = "monitor" if slug == "saliency" else f"monitor_{slug}"  # of the files
         self._reset()
-        self._session = None
+        self._session = self._probes = None
 
     @property
     def state_key(self) -> str:
@@ -244,16 +244,14 @@ class SaliencyMonitor(ConfiguredCallback):
         if self._state.lr is None:  # else the rate of the last step, after which a schedule may have moved on
             self._state.follow_rate(trainer.optimizers)
         self._begin(trainer, pl_module, trainer.current_epoch)
-        if self._session is None and _is_watched(trainer) and is_awaited(trainer):
-            announce(trainer, "SaliencyMonitor begins with the first validation, for which the Trainer makes its loaders")
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock of the epoch."""
         self._cost.start_epoch()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Take probes from an epoch's first batch if there are none, say once what is watched, and follow the learning rate."""
-        if batch_idx == 0:
+        """Take probes from the first batch if there are none, say once what is watched, and follow the learning rate."""
+        if self._probes is None:
             self._begin(trainer, pl_module, trainer.current_epoch, batch)
         self._state.follow_rate(trainer.optimizers, wait=False)
         if (session := self._session) is not None and not session.announced:
@@ -271,9 +269,10 @@ class SaliencyMonitor(ConfiguredCallback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Map the probes if it is their epoch, and log."""
         state, epoch = self._state, trainer.current_epoch
+        reduce_together(trainer)  # what others logged, before this rank waits for the others' maps
         if state.lr is None:  # kept on a device: only now is there time to wait for it
             state.follow_rate(trainer.optimizers)
-        if self._session is None:  # the network had no shape before, or the Trainer no validation data
+        if self._session is None:  # the network had no shape before
             self._begin(trainer, pl_module, epoch + 1)
         elif (epoch + 1) % self.every_n_epochs == 0 and not (state.history and state.history[-1]["epoch"] >= epoch):
             with trainer.profiler.profile(f"[Callback]{self.state_key}.probe"):
@@ -306,15 +305,15 @@ class SaliencyMonitor(ConfiguredCallback):
         """Start watching after `epochs` epochs, once the network has its shape and there are probes, at worst of the batch."""
         if self._session is not None or not _is_watched(trainer):
             return
+        if self._probes is None:
+            self._probes = self._given or from_validation(trainer, self.image_key, self.target_key, self.num_images, self.seed)
+        if self._probes is None and batch is not None:
+            self._probes = first_of_batch(trainer, batch, self.image_key, self.target_key, self.num_images)
+        if (probes := self._probes) is None:
+            return
         network = find_network(trainer, module, self.network)
         if has_lazy_parameters(network):
-            if batch is None:
-                warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
-            return
-        probes = self._given or from_validation(trainer, self.image_key, self.target_key, self.num_images, self.seed)
-        if probes is None and batch is not None and not is_awaited(trainer):
-            probes = first_of_batch(trainer, batch, self.image_key, self.target_key, self.num_images)
-        if probes is None:
+            warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
             return
         style = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
         style = {name: getattr(trainer.datamodule, name, None) if own is None else own for name, own in style.items()}
@@ -342,12 +341,14 @@ class SaliencyMonitor(ConfiguredCallback):
             self.in_extra_forward = False
 
     def _log(self, trainer: Any, module: Any, logger: bool | None = None) -> None:
-        """Log the values. All ranks have the same; their maximum is just that, and spares them Lightning's advice to sync."""
+        """Log the values, which are the same on all ranks: Lightning's advice to average them is beside the point."""
         if trainer.barebones:
             return
         values = {f"{self.prefix}{name}": value for name, value in self.values.items()}
-        ranks = trainer.world_size > 1
-        module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, logger=logger, sync_dist=ranks, reduce_fx="max")
+        module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, logger=logger)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('{re.escape(self.prefix)}")
+            reduce_together(trainer)  # now, so that the advice, which Lightning gives once, falls in here
 
     def _prediction(self, trainer: Any, batch: Any) -> str:
         """What it will cost, as far as that is known."""
@@ -355,11 +356,9 @@ class SaliencyMonitor(ConfiguredCallback):
             count = len(get_item(batch, self.image_key)) * trainer.num_training_batches * trainer.world_size
         except (KeyError, TypeError):  # batches without images under that key: fine where the probes were given
             return ""
-        return (
-            ""
-            if not 0 < count < math.inf
-            else f": about +{self.predict_overhead(count):.1%} of the training's forward and backward passes"
-        )
+        if not 0 < count < math.inf:
+            return ""
+        return f": about +{self.predict_overhead(count):.1%} of the training's forward and backward passes"
 
     def _settings(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}
@@ -371,7 +370,7 @@ class SaliencyMonitor(ConfiguredCallback):
 
     def _release(self) -> None:
         """Hold on to nothing of the run but what was seen."""
-        self._session = None
+        self._session = self._probes = None
         self._cost.stop()
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from groupcam_aug.callbacks.glue.compat import Callback
 
-__all__ = ["ConfiguredCallback"]
+__all__ = ["ConfiguredCallback", "plain_values"]
 
 
 class ConfiguredCallback(Callback):
@@ -18,46 +19,39 @@ class ConfiguredCallback(Callback):
     `__init__` need nothing more.
     """
 
-    _arguments: dict[str, Any]
-    _hidden: tuple[str, ...] = ()  # arguments too large to be shown
+    _call: tuple[tuple[Any, ...], dict[str, Any]]
+    _hidden: tuple[str, ...] = ()  # keyword arguments too large to be shown
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Remember the arguments, defaults among them, as `__init__` will take them."""
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
+        """Remember the arguments, as `__init__` will take them."""
         self = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError:
-            return self  # `__init__` is about to say what is wrong, in its own words
-        bound.apply_defaults()
-        arguments: dict[str, Any] = {}
-        for name, value in [*bound.arguments.items()][1:]:
-            kind = signature.parameters[name].kind
-            arguments |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-        self._arguments = arguments
+        self._call = args, kwargs
         return self
 
     def __repr__(self) -> str:
-        defaults = {name: parameter.default for name, parameter in inspect.signature(type(self).__init__).parameters.items()}
-        changed = {name: value for name, value in self._arguments.items() if not _is_default(value, defaults.get(name, self))}
-        words = (f"{name}={'...' if name in self._hidden else repr(value)}" for name, value in changed.items())
-        return f"{type(self).__name__}({', '.join(words)})"
-
-    def plain_arguments(self) -> dict[str, Any]:
-        """The arguments as JSON holds them: numbers, words and None as they are, anything else by its name or kind."""
-        plain = (int, float, str, type(None))
-        return {
-            name: value if isinstance(value, plain) else getattr(value, "__name__", type(value).__name__)
-            for name, value in self._arguments.items()
-        }
+        args, kwargs = self._call
+        parameters = inspect.signature(type(self).__init__).parameters
+        in_order = [*(name for name in parameters if name in kwargs), *(name for name in kwargs if name not in parameters)]
+        changed = [name for name in in_order if name not in parameters or not _is_default(kwargs[name], parameters[name].default)]
+        words = [f"{name}={'...' if name in self._hidden else repr(kwargs[name])}" for name in changed]
+        return f"{type(self).__name__}({', '.join([*map(repr, args), *words])})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the arguments travel."""
-        return _make, (type(self), self._arguments)
+        return _make, (type(self), *self._call)
 
 
-def _make(kind: type, arguments: dict[str, Any]) -> Any:
-    return kind(**arguments)
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them: numbers, words and None as they are, anything else by its name or kind."""
+    plain = (int, float, str, type(None))
+    return {
+        name: value if isinstance(value, plain) else getattr(value, "__name__", type(value).__name__)
+        for name, value in values.items()
+    }
+
+
+def _make(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kind(*args, **kwargs)
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -116,9 +116,10 @@ class Step(NamedTuple):
     """What a batch hands to the later hooks of its step."""
 
     number: int  # of the training batch, from 0
-    images: Tensor = torch.empty(0)  # (N, C, H, W) before the augmentation; none where the step was not due
+    due: int = 0  # images that might have been drawn; 0 where the step was not due
+    images: Tensor = torch.empty(0)  # (N, C, H, W) before the augmentation; none where no image was drawn, as below
     targets: Any = None
-    result: Augmented | None = None  # None where no image was drawn
+    result: Augmented | None = None
 
 
 def get_item(batch: Any, key: BatchKey) -> Any:

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from groupcam_aug.callbacks.glue.compat import misconfigured
 
-__all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "refuse"]
+__all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "reduce_together", "refuse"]
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -68,6 +68,16 @@ def find_network(trainer: Any, module: Any, name: str | None) -> nn.Module:
 def has_lazy_parameters(network: nn.Module) -> bool:
     """Whether modules wait for the first step to take their shape."""
     return any(is_lazy(parameter) for parameter in network.parameters())
+
+
+def reduce_together(trainer: Any) -> None:
+    """Let every rank reduce, at the same moment, what has been logged with `sync_dist` so far.
+
+    Lightning reduces a logged value when it is first read, and its progress bar reads on rank zero alone. A collective of a
+    callback's own that comes before the other ranks have read would meet that reduction.
+    """
+    if trainer.world_size > 1:
+        _ = trainer.callback_metrics
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from groupcam_aug.callbacks.glue.batch import BatchKey, describe, get_item
 from groupcam_aug.callbacks.glue.compat import misconfigured
 from groupcam_aug.saliency import check_images
 
-__all__ = ["Probes", "first_of_batch", "from_validation", "given", "is_awaited", "spread", "stratified"]
+__all__ = ["Probes", "first_of_batch", "from_validation", "given", "spread", "stratified"]
 
 _CANDIDATES = 4  # samples loaded per probe where the labels are not known beforehand
 
@@ -95,8 +95,7 @@ def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | No
     asked of the loader's data set. The random numbers of the run are left as they are. To be called while the Trainer trains.
 
     Returns:
-        The probes; None without a map-style data set in batches, or while the Trainer has not made its validation loaders yet
-        (see `is_awaited`).
+        The probes; None without a map-style data set in batches.
 
     Raises:
         MisconfigurationException: samples without images under `image_key`, or without usable labels under `target_key`.
@@ -106,11 +105,6 @@ def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | No
         probes = None if loader is None else _drawn(trainer, loader, image_key, target_key, count, seed)
     # Ranks may hold other parts of the data; what they watch, and compare when a run is resumed, must be the same.
     return trainer.strategy.broadcast(probes, src=0) if trainer.world_size > 1 else probes
-
-
-def is_awaited(trainer: Any) -> bool:
-    """Whether validation data are to come: without a sanity check, loaders that no epoch needs so far are made later."""
-    return trainer.enable_validation and trainer.val_dataloaders is None
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator | None = None) -> list[int]:
@@ -179,7 +173,13 @@ def _known_labels(dataset: Any) -> Tensor | None:
 
 
 def _loaders(trainer: Any) -> list[Any]:
-    """The validation loaders that the Trainer has made."""
+    """The validation loaders, made as Lightning makes them if it has not done so yet.
+
+    It has not where no epoch so far needs them: without a sanity check, or after a resume, if validation is rare.
+    """
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        with _validating(trainer):
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
     loaders = trainer.val_dataloaders
     if isinstance(loaders, Mapping):
         return list(loaders.values())
@@ -198,11 +198,17 @@ def _transferred(trainer: Any, batch: Any) -> Any:
     # As Lightning does it: the data module's hook, if it has one of its own.
     home = getattr(getattr(type(data), hook, None), "__module__", "lightning").partition(".")[0]
     owner = trainer.lightning_module if home in ("lightning", "pytorch_lightning") else data
-    trainer.validating = True  # or hooks that augment training batches would change the probes
+    with _validating(trainer), torch.no_grad():
+        batch = getattr(owner, hook)(trainer.precision_plugin.convert_input(batch), 0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def _validating(trainer: Any) -> Iterator[None]:
+    """The Trainer in the stage in which the user's hooks take a batch for one of validation, not for one to augment."""
+    trainer.validating = True
     try:
-        with torch.no_grad():
-            batch = getattr(owner, hook)(trainer.precision_plugin.convert_input(batch), 0)
-            return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        yield
     finally:
         trainer.training = True
 

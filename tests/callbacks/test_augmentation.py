@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import pickle
 from collections import namedtuple
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torchmetrics
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lit import SILENT, Fixed, Lit, Pictures, fit, loader, same, state
 from models import PooledNet
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
@@ -591,6 +593,42 @@ def test_draws_are_those_of_the_seed_the_rank_and_the_number_of_the_batch(rank, 
 def test_every_seed_rank_and_batch_has_a_stream_of_its_own():
     streams = {float(torch.rand(1, generator=batch_generator(*key)).double()) for key in itertools.product((0, 1, 12), repeat=3)}
     assert len(streams) == 27
+
+
+class Whole(GroupCAMAugmentation):
+    """Has arguments of its own, and says the others itself."""
+
+    def __init__(self, strong=True):
+        super().__init__(network="net", layer="relu2", groups=4, mask_from="whole", fill="mean")
+
+
+def test_records_hold_the_settings_of_subclasses_too(tmp_path):
+    fit(Lit(), [Whole()], logger=CSVLogger(tmp_path))
+    (path,) = tmp_path.rglob("augmentation.json")
+    facts = json.loads(path.read_text())
+    assert (facts["mask_from"], facts["fill"], facts["groups"], facts["preset"]) == ("whole", "mean", 4, "paper")
+
+
+def test_settings_changed_after_construction_hold():
+    module, batch = Lit(), next(iter(loader(16, batch_size=16)))
+    net, callback = copy.deepcopy(module.net), make()
+    callback.mask_at, callback.groups = "target", 2
+    fit(module, [callback], train=loader(16, batch_size=16))
+    expected = {"preset": "paper", "mask_at": "target", "groups": 2}
+    assert torch.equal(module.seen[0], functional(net, batch, expected))
+
+
+def test_a_batch_whose_maps_failed_is_not_kept():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise MemoryError("no room")
+
+    callback, module = make(), Lit()
+    callback.on_exception = lambda *_: None  # as in a tuner's trial, which calls no hook
+    module.net.pool = Fails()
+    with pytest.raises(MemoryError):
+        fit(module, [callback])
+    assert not len(callback._fit.step.images) and callback._fit.step.due == 4
 
 
 def test_presets_differ_in_their_maps():

@@ -63,7 +63,7 @@ def missing():
     hints = typing.get_type_hints(GroupCAMAugmentation.__init__)
     lacking = []
     for name in inspect.signature(GroupCAMAugmentation).parameters:
-        given = [mode.callback()._arguments[name] for mode in MODES.values() if name in {**mode.common, **mode.arguments}]
+        given = [mode.callback()._call[1].get(name) for mode in MODES.values() if name in {**mode.common, **mode.arguments}]
         if not given:
             lacking.append(name)
         lacking += [f"{name}={choice!r}" for choice in choices(hints[name]) if choice not in given]

@@ -588,6 +588,38 @@ def test_lazy_modules_are_watched_from_their_first_shape_on(tmp_path):
     assert keep.metrics[0].keys() >= KEYS and keep.metrics[0]["saliency/alive"] > 0
 
 
+def test_lazy_modules_without_validation_data_are_watched_on_the_first_batch(tmp_path):
+    class Lazy(Plain):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.LazyLinear(4)
+
+    class Warm(Learner):
+        validation_step = None
+
+        def __init__(self):
+            super().__init__(Lazy)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.conv.parameters(), 0.05)
+
+    with pytest.warns(UserWarning, match="starts after the first epoch"):
+        monitor, _ = watched(tmp_path, Warm(), val=False, max_epochs=2)
+    assert monitor.fingerprint and [entry["epoch"] for entry in monitor.history] == [1] and monitor.values["alive"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_an_epoch_resumed_in_the_middle_without_validation_data_is_probed(tmp_path):
+    class Plainest(Learner):
+        validation_step = None
+
+    monitor, trainer = watched(tmp_path, Plainest(), val=False, max_epochs=-1, max_steps=3)
+    assert [entry["epoch"] for entry in monitor.history] == [0] and trainer.current_epoch == 1, "the second epoch is not over"
+    trainer.save_checkpoint(tmp_path / "mid.ckpt")
+    again, _ = watched(tmp_path, Plainest(), val=False, max_epochs=2, ckpt_path=tmp_path / "mid.ckpt")
+    assert [entry["epoch"] for entry in again.history] == [0, 1]
+
+
 def test_single_logit_and_soft_labels(tmp_path):
     class Binary(Learner):
         def __init__(self):

@@ -92,8 +92,15 @@ def test_all_ranks_stop_at_the_same_epoch(seen):
     assert [rank["stopped"]["epochs"] for rank in seen["ranks"]] == [2, 2] and seen["alone"]["stopped"]["epochs"] == 2
 
 
+def test_values_that_ranks_reduce_do_not_meet_the_monitors_collectives(seen):
+    """A progress bar reads what is logged with sync_dist on rank zero alone: all ranks must have done so before they gather maps."""
+    first, second = (rank["bar"] for rank in seen["ranks"])
+    assert first["history"] == second["history"] and first["metrics"] == second["metrics"] and len(first["history"]) == 3
+    compare(first["history"], seen["alone"]["bar"]["history"])
+
+
 def test_no_warning_filter_is_left_behind(seen):
-    """The advice to average what all ranks have alike is not given (see monitor_ranks.py), and not by silencing it."""
+    """The advice to average what all ranks have alike is not given (see monitor_ranks.py), and nothing else is silenced."""
     for rank in seen["ranks"]:
         assert [rank[case]["filters"] for case in ("five", "stream", "stopped")] == [[]] * 3
 

@@ -44,6 +44,18 @@ class Shards(pl.LightningDataModule):
         return DataLoader(list(zip(images.double(), labels)), 4)
 
 
+class Synced(Learner):
+    """Logs a value that ranks reduce, in the progress bar, which rank zero alone reads."""
+
+    def __init__(self):
+        super().__init__(lambda: Plain().double())
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss, on_epoch=True, prog_bar=True, sync_dist=True)
+        return loss
+
+
 class Seen(pl.Callback):
     """What a rank could monitor."""
 
@@ -54,12 +66,18 @@ class Seen(pl.Callback):
         self.metrics.append({key: value.item() for key, value in trainer.callback_metrics.items() if "saliency" in key})
 
 
-def fit(folder, monitor, world, *, train, epochs=3, callbacks=(), checkpointing=False, ckpt_path=None):
+def fit(folder, monitor, world, *, train, epochs=3, callbacks=(), checkpointing=False, ckpt_path=None, bar=False):
     torch.manual_seed(11)
     (Path(folder) / "groupcam").mkdir(parents=True, exist_ok=True)  # as a SaliencyReport does
     filters = list(warnings.filters)
-    module, seen = Learner(lambda: Plain().double()), Seen()
-    settings = {**SILENT, "default_root_dir": folder, "max_epochs": epochs, "enable_checkpointing": checkpointing}
+    module, seen = Synced() if bar else Learner(lambda: Plain().double()), Seen()
+    settings = {
+        **SILENT,
+        "enable_progress_bar": bar,
+        "default_root_dir": folder,
+        "max_epochs": epochs,
+        "enable_checkpointing": checkpointing,
+    }
     if world > 1:
         strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE)
         settings |= {"num_nodes": world, "devices": 1, "strategy": strategy, "use_distributed_sampler": False}
@@ -122,6 +140,8 @@ def run(folder, world):
     first = SaliencyMonitor(**probes)
     fit(folder / "saving", first, world, train=doubled(), epochs=2, callbacks=[saver], checkpointing=True)
     path = folder / "saved" / "epoch=1.ckpt"
+    stopping = [SaliencyEarlyStopping(patience=50)]
+    told["bar"] = fit(folder / "bar", SaliencyMonitor(**probes), world, train=doubled(), callbacks=stopping, bar=True)
     told["resumed"] = fit(folder / "again", SaliencyMonitor(**probes), world, train=doubled(), ckpt_path=path)
     torch.save(told, folder / f"rank{rank}.pt")
 
