@@ -56,6 +56,14 @@ class Synced(Learner):
         return loss
 
 
+class Reader(pl.Callback):
+    """Reads what is logged on rank zero alone, as progress bars do."""
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.is_global_zero:
+            assert trainer.callback_metrics
+
+
 class Seen(pl.Callback):
     """What a rank could monitor."""
 
@@ -140,7 +148,7 @@ def run(folder, world):
     first = SaliencyMonitor(**probes)
     fit(folder / "saving", first, world, train=doubled(), epochs=2, callbacks=[saver], checkpointing=True)
     path = folder / "saved" / "epoch=1.ckpt"
-    stopping = [SaliencyEarlyStopping(patience=50)]
+    stopping = [Reader(), SaliencyEarlyStopping(patience=50)]
     told["bar"] = fit(folder / "bar", SaliencyMonitor(**probes), world, train=doubled(), callbacks=stopping, bar=True)
     told["resumed"] = fit(folder / "again", SaliencyMonitor(**probes), world, train=doubled(), ckpt_path=path)
     torch.save(told, folder / f"rank{rank}.pt")

@@ -93,10 +93,13 @@ def test_a_config_that_an_earlier_run_saved_serves_or_says_how_the_file_is_calle
     assert ("Classifier takes no 'weights'; it is called 'checkpoint' now" in capsys.readouterr().err) == (status == 2)
 
 
-def test_callbacks_may_be_named_by_their_classes_alone(folder, capsys):
-    (folder / "short.yaml").write_text("trainer: {callbacks: [{class_path: SaliencyReport}]}")
-    assert main(["fit", "--config", "shapes_demo", "--config", "short.yaml", "--print_config"]) == 0
-    assert "class_path: groupcam_aug.callbacks.SaliencyReport" in capsys.readouterr().out
+def test_callbacks_may_be_named_by_their_classes_alone(folder):
+    model = f"{{class_path: groupcam_aug.recipes.classifier.Classifier, init_args: {{network: {NETWORK}}}}}"
+    (folder / "short.yaml").write_text(f"model: {model}\ntrainer: {{callbacks: [{{class_path: SaliencyReport}}]}}\n")
+    words = ["fit", "--config", "short.yaml", "--print_config"]
+    # In a process of its own, where nothing else has imported the callbacks.
+    done = subprocess.run([sys.executable, "-m", "groupcam_aug.recipes.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "class_path: groupcam_aug.callbacks.SaliencyReport" in done.stdout, done.stderr[-2000:]
 
 
 def test_a_refusal_is_one_line_without_a_traceback(folder, capsys):
