@@ -43,11 +43,11 @@ __all__ = ["ARMS", "Budget", "energy_inside", "run", "run_seed"]
 
 ARMS: dict[str, Literal["saliency", "other"] | None] = {
     "(a) no augmentation": None,
-    "(b) Group-CAM": "saliency",
+    "(b) Group-CAM, paper": "saliency",
     "(c) another image's mask": "other",
 }
 MEAN, STD = 0.5, 0.25
-REPORTED = "(b) Group-CAM"  # the arm whose first run is reported
+REPORTED = "(b) Group-CAM, paper"  # the arm whose first run is reported
 SHORT_EPOCHS = 8  # that a fit is divided into, so that the report's curves have points
 
 
