@@ -101,7 +101,8 @@ class GroupCAMCLI(LightningCLI):
         # Only ours are looked into: checkpoints of other modules may hold what is not read without trust.
         if path and here and type(self.model) is Classifier and Path(path).expanduser().is_file():
             with refusing():
-                kept = read_checkpoint(path).get("hyper_parameters", {}).get("class_names")
+                content = read_checkpoint(path)
+            kept = content.get("hyper_parameters", {}).get("class_names") if isinstance(content, dict) else None
             if kept and list(kept) != list(here):
                 raise Refused(
                     f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
