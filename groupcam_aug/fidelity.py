@@ -108,8 +108,8 @@ def measure_fidelity(
         groups: G. Default: 16.
         modes: what to compare with `paper`. Each is a preset's name ("balanced", "fast") or a `mask_at` of `GroupCAM`
             ("stage", "target", a layer's name), with ", zero" behind it for `baseline="zero"`; rows are named by the preset
-            where a mode is one ("paper" among them changes nothing: it is always measured). A mapping gives modes names of your own, and may hold other map methods,
-            `maps(images, targets) -> (n, H, W)` in [0, 1].
+            where a mode is one ("paper" among them changes nothing: it is always measured). A mapping gives modes names of
+            your own, and may hold other map methods, `maps(images, targets) -> (n, H, W)` in [0, 1].
         weights: importance weights of every mode, "none" or "gradient".
         threshold: of the masks; see `keep_mask`.
         regroupings: random regroupings behind the noise floor, each as costly as `paper`. Default: 3.
