@@ -42,7 +42,7 @@ class _Fit:
     timer: StepTimer = field(default_factory=StepTimer)
     step: Step | None = None  # of the batch on its way to training_step
     stats: AugmentationStats | None = None
-    is_recorded: bool | None = None  # decided at the first step
+    opened: bool = False  # whether it has been decided if there are any
     announced: bool = False
 
 
@@ -188,9 +188,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
         if step is None:
             return
         result = step.result
-        if fit.is_recorded is None:  # only now: a SaliencyReport after this callback has made its folder
-            fit.stats = open_stats(trainer) if self.record else None
-            fit.is_recorded = fit.stats is not None
+        if not fit.opened:  # only now: a SaliencyReport after this callback has made its folder
+            fit.opened, fit.stats = True, open_stats(trainer) if self.record else None
         if fit.stats is not None:
             fit.stats.add_step(step.due)
             if result is not None:
