@@ -37,8 +37,8 @@ ROOMS = {
     f"{RECIPES}.trial": CORE | {RECIPES},
 }
 HEAVY = {"pytorch_lightning", "lightning", "timm", "jsonargparse"}  # not in the core
-# The experiments of `groupcam-aug study`, tested together in test_regimes.py, test_arms.py and test_command.py.
-TESTED_TOGETHER = "backgrounds cifar corruptions finetune plots run runner scenery scenes shortcut stock summary tables training treatment variants"
+# The experiments of `groupcam-aug study` and what only they use: tested together in test_regimes.py and test_arms.py.
+TESTED_TOGETHER = "backgrounds cifar finetune plots scenery scenes shortcut variants"
 
 
 def modules():
