@@ -44,7 +44,7 @@ COMMANDS = (
         "groupcam_aug.recipes.evaluation.command:run",
     ),
     Command("report", "write the report of a run again, from its records alone", "groupcam_aug.recipes.report:run"),
-    Command("study", "compare arms with controls over paired seeds: does it help?", "groupcam_aug.recipes.trial.command:run"),
+    Command("trial", "does it help on your data? arms compared over paired seeds", "groupcam_aug.recipes.trial.command:run"),
     Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
     Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
 )
@@ -59,7 +59,7 @@ EXAMPLES = """examples:
   groupcam-aug evaluate my_photographs --checkpoint last.ckpt --limit 100
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug report lightning_logs/version_3 --open
-  groupcam-aug study backgrounds --size smoke
+  groupcam-aug trial resnet50_folder --data.root my_photographs --arms none fast fast-other --seeds 5
   groupcam-aug export last.ckpt network.safetensors
 
 `groupcam-aug COMMAND --help` tells more of one command."""
