@@ -13,7 +13,19 @@ from typing import Any
 
 from groupcam_aug.recipes.unknown_names import nearest
 
-__all__ = ["COMMANDS", "Command", "Refused", "Renamed", "device_of", "find_recipe", "main", "nearest", "recipe_names", "refusing"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "Refused",
+    "Renamed",
+    "device_of",
+    "find_recipe",
+    "main",
+    "nearest",
+    "recipe_names",
+    "refusing",
+    "shipped_arms",
+]
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,13 @@ class Renamed(argparse.Action):
 def recipe_names() -> list[str]:
     """Names of the configs in the package, without ``.yaml``, sorted; those in a subfolder as ``folder/name``."""
     root = _configs()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    paths = [path for path in root.rglob("*.yaml") if path != shipped_arms()]
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in paths)
+
+
+def shipped_arms() -> Path:
+    """The file of arms for `groupcam-aug trial`, which is no recipe."""
+    return _configs() / "arms.yaml"
 
 
 def find_recipe(name: str) -> Path:

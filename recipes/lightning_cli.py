@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from groupcam_aug.checkpoints import read_checkpoint
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_classifier
 from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
+from groupcam_aug.recipes.named_tests import run_tests
 from groupcam_aug.recipes.unknown_names import RENAMED, given_options, imported_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
@@ -59,6 +61,8 @@ class GroupCAMCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self._words = args
+        if str(Path.cwd()) not in sys.path:  # behind all else, so that nothing there hides an installed package
+            sys.path.append(str(Path.cwd()))
         self._links = [_Attribute(name) for name in LINKED]  # for the parsers of all commands
         super().__init__(
             pl.LightningModule,
@@ -79,6 +83,12 @@ class GroupCAMCLI(LightningCLI):
         set_loader(_YAML, _load, (yaml.YAMLError,))
         parser.parser_mode = _YAML
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """The words we are given are the process's, with recipes found: no reason for a warning."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            super().parse_arguments(parser, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Defaults and links."""
@@ -108,6 +118,10 @@ class GroupCAMCLI(LightningCLI):
                     f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
                 )
 
+    def test(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, **arguments: Any) -> None:
+        """Test, on each data set by itself where the data have several by name."""
+        run_tests(self.trainer, model, datamodule, before=_announce, **arguments)
+
     def predict(self, **arguments: Any) -> None:
         """Predict, and write ``predictions.csv`` (file or index, class, probability) to the log folder."""
         if self.trainer.world_size > 1:  # each process would have a part of the samples, in an order of its own
@@ -135,7 +149,6 @@ def run(command: str, words: list[str]) -> int:
         if command != "fit":
             words = from_checkpoint(words)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours are the process's, with recipes found
         if command != "fit":  # advice for going on with a training: its callbacks and folders do not matter any more
             warnings.filterwarnings("ignore", message="The dirpath has changed from")
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
@@ -181,6 +194,11 @@ def _without_former_nulls(tree: Any) -> Any:
     if ours and isinstance(arguments, dict):
         tree = {**tree, "init_args": {k: v for k, v in arguments.items() if v is not None or k not in RENAMED}}
     return {key: _without_former_nulls(value) for key, value in tree.items()}
+
+
+def _announce(name: str, loader: Any) -> None:
+    if name != "test":  # a lone one needs no name
+        print(f"test data: {name}")
 
 
 def _few(names: Sequence[str]) -> str:

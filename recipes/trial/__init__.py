@@ -1,1 +1,1 @@
-"""``groupcam-aug study``: does the augmentation help, beside controls?"""
+"""``groupcam-aug trial``: does the augmentation help on your data, beside controls?"""

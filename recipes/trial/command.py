@@ -1,0 +1,318 @@
+"""``groupcam-aug trial CONFIG``: does the augmentation help on your data?
+
+CONFIG is whatever `fit` takes, with any of its options behind it: your own LightningModule and data, or a recipe. An arm is a
+named set of overrides of it. Every arm is trained with the same seeds, which give the same initial weights, order and crops, for
+the same number of epochs; the last epoch is tested, never the best one. The answer is in differences over paired seeds, also to
+the control that blurs as much elsewhere, and stands in OUT/index.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from groupcam_aug.recipes.cli import Refused, refusing
+
+if TYPE_CHECKING:  # torch takes seconds to import: not for `--help`
+    from groupcam_aug.recipes.trial.run import Rehearsal, Run
+    from groupcam_aug.recipes.trial.runner import Failure
+
+__all__ = ["read_seeds", "run"]
+
+ARMS = ("none", "fast", "fast-other", "fast-centre")
+EPILOG = """examples:
+  groupcam-aug trial resnet50_folder --data.root my_photographs --dry-run
+  groupcam-aug trial resnet50_folder --data.root my_photographs --arms none fast fast-other fast-centre --seeds 5
+  groupcam-aug trial my_config.yaml --arms-file my_arms.yaml --seeds 3 --trainer.max_epochs 10
+  groupcam-aug trial --list
+
+The arms inherit from the config's GroupCAMAugmentation where things are (network, layer, image_key, target_key, mask_key,
+start_epoch and the like). Stopped (Ctrl-C, a kill, a full disk), the same command goes on where it was. OUT/arms/ARM.yaml is
+the complete config of an arm: `groupcam-aug fit --config OUT/arms/ARM.yaml --seed_everything SEED` is the same training."""
+
+
+def run(command: str, words: list[str]) -> int:
+    """The command; exit status 1 if runs are missing."""
+    parser = _parser(command)
+    config = words.pop(0) if words and not words[0].startswith("-") else None
+    options, rest = parser.parse_known_args(words)
+    console = Console()
+    from groupcam_aug.recipes.trial.arms import read_arms
+
+    if options.list:
+        with refusing():
+            _print_arms(console, options.arms_file)
+        return 0
+    if config is None:
+        parser.error("which config? Give a file or the name of a recipe first: groupcam-aug trial CONFIG ...")
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: give at least 1")
+    with refusing():
+        arms = read_arms(options.arms or ([] if options.arms_file else ARMS), options.arms_file)
+        seeds = read_seeds(options.seeds)
+        reference = options.reference or ("none" if any(arm.name == "none" for arm in arms) else arms[0].name)
+        if reference not in [arm.name for arm in arms]:
+            raise ValueError(f"--reference {reference} is none of the arms: {', '.join(arm.name for arm in arms)}")
+        runs = _plan(config, rest, arms, seeds, Path(options.out))
+        finished = [run for run in runs if run.path.is_file()]
+        _check_finished(finished)
+    pending = [run for run in runs if run not in finished]
+    if finished:
+        console.print(f"{len(finished)} of {len(runs)} runs are finished already", highlight=False)
+    known = _known_seconds(finished)
+    rehearsals, failures = _rehearse(pending, console)
+    costs = {name: known.get(name, found.total) for name, found in rehearsals.items()}
+    if pending:
+        _print_plan(console, runs, pending, rehearsals, costs, failures, options)
+    if options.dry_run:
+        return 1 if failures else 0
+    failed = {failure.arm for failure in failures}
+    from groupcam_aug.recipes.trial.runner import do_runs
+
+    # Seed by seed, so that a trial that is stopped has whole seeds to show.
+    doable = sorted((run for run in pending if run.arm.name not in failed), key=lambda run: run.seed)
+    try:
+        failures += do_runs(doable, costs, min(options.jobs, max(1, len(doable))), console, _line(options.metric))
+    except KeyboardInterrupt:
+        console.print(f"finished runs are kept in {options.out}/runs; the same command goes on", highlight=False, markup=False)
+        raise
+    with refusing():
+        written, conclusion = _write(runs, failures, options, reference, shlex.join(["groupcam-aug", command, config, *words]))
+    console.print()
+    for sentence in conclusion:
+        console.print(escape(sentence), soft_wrap=True, highlight=False)
+    console.print("\nwrote " + ", ".join(map(str, written)), soft_wrap=True, highlight=False, markup=False)
+    if failures:
+        raise Refused(f"{len(failures)} of {len(runs)} runs are missing; the same command tries them again")
+    return 0
+
+
+def read_seeds(text: str) -> list[int]:
+    """``8`` = 0 to 7, ``3-7`` = 3 to 7, ``0,2,5`` = those.
+
+    Raises:
+        ValueError: anything else, or none.
+    """
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",")]
+        elif "-" in text:
+            first, last = (int(part) for part in text.split("-"))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text}: give how many (8), a range (3-7) or a list (0,2,5)")
+    return seeds
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"groupcam-aug {command}",
+        usage=f"groupcam-aug {command} CONFIG [options] [options of fit]",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is not here is fit's
+    )
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help=f"(default: {' '.join(ARMS)}; with --arms-file all of it)")
+    parser.add_argument("--arms-file", metavar="FILE", help="YAML with arms of yours, beside those that --list shows")
+    parser.add_argument("--seeds", default="5", metavar="N", help="how many, from 0; or which: 3-7, or 0,2,5 (default: 5)")
+    parser.add_argument("--out", default="groupcam_trial", help="folder for runs and results (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="a few steps of each arm, then what would be run and how long it takes"
+    )
+    parser.add_argument("--list", action="store_true", help="show the arms")
+    parser.add_argument("--reference", metavar="ARM", help="arm that others are compared with (default: none, or the first)")
+    parser.add_argument(
+        "--metric", default="accuracy", help="what is compared: accuracy, or what test_step logs (default: accuracy)"
+    )
+    parser.add_argument(
+        "--mode", choices=["max", "min"], default="max", help="whether more or less of it is better (default: max)"
+    )
+    parser.add_argument(
+        "--margin", type=float, default=0.01, help="difference that does not matter, for the test of equivalence (default: 0.01)"
+    )
+    return parser
+
+
+def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequence[int], out: Path) -> list[Run]:
+    """Every run; the arms' configs are written."""
+    from groupcam_aug.files import put_file
+    from groupcam_aug.recipes.trial.arms import where_things_are
+    from groupcam_aug.recipes.trial.configured import read_config, resolve
+    from groupcam_aug.recipes.trial.run import Run
+
+    tree = read_config(config, words)
+    where = where_things_are(tree, arms)
+    for arm in arms:
+        before = out / "arms" / f"{arm.name}.yaml"
+        text = before.read_text(encoding="utf-8") if before.is_file() else None
+        resolve(tree, arm, out / "arms")
+        started = any((out / "runs").glob(f"{arm.name}__seed*.json"))
+        if text is not None and started and (changed := _changed(text, before.read_text(encoding="utf-8"))):
+            put_file(before.parent, before.name, text)
+            raise ValueError(
+                f"{str(out)!r} has runs of arm {arm.name} with another config ({changed}): give another --out, or delete them"
+            )
+    return [Run(arm, seed, out, where) for seed in seeds for arm in arms]
+
+
+def _changed(before: str, after: str) -> str:
+    """Where two configs differ, in words; the seed does not count."""
+    import yaml
+
+    flat = [_flattened(yaml.safe_load(text)) for text in (before, after)]
+    keys = [key for key in {**flat[0], **flat[1]} if key != "seed_everything" and flat[0].get(key) != flat[1].get(key)]
+    some = [f"{key}: {flat[0].get(key)!r} then, {flat[1].get(key)!r} now" for key in keys]
+    return "; ".join(some[:3]) + (f"; {len(some) - 3} more" if len(some) > 3 else "")
+
+
+def _flattened(tree: Any, above: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping | list) and tree:
+        items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        return {
+            key: leaf
+            for name, value in items
+            for key, leaf in _flattened(value, f"{above}.{name}" if above else str(name)).items()
+        }
+    return {above: tree}
+
+
+def _check_finished(runs: Sequence[Run]) -> None:
+    """Records must be those of the arms as they are now."""
+    from groupcam_aug.recipes.trial.configured import settings_hash
+    from groupcam_aug.recipes.trial.run import read_record
+
+    for run in runs:
+        if read_record(run.path)["hash"] != settings_hash(run.config):
+            raise ValueError(
+                f"{str(run.path)!r} was run with another config of arm {run.arm.name}: give another --out, or delete it"
+            )
+
+
+def _known_seconds(runs: Sequence[Run]) -> dict[str, float]:
+    from groupcam_aug.recipes.trial.run import read_record
+
+    known: dict[str, list[float]] = {}
+    for run in runs:
+        known.setdefault(run.arm.name, []).append(read_record(run.path)["train"]["seconds"])
+    return {arm: sum(seconds) / len(seconds) for arm, seconds in known.items()}
+
+
+def _rehearse(pending: Sequence[Run], console: Console) -> tuple[dict[str, Rehearsal], list[Failure]]:
+    """A few steps of each arm that has runs to do: what cannot work is found now, not after hours."""
+    from groupcam_aug.recipes.trial.run import rehearse
+    from groupcam_aug.recipes.trial.runner import Failure
+
+    found: dict[str, Rehearsal] = {}
+    failures: list[Failure] = []
+    first = {run.arm.name: run for run in reversed(pending)}
+    for run in (run for run in pending if first[run.arm.name] is run):
+        with console.status(f"a few steps of {escape(run.arm.name)}"):
+            try:
+                found[run.arm.name] = rehearse(run)
+            except Exception as error:  # whatever the user's code raises: the other arms go on, and it is said
+                message = f"{type(error).__name__}: {error}"
+                failures += [Failure(one.arm.name, one.seed, message) for one in pending if one.arm == run.arm]
+                console.print(f"[red]failed[/red] {escape(f'{run.arm.name}: {message}')}", soft_wrap=True, highlight=False)
+    return found, failures
+
+
+def _print_plan(
+    console: Console,
+    runs: Sequence[Run],
+    pending: Sequence[Run],
+    rehearsals: Mapping[str, Rehearsal],
+    costs: Mapping[str, float],
+    failures: Sequence[Failure],
+    options: argparse.Namespace,
+) -> None:
+    if rehearsals:
+        one = next(iter(rehearsals.values()))
+        tests = ", ".join(name if size is None else f"{name} ({size:,})" for name, size in one.tests.items())
+        images = "" if one.images is None else f"{one.images:,} training images, "
+        console.print(
+            f"{images}{one.epochs} epochs, {one.steps:,} steps a run; tested on {tests}", soft_wrap=True, highlight=False
+        )
+    table = Table(title=f"{len(pending)} runs to do, {len(runs) - len(pending)} finished")
+    for column in ("arm", "what", "seeds to do", "a step, ms", "a run"):
+        table.add_column(column, justify="left" if column in ("arm", "what") else "right", overflow="fold")
+    failed = {failure.arm for failure in failures}
+    for arm in dict.fromkeys(run.arm for run in pending):
+        seeds = ", ".join(str(run.seed) for run in pending if run.arm == arm)
+        times = ["failed", ""] if arm.name in failed else [f"{1000 * rehearsals[arm.name].seconds:.0f}", _time(costs[arm.name])]
+        table.add_row(escape(arm.name), escape(arm.about), seeds, *times)
+    console.print(table)
+    total = sum(costs[run.arm.name] for run in pending if run.arm.name not in failed) / options.jobs
+    seeds_of = len({run.seed for run in runs})
+    least = f"; the least possible p of {seeds_of} paired seeds is {2 / 2**seeds_of:.2g}" if seeds_of > 1 else ""
+    console.print(
+        f"about {_time(total)} of training with --jobs {options.jobs}, by a few steps of each arm{least}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _line(metric: str) -> Any:
+    def line(record: Mapping[str, Any]) -> str:
+        values = []
+        for name, test in record["tests"].items():
+            value = test["metrics"].get(metric)
+            shown = "no " + metric if value is None else f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.4g}"
+            values.append(f"{name} {shown}")
+        return f"{record['arm']}, seed {record['seed']}: {', '.join(values)}, {_time(record['train']['seconds'])}"
+
+    return line
+
+
+def _write(
+    runs: Sequence[Run], failures: Sequence[Failure], options: argparse.Namespace, reference: str, command: str
+) -> tuple[list[Path], list[str]]:
+    from groupcam_aug.recipes.trial.run import read_record
+    from groupcam_aug.recipes.trial.summary import write_results
+
+    records = [read_record(run.path) for run in runs if run.path.is_file()]
+    planned: dict[str, int] = {}
+    for run in runs:
+        planned[run.arm.name] = planned.get(run.arm.name, 0) + 1
+    return write_results(
+        Path(options.out),
+        records,
+        metric=options.metric,
+        mode=options.mode,
+        reference=reference,
+        margin=options.margin,
+        failures=[failure._asdict() for failure in failures],
+        planned=planned,
+        command=command,
+    )
+
+
+def _print_arms(console: Console, file: str | None) -> None:
+    from groupcam_aug.recipes.trial.arms import all_arms
+
+    table = Table(show_header=False, box=None)
+    for arm in all_arms(file).values():
+        table.add_row(
+            escape(arm.name), escape(arm.about) + (f" [dim](control: {escape(arm.control)})[/dim]" if arm.control else "")
+        )
+    console.print(table)
+    console.print("\nyours: --arms-file FILE, a mapping from names to about, control, callbacks and set", highlight=False)
