@@ -181,7 +181,7 @@ class BatchTransform(ConfiguredCallback):
 
 @contextmanager
 def _global_numbers_from(generator: torch.Generator) -> Iterator[None]:
-    """Let torchvision, which draws from the CPU's global numbers, draw from `generator`; the global ones are as before after it."""
+    """Let torchvision, which draws from the CPU's global numbers, draw from `generator`; the global ones stay as they are."""
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**62, (), generator=generator))
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the GPU's, too
