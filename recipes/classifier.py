@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from groupcam_aug.checkpoints import read_checkpoint
 from groupcam_aug.recipes.networks import build_network, head_name, load_checkpoint
@@ -100,11 +100,12 @@ def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
 
 
 class Classifier(pl.LightningModule):
-    """Cross-entropy training of one network; SGD and a step schedule, by default those of the Group-CAM paper's fine-tuning.
+    """Cross-entropy training of one network; SGD and a schedule, by default those of the Group-CAM paper's fine-tuning.
 
-    Batches are (images (N, 3, H, W), labels (N,) int64 or (N, num_classes) soft rows). Logs ``train/loss``, ``train/acc``,
-    ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc`` (accuracies in [0, 1]). ``self.network`` is the bare network; name it
-    to callbacks as ``network="network"``.
+    Batches are (images (N, 3, H, W), labels (N,) int64 or (N, num_classes) soft rows, and what else the data give). Logs
+    ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc`` (accuracies in [0, 1]); where
+    `test_dataloader` returns loaders by name, ``test/loss/<name>`` and ``test/acc/<name>`` of each. ``self.network`` is the bare
+    network; name it to callbacks as ``network="network"``.
 
     Args:
         network: "timm/resnet50", "torchvision/resnet50", "resnet50", or ``{class_path: package.module.Class, init_args: {...}}``;
@@ -115,6 +116,8 @@ class Classifier(pl.LightningModule):
         lr: learning rate of SGD. Default: 1e-3.
         momentum: of SGD. Default: 0.9.
         weight_decay: L2 penalty on every parameter. Default: 1e-4.
+        schedule: "step", by ``lr_step`` and ``lr_gamma``; or "cosine": a linear rise over the first 5 % of the optimiser's steps,
+            then half a cosine to 0 at the last. Default: "step".
         lr_step: epochs between two reductions of the learning rate. Default: 15.
         lr_gamma: what each reduction multiplies it by. Default: 0.1.
         head_lr_factor: the last layer learns this many times faster; 10 suits a fresh head. Default: 1.
@@ -147,6 +150,7 @@ class Classifier(pl.LightningModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         size: int | None = None,
+        schedule: Literal["step", "cosine"] = "step",
     ) -> None:
         super().__init__()
         if num_classes is None and isinstance(network, nn.Module):
@@ -157,6 +161,8 @@ class Classifier(pl.LightningModule):
             )
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes={num_classes}; they must agree")
+        if schedule not in ("step", "cosine"):
+            raise ValueError(f"schedule={schedule!r} is neither 'step' nor 'cosine'")
         if pretrained and (checkpoint is not None or isinstance(network, nn.Module)):
             other = "a live network" if checkpoint is None else f"checkpoint={checkpoint!r}"
             raise ValueError(f"pretrained={pretrained!r} together with {other}; choose one")
@@ -168,14 +174,14 @@ class Classifier(pl.LightningModule):
         self.class_names = None if class_names is None else list(class_names)
         self.mean = None if mean is None else [float(value) for value in mean]
         self.std = None if std is None else [float(value) for value in std]
-        self.num_classes, self.size = num_classes, size
-        self.train_acc, self.val_acc, self.test_acc = (MulticlassAccuracy(num_classes, average="micro") for _ in range(3))
+        self.num_classes, self.size, self.schedule = num_classes, size, schedule
+        self._test_names: list[str] = []
         # What rebuilds this module without its starting weights: a checkpoint brings its own.
         self.save_hyperparameters(
             {
                 "network": _described(network),
                 "num_classes": num_classes,
-                **{name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "lr_step", "lr_gamma")},
+                **{name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "schedule", "lr_step", "lr_gamma")},
                 **{name: getattr(self, name) for name in ("head_lr_factor", "freeze_epochs", "label_smoothing")},
                 **{name: getattr(self, name) for name in ("class_names", "mean", "std", "size")},
             }
@@ -187,25 +193,32 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""
-        return self._step(batch, "train", self.train_acc)
+        return self._step(batch, "train")
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Loss and accuracy of one batch."""
-        self._step(batch, "val", self.val_acc)
+        self._step(batch, "val")
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def on_test_start(self) -> None:
+        """Note the names of the test loaders, where they have names."""
+        loaders = self.trainer.test_dataloaders
+        self._test_names = list(loaders) if isinstance(loaders, Mapping) else []
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss and accuracy of one batch."""
-        self._step(batch, "test", self.test_acc)
+        self._step(batch, "test", self._test_names[dataloader_idx] if self._test_names else "")
 
     def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Softmax probabilities (N, num_classes), float32."""
         return self(batch if isinstance(batch, Tensor) else batch[0]).float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        """SGD in two groups, head and the rest, and StepLR over epochs."""
+        """SGD in two groups, head and the rest, and the schedule."""
         head, rest = self._head_and_rest()
         groups: list[dict[str, Any]] = [{"params": rest}, {"params": head, "lr": self.lr * self.head_lr_factor}]
         optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        if self.schedule == "cosine":
+            return {"optimizer": optimizer, "lr_scheduler": self._cosine(optimizer)}
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, self.lr_step, self.lr_gamma)}
 
     def on_train_epoch_start(self) -> None:
@@ -229,14 +242,28 @@ class Classifier(pl.LightningModule):
         ids = {id(parameter) for parameter in head}
         return head, [parameter for parameter in self.network.parameters() if id(parameter) not in ids]
 
-    def _step(self, batch: Sequence[Tensor], stage: str, accuracy: MulticlassAccuracy) -> Tensor:
+    def _step(self, batch: Sequence[Tensor], stage: str, name: str = "") -> Tensor:
         images, labels = batch[0], batch[1]
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
-        accuracy(logits.detach(), labels.argmax(dim=1) if labels.ndim == 2 else labels)
-        self.log(f"{stage}/loss", loss, prog_bar=stage != "test", batch_size=len(images), sync_dist=stage != "train")
-        self.log(f"{stage}/acc", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images))
+        right = logits.detach().argmax(dim=1) == (labels.argmax(dim=1) if labels.ndim == 2 else labels)
+        suffix = f"/{name}" if name else ""
+        options: dict[str, Any] = {"batch_size": len(images), "add_dataloader_idx": not name}
+        self.log(f"{stage}/loss{suffix}", loss, prog_bar=stage != "test", sync_dist=stage != "train", **options)
+        accuracy = right.float().mean()  # averaged over the epoch by the number of images
+        self.log(f"{stage}/acc{suffix}", accuracy, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, **options)
         return loss
+
+    def _cosine(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError("schedule='cosine' ends with the training: give the Trainer max_epochs or max_steps")
+        rise = max(1, round(0.05 * steps))
+
+        def share(step: int) -> float:
+            return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+        return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, share), "interval": "step"}
 
 
 def _described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, Any] | None:

@@ -9,16 +9,18 @@ Everything about a sample follows from (seed, split, index); nothing is download
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from groupcam_aug.recipes.drawing import CLASSES, FAMILIES, NUMBERS, SUPERSAMPLE, draw_shapes
+from groupcam_aug.recipes.tensor_images import TensorImages, image_loader
 
 __all__ = ["CLASSES", "FAMILIES", "SPLITS", "Shapes", "ShapesDataModule"]
 
@@ -88,6 +90,12 @@ class Shapes(Dataset[tuple[Tensor, int]]):
         images, labels = zip(*(self[i] for i in range(self.length)), strict=True)
         return torch.stack(images), torch.tensor(labels), torch.stack([self.mask(i) for i in range(self.length)])
 
+    def drawn(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The split as drawn: images (N, 3, size, size) uint8, labels (N,) int64, masks (N, size, size) bool."""
+        blocks = [self._block(block) for block in range(math.ceil(self.length / _BLOCK))]
+        images, masks = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        return images, torch.arange(self.length) % len(CLASSES), masks
+
     def _checked(self, index: int) -> int:
         if not -self.length <= index < self.length:
             raise IndexError(f"index {index} is outside this split of {self.length} samples")
@@ -125,14 +133,22 @@ class ShapesDataModule(pl.LightningDataModule):
         size: pixels a side, at least 32. Default: 32.
         train: samples for training. Default: 3000.
         val: samples for validation (same ``rho``). Default: 600.
-        test: samples of the test split. Default: 600.
+        test: samples of each test split. Default: 600.
         rho: how often background and class agree in train and val. Default: 0.9.
-        test_backgrounds: "kept", "swapped" or "object_free", what ``test`` and ``predict`` show. Default: "kept".
+        test_backgrounds: "kept", "swapped" or "object_free", what ``test`` and ``predict`` show; or a list of them, then
+            `test_dataloader` returns one loader for each, by name. Default: "kept".
         batch_size: default 64.
         num_workers: processes for loading; 0 is fastest, the samples are in memory. Default: 0.
-        seed: of the data. Default: 0.
+        seed: of the data. None: the run's, as ``seed_everything`` left it (0 without). Default: 0.
         mean: per channel, subtracted from images in [0, 1]. Default: (0.5, 0.5, 0.5).
         std: per channel, divides. Default: (0.25, 0.25, 0.25).
+        flip: flip half of the training images (and their masks) horizontally, at random. Default: False.
+        masks: training batches have a third item, the objects' exact masks (B, size, size) bool; the images stay the same, bit
+            for bit. Default: False.
+        drop_last: leave out the training samples that do not fill a batch. Default: False.
+
+    Attributes:
+        test_sets: data set of each test split, by name.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -145,47 +161,54 @@ class ShapesDataModule(pl.LightningDataModule):
         val: int = 600,
         test: int = 600,
         rho: float = 0.9,
-        test_backgrounds: str = "kept",
+        test_backgrounds: str | list[str] = "kept",
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = 0,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.25, 0.25, 0.25),
+        flip: bool = False,
+        masks: bool = False,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
-        if test_backgrounds not in SPLITS[2:]:
-            raise ValueError(f"test_backgrounds={test_backgrounds!r} is none of {', '.join(SPLITS[2:])}")
+        names = [test_backgrounds] if isinstance(test_backgrounds, str) else list(test_backgrounds)
+        if not names or not set(names) <= set(SPLITS[2:]):
+            raise ValueError(f"test_backgrounds={test_backgrounds!r}: give one or more of {', '.join(SPLITS[2:])}")
+        if drop_last and train < batch_size:
+            raise ValueError(f"drop_last leaves no batch of {batch_size=} from {train=}; give a smaller batch_size")
+        if seed is None:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where Lightning's seed_everything leaves it
         self.size, self.mean, self.std = size, tuple(mean), tuple(std)
         self.class_names = list(CLASSES)
         self.num_classes = len(CLASSES)
-        self.batch_size, self.num_workers = batch_size, num_workers
-        normalise = v2.Normalize(list(mean), list(std))
-        self.train_set, self.val_set, self.test_set = (
-            Shapes(split, length, size=size, rho=rho, seed=seed, transform=normalise)
-            for split, length in (("train", train), ("val", val), (test_backgrounds, test))
-        )
+        self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
+        self.several = not isinstance(test_backgrounds, str)
+
+        def images(split: str, length: int, **options: Any) -> TensorImages:
+            shapes = Shapes(split, length, size=size, rho=rho, seed=seed)
+            return TensorImages(shapes.drawn, length, mean=mean, std=std, **options)
+
+        self.train_set = images("train", train, flip=flip, masks=masks)
+        self.val_set = images("val", val)
+        self.test_sets = {name: images(name, test) for name in names}
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches."""
-        return self._loader(self.train_set, shuffle=True)
+        return self._loader(self.train_set, shuffle=True, drop_last=self.drop_last)
 
     def val_dataloader(self) -> DataLoader:
         """Validation batches in order."""
         return self._loader(self.val_set)
 
-    def test_dataloader(self) -> DataLoader:
-        """Batches of the chosen test split in order."""
-        return self._loader(self.test_set)
+    def test_dataloader(self) -> DataLoader | dict[str, DataLoader]:
+        """Batches of the chosen test split in order; where a list was given, a loader for each by name."""
+        loaders = {name: self._loader(dataset) for name, dataset in self.test_sets.items()}
+        return loaders if self.several else next(iter(loaders.values()))
 
     def predict_dataloader(self) -> DataLoader:
-        """The same batches as for ``test``."""
-        return self._loader(self.test_set)
+        """The same samples as for ``test``, one split after the other."""
+        return self._loader(ConcatDataset(self.test_sets.values()))
 
-    def _loader(self, dataset: Shapes, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+    def _loader(self, dataset: Dataset, **options: bool) -> DataLoader:
+        return image_loader(dataset, self.batch_size, num_workers=self.num_workers, **options)

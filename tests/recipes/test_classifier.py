@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import pytorch_lightning as pl
@@ -50,6 +51,53 @@ def test_defaults_are_the_papers():
     assert isinstance(configured["optimizer"], torch.optim.SGD)
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (1e-3, 0.9, 1e-4)
     assert (schedule.step_size, schedule.gamma) == (15, 0.1)
+
+
+def test_the_cosine_schedule_rises_then_falls_to_nothing(tmp_path):
+    """60 steps: 3 of them (5 %) rise linearly, then half a cosine over all 60; the head by its factor."""
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+
+    fit(Classifier(NETWORK, 3, lr=0.1, head_lr_factor=10, schedule="cosine"), tmp_path, epochs=20, callbacks=[Watch()])
+    expected = [0.1 * min((step + 1) / 3, 0.5 * (1 + math.cos(math.pi * step / 60))) for step in range(60)]
+    assert len(rates) == 60
+    assert [rest for rest, _ in rates] == pytest.approx(expected) and [head / 10 for _, head in rates] == pytest.approx(expected)
+    assert rates[0][0] == pytest.approx(0.1 / 3) and max(rates)[0] > 0.099 and rates[-1][0] < 1e-4
+
+
+def test_the_schedule_is_kept_in_the_checkpoint_and_may_be_missing_there(tmp_path):
+    fit(Classifier(NETWORK, **INFO, schedule="cosine"), tmp_path).save_checkpoint(tmp_path / "new.ckpt")
+    assert load_classifier(tmp_path / "new.ckpt")[0].schedule == "cosine"
+    content = torch.load(tmp_path / "new.ckpt", weights_only=True)
+    del content["hyper_parameters"]["schedule"]
+    torch.save(content, tmp_path / "old.ckpt")
+    assert load_classifier(tmp_path / "old.ckpt")[0].schedule == "step"
+
+
+def test_the_cosine_schedule_needs_an_end(tmp_path):
+    with pytest.raises(ValueError, match="max_epochs or max_steps"):
+        fit(Classifier(NETWORK, 3, schedule="cosine"), tmp_path, epochs=-1)
+
+
+def test_several_test_loaders_are_logged_by_name(tmp_path):
+    trainer = fit(Classifier(NETWORK, **INFO), tmp_path)
+    module = trainer.lightning_module
+    images, labels = loader(10).dataset.tensors
+    right = (module.eval()(images).argmax(1) == labels).float()
+    parts = {"first": slice(0, 3), "second": slice(3, 10)}
+    loaders = {name: DataLoader(TensorDataset(images[part], labels[part]), 2) for name, part in parts.items()}
+    trainer.test(module, loaders, verbose=False)
+    for name, part in parts.items():
+        assert trainer.callback_metrics[f"test/acc/{name}"] == pytest.approx(right[part].mean().item()), name
+        loss = nn.functional.cross_entropy(module(images[part]), labels[part])
+        assert trainer.callback_metrics[f"test/loss/{name}"] == pytest.approx(loss.item(), rel=1e-5), name
+    trainer.test(module, loaders["first"], verbose=False)
+    assert trainer.callback_metrics["test/acc"] == pytest.approx(right[:3].mean().item())
+    trainer.test(module, list(loaders.values()), verbose=False)
+    assert trainer.callback_metrics["test/acc/dataloader_idx_1"] == pytest.approx(right[3:].mean().item())
 
 
 def test_the_head_learns_faster_by_its_factor():
@@ -159,6 +207,7 @@ def test_soft_labels_train():
     [
         ({}, "num_classes=None"),
         ({"num_classes": 1}, "num_classes=1"),
+        ({"num_classes": 3, "schedule": "linear"}, "schedule='linear' is neither 'step' nor 'cosine'"),
         ({"num_classes": 3, "class_names": ["a"]}, "1 class_names for num_classes=3"),
         ({"num_classes": 3, "pretrained": True, "checkpoint": "w.pt"}, "checkpoint='w.pt'; choose one"),
     ],

@@ -1,22 +1,40 @@
 """Every config of the package runs, one batch of each stage, on generated images; a new file is picked up by itself."""
 
+import csv
+import importlib
+import inspect
+import re
+
 import pytest
+import yaml
 from PIL import Image
 
 from groupcam_aug.recipes.cli import find_recipe, main, recipe_names
+from groupcam_aug.recipes.trial.scenes import CLASSES
+
+ARMS = yaml.safe_load(find_recipe("arms").read_text())
+CONFIGS = [name for name in recipe_names() if name != "arms"]
 
 
 @pytest.fixture
 def images(tmp_path):
-    for part in ("train", "val"):
-        for c, name in enumerate(("ant", "bee")):
-            (tmp_path / "images" / part / name).mkdir(parents=True)
+    """Two classes (of CIFAR-10) in every folder that a config names, object masks, and a list of backgrounds."""
+    root, rows = tmp_path / "images", []
+    for part in ("train", "val", "test", "test_kept", "test_shift"):
+        for c, name in enumerate(CLASSES[:2]):
+            for folder in (root / part / name, root / "masks" / part / name):
+                folder.mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (80, 70), (200 * c, 20 * i, 99)).save(tmp_path / "images" / part / name / f"{i}.png")
-    return tmp_path / "images"
+                size = (32, 32) if part == "test" else (80, 70)
+                Image.new("RGB", size, (200 * c, 20 * i, 99)).save(root / part / name / f"{i}.png")
+                Image.new("1", size, 1).save(root / "masks" / part / name / f"{i}.png")
+                rows.append([f"{part}/{name}/{i}.png", "grass"])
+    with (root / "index.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "background"], *rows])
+    return root
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", CONFIGS)
 def test_config_runs(name, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = find_recipe(name).read_text()
@@ -43,20 +61,91 @@ def test_config_runs(name, images, tmp_path, monkeypatch):
         small += ["--model.pretrained", "false"]
     if "ImageData" in text:
         small += ["--data.root", str(images), "--data.size", "64", "--data.resize", "64"]
-    if "start_epoch:" in text:
-        # Otherwise one batch would never meet the augmentation.
-        text = "\n".join(line for line in text.splitlines() if "start_epoch:" not in line)
+    if "ScenesDataModule" in text:
+        for folder in (images / "train").iterdir():
+            for path in folder.iterdir():
+                Image.new("RGB", (32, 32)).save(path)
+        small += ["--data.root", str(images), "--data.train", "4", "--data.val", "2", "--data.test", "2"]
+    if "per_class:" in text:
+        small += ["--data.per_class", "1"]
+    # Otherwise one batch would never meet the augmentation.
+    text = re.sub(r"start_epoch: \d+", "start_epoch: 0", text)
     own = tmp_path / "own.yaml"
     own.write_text(text)
     assert main(["fit", "--config", str(own), *small]) == 0
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", CONFIGS)
 def test_config_begins_with_the_command_that_runs_it(name):
     head = [line for line in find_recipe(name).read_text().splitlines()[:6] if line.startswith("#")]
-    assert any(f"groupcam-aug fit --config {name.rpartition('/')[2]}.yaml" in line for line in head)
+    command = f"groupcam-aug trial {name} " if name.startswith("trials/") else f"groupcam-aug fit --config {name}.yaml"
+    assert any(command in line for line in head)
     assert len(head[0]) > 20  # what `recipes list` shows
 
 
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("trials/")])
+def test_configs_of_trials_are_fit_for_pairs(name):
+    config = yaml.safe_load(find_recipe(name).read_text())
+    assert find_recipe(name).read_text().startswith("# Trial: ")
+    assert config["data"]["init_args"]["seed"] is None  # that of the run
+    assert config["trainer"]["limit_val_batches"] == config["trainer"]["num_sanity_val_steps"] == 0
+    (callback,) = config["trainer"]["callbacks"]  # what arms take over
+    assert callback["class_path"] == "groupcam_aug.callbacks.GroupCAMAugmentation"
+    arguments = callback["init_args"]
+    assert arguments["network"] == "network" and arguments["start_epoch"] < config["trainer"]["max_epochs"]
+    masked = bool(config["data"]["init_args"].get("masks"))
+    assert arguments.get("mask_key") == (2 if masked else None) and arguments.get("source") == ("self" if masked else None)
+    # Every command on top names arms that there are.
+    for line in find_recipe(name).read_text().splitlines():
+        if line.startswith("#   groupcam-aug trial"):
+            assert set(re.search(r"--arms (.*) --seeds", line)[1].split()) <= set(ARMS)
+
+
 def test_there_are_configs():
-    assert {"resnet50_imagenet", "resnet50_folder", "shapes_demo"} <= set(recipe_names())
+    assert {"resnet50_imagenet", "resnet50_folder", "shapes_demo", "arms"} <= set(recipe_names())
+    trials = {"shapes", "scenes", "cifar_finetune", "cifar_scratch", "bar", "clothing"}
+    assert {f"trials/{name}" for name in trials} <= set(recipe_names())
+
+
+def test_the_shapes_trial_says_what_it_trains_on():
+    """Regime of the published numbers: 31 steps an epoch, 16 epochs, the rate at its height from step 25 on."""
+    config = yaml.safe_load(find_recipe("trials/shapes").read_text())
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    assert (data["train"], data["test"], data["rho"], data["batch_size"]) == (2000, 1000, 0.95, 64)
+    assert data["flip"] and data["masks"] and data["drop_last"] and data["test_backgrounds"] == ["kept", "swapped"]
+    assert (model["lr"], model["weight_decay"], model["schedule"]) == (0.1, 5e-4, "cosine")
+    assert model["network"]["init_args"] == {"depth": 8, "width": 8} and config["trainer"]["max_epochs"] == 16
+    assert config["trainer"]["callbacks"][0]["init_args"]["start_epoch"] == 3
+
+
+def test_arms_have_the_form_that_trials_read():
+    for name, arm in ARMS.items():
+        assert set(arm) <= {"about", "control", "callbacks", "set"} and len(arm["about"]) > 10, name
+        assert arm.get("control", name) in ARMS, name
+    assert ARMS["none"]["callbacks"] == []
+    assert {name: arm["control"] for name, arm in ARMS.items() if "control" in arm} == {
+        name: f"{name}-other" for name in ("paper", "balanced", "fast", "fast-weights", "fast-ema", "masks")
+    }
+    assert {"fast-centre", "fast-inverse", "whole", "cutmix", "erase"} <= set(ARMS)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_callbacks_of_arms_can_be_made(name):
+    for callback in ARMS[name]["callbacks"]:
+        module, _, kind_name = callback["class_path"].rpartition(".")
+        kind, arguments = getattr(importlib.import_module(module), kind_name), callback["init_args"]
+        inherited = {}
+        if kind.__name__ == "GroupCAMAugmentation":
+            assert {"preset", "mask_from", "source"} <= set(arguments)
+            inherited = {"network": "network", "mask_key": 2, "start_epoch": 3}
+        made = kind(**inherited, **arguments)
+        defaults = {key: value.default for key, value in inspect.signature(kind).parameters.items()}
+        assert made.seed == defaults["seed"] == 0  # arms with the same p then change the same images
+
+
+def test_a_control_differs_from_its_arm_in_the_mask_alone():
+    for name, arm in ARMS.items():
+        if "control" in arm:
+            ((mine, control),) = zip(arm["callbacks"], ARMS[arm["control"]]["callbacks"], strict=True)
+            assert mine["init_args"] | {"mask_from": "other"} == control["init_args"], name
+            assert mine["init_args"]["mask_from"] == "saliency"

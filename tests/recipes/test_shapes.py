@@ -90,6 +90,73 @@ def test_data_module_normalises_and_keeps_the_last_small_batch():
     assert data.num_classes == 6 and data.class_names == list(CLASSES) and data.size == 32
 
 
-def test_data_module_refuses_an_unknown_test_split():
+def test_a_list_of_test_backgrounds_gives_a_loader_each():
+    data = ShapesDataModule(train=8, val=4, test=7, batch_size=4, test_backgrounds=["swapped", "kept"])
+    loaders = data.test_dataloader()
+    assert list(loaders) == list(data.test_sets) == ["swapped", "kept"]
+    for name, loader in loaders.items():
+        images = torch.cat([images for images, _ in loader])
+        expected = torch.stack([(Shapes(name, 7)[i][0] - 0.5) / 0.25 for i in range(7)])
+        assert torch.allclose(images, expected, atol=1e-6), name
+    predicted = torch.cat([images for images, _ in data.predict_dataloader()])
+    assert torch.equal(predicted, torch.cat([images for loader in loaders.values() for images, _ in loader]))
+
+
+def test_one_test_background_gives_one_loader():
+    data = ShapesDataModule(train=8, val=4, test=6, test_backgrounds="object_free")
+    images, labels = next(iter(data.test_dataloader()))
+    assert torch.allclose(images[2], (Shapes("object_free", 6)[2][0] - 0.5) / 0.25, atol=1e-6)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5] and list(data.test_sets) == ["object_free"]
+
+
+def epoch(**options):
+    torch.manual_seed(5)
+    return list(ShapesDataModule(train=40, batch_size=16, **options).train_dataloader())
+
+
+def test_masks_come_with_training_batches_and_change_no_image():
+    plain, masked = epoch(flip=True), epoch(flip=True, masks=True)
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(plain, masked, strict=True))
+    assert [len(batch) for batch in plain] == [2, 2, 2]
+    images, labels, masks = epoch(masks=True)[0]
+    assert masks.shape == (16, 32, 32) and masks.dtype == torch.bool
+    shapes = Shapes("train", 40)
+    originals = torch.stack([(shapes[i][0] - 0.5) / 0.25 for i in range(40)])
+    for image, label, mask in zip(images, labels, masks, strict=True):
+        i = int((originals - image).abs().amax(dim=(1, 2, 3)).argmin())
+        assert label == i % 6 and torch.equal(mask, shapes.mask(i))
+    assert len(next(iter(ShapesDataModule(train=40, val=6, masks=True).val_dataloader()))) == 2
+
+
+def test_training_images_are_flipped_only_if_asked():
+    originals = torch.stack([(Shapes("train", 40)[i][0] - 0.5) / 0.25 for i in range(40)])
+
+    def flipped(batches):
+        images = torch.cat([batch[0] for batch in batches])
+        upright = [bool((originals - image).abs().amax(dim=(1, 2, 3)).min() < 1e-5) for image in images]
+        assert all(up or (originals.flip(3) - image).abs().amax(dim=(1, 2, 3)).min() < 1e-5 for up, image in zip(upright, images))
+        return upright.count(False)
+
+    assert flipped(epoch()) == 0 and 8 < flipped(epoch(flip=True)) < 32
+
+
+def test_what_fills_no_batch_is_dropped_on_request():
+    assert [len(batch[1]) for batch in epoch(drop_last=True)] == [16, 16]
+    with pytest.raises(ValueError, match="batch_size=64 from train=40"):
+        ShapesDataModule(train=40, drop_last=True)
+
+
+def test_the_seed_may_be_that_of_the_run(monkeypatch):
+    def first(**options):
+        return ShapesDataModule(train=6, **options).train_set.tensors()[0]
+
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert torch.equal(first(seed=None), first(seed=7)) and not torch.equal(first(seed=7), first())
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert torch.equal(first(seed=None), first(seed=0))
+
+
+@pytest.mark.parametrize("backgrounds", ["train", ["kept", "train"], []])
+def test_data_module_refuses_an_unknown_test_split(backgrounds):
     with pytest.raises(ValueError, match="kept, swapped, object_free"):
-        ShapesDataModule(test_backgrounds="train")
+        ShapesDataModule(test_backgrounds=backgrounds)
