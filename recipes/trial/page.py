@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -52,6 +52,7 @@ def render_page(results: Results, *, folder: Path, sheets: Mapping[str, bytes] |
         {
             "name": name,
             "images": " or ".join(map(str, test_set["sizes"])),
+            "sentences": [one for one in results["verdict"]["sentences"] if one["test_set"] == name],
             "table": _main_table(summary, test_set),
             "chart": charts.get(name),
             "details": [
@@ -84,8 +85,8 @@ def render_markdown(results: Results, *, plot: str | None = None) -> str:
     """
     summary, said = results["summary"], results["verdict"]
     lines = [f"# {_plain(results['title'])}", ""]
-    lines += [part for line in said["conclusion"].splitlines() for part in (f"**{_plain(line)}**", "")]
-    lines += _bullets(one["text"] for one in said["sentences"])
+    first, *rest = said["conclusion"].splitlines()
+    lines += [f"**{_plain(first)}**", "", *_bullets(rest)]
     if said["caveats"]:
         lines += ["Keep in mind:", "", *_bullets(said["caveats"])]
     if plot:
@@ -94,6 +95,7 @@ def render_markdown(results: Results, *, plot: str | None = None) -> str:
         lines += [HOW_TO_READ, ""]
     for name, test_set in summary["test_sets"].items():
         lines += [f"## {_plain(name)} ({' or '.join(map(str, test_set['sizes']))} images)", ""]
+        lines += _bullets(one["text"] for one in said["sentences"] if one["test_set"] == name)
         lines += [_markdown(_main_table(summary, test_set)), ""]
     if (maps := _maps_table(summary)).rows:
         lines += ["## What the maps kept", "", _markdown(maps), ""]
@@ -124,7 +126,7 @@ def _main_table(summary: Mapping[str, Any], test_set: Mapping[str, Any]) -> Tabl
         row += [_difference(control, summary["unit"], control["other"] if control else "")]
         for key, _ in worst:
             against = of["to_reference"].get(key)
-            row.append((_mean(of["metrics"].get(key), key), difference_text(against, "points") if against else ""))
+            row.append((_mean(of["metrics"].get(key), key), _difference(against, "points")[0] if against else ""))
         cost = summary["arms"][arm]["cost"]
         rows.append([*row, ("–" if cost is None else f"× {cost:.2f}", "")])
     return Table(columns, rows)
@@ -143,7 +145,9 @@ def _counts_table(test_set: Mapping[str, Any], key: str) -> Table:
     rows = []
     for name in names:
         counts = [of[key].get(name) for of in arms.values()]
-        cells = [("–", "") if one is None else (number_text(one["share"], "%"), f"{one['right']} of {one['n']}") for one in counts]
+        cells = [
+            ("–", "") if one is None else (number_text(one["share"], "%"), f"{one['right']} of {one['n']}") for one in counts
+        ]
         rows.append([(name, ""), *cells])
     return Table(["class" if key == "classes" else "group", *arms], rows)
 
@@ -212,7 +216,7 @@ def _difference(one: Mapping[str, Any] | None, unit: str, name: str = "") -> tup
         return "–", ""
     notes = [name] if name else []
     notes += [] if one["paired"] else ["not paired"]
-    notes += [f"better on {one['wins']} of {one['n']}"]
+    notes += [f"{one['wins']} of {one['n']} better"]
     return difference_text(one, unit).removesuffix(f" {unit}" if unit else ""), ", ".join(notes)
 
 
@@ -221,7 +225,7 @@ def _markdown(table: Table) -> str:
     return markdown_table([_plain(column) for column in table.columns], rows, right=range(1, len(table.columns)))
 
 
-def _bullets(texts: Any) -> list[str]:
+def _bullets(texts: Iterable[str]) -> list[str]:
     lines = [f"- {_plain(text)}" for text in texts]
     return [*lines, ""] if lines else []
 

@@ -13,7 +13,7 @@ from groupcam_aug.recipes.trial.verdict import difference_text
 __all__ = ["Chart", "forest_charts", "forest_png"]
 
 BLUE, ORANGE, GREY = "#2f7fc1", "#d9791f", "#8a8f98"  # readable on white and on black, by colour-blind readers too
-SERIES = (("to_reference", BLUE, "o", 0.14), ("to_control", ORANGE, "D", -0.14))
+SERIES = (("to_reference", BLUE, "o", 0.14), ("to_control", ORANGE, "D", -0.14))  # last: above or below the arm's line
 INKS = {"light": "#1c2129", "dark": "#e6e8eb"}  # the page's colours of text
 WIDTH = 4.9  # inches of a panel, of 72 points: the size at which a phone shows it
 _INK = "#010203"  # stands for the colour of text: drawn once, written in both
@@ -45,7 +45,7 @@ def forest_png(summary: Mapping[str, Any]) -> bytes | None:
     panels = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights}).flatten()
     for panel, name in zip(panels, names, strict=False):
         _draw(panel, summary, name, INKS["light"])
-        panel.set_title(_words(name), fontsize=10, loc="left", color=INKS["light"])
+        panel.set_title(_words(name), fontsize=10, loc="left", color=INKS["light"], pad=22)  # above the legend
     for panel in panels[len(names) :]:
         panel.set_visible(False)
     return _saved(figure, "png")
@@ -65,17 +65,19 @@ def forest_charts(summary: Mapping[str, Any]) -> list[Chart]:
         alt = f"Differences to {summary['reference']}, {name}: " + "; ".join(
             f"{arm} {difference_text(one, summary['unit'])}" for arm, one in _differences(summary, name, "to_reference").items()
         )
-        charts.append(Chart(name, *(_address(svg.replace(_INK, ink)) for ink in INKS.values()), alt))
+        light, dark = (_address(svg.replace(_INK, ink)) for ink in INKS.values())
+        charts.append(Chart(name, light, dark, alt))
     return charts
 
 
 def _draw(panel: Any, summary: Mapping[str, Any], name: str, ink: str) -> None:
     order = _arms(summary, name)[::-1]
     labels = {"to_reference": f"over {summary['reference']}", "to_control": "over its control"}
+    both = _differences(summary, name, "to_reference").keys() & _differences(summary, name, "to_control").keys()
     for key, colour, marker, offset in SERIES:
         of = _differences(summary, name, key)
         for arm, one in of.items():
-            y = order.index(arm) + offset
+            y = order.index(arm) + (offset if arm in both else 0)
             if one["low"] is not None:
                 panel.plot([one["low"], one["high"]], [y, y], color=colour, linewidth=1.8, zorder=2, solid_capstyle="butt")
             # Hollow where nothing can be shown: one seed, or runs that are not paired.
@@ -91,8 +93,6 @@ def _draw(panel: Any, summary: Mapping[str, Any], name: str, ink: str) -> None:
     what = summary["unit"] if summary["metric"] == "accuracy" else _words(f"{summary['metric']} {summary['unit']}".strip())
     panel.set_xlabel(f"difference in {what}, Student's 95 % ({better})", fontsize=8.5, color=ink)
     panel.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, fontsize=8, frameon=False, labelcolor=ink, borderpad=0.1)
-    panel.legend_.set_in_layout(True)
-    panel.title.set_position((0, 1.1))
     panel.tick_params(labelsize=8.5, length=0, colors=ink)
     panel.grid(axis="x", color=GREY, alpha=0.3, linewidth=0.6)
     panel.set_axisbelow(True)

@@ -245,7 +245,11 @@ def _notes(records: Sequence[Record], test_sets: Mapping[str, Any]) -> list[str]
     arms_of: dict[str, list[str]] = {}
     for arm, config in dict.fromkeys((record["arm"], record["hash"]) for record in records):
         arms_of.setdefault(config, []).append(arm)
-    notes += [f"{' and '.join(arms)} are the same config: no difference between them means anything." for arms in arms_of.values() if len(arms) > 1]
+    notes += [
+        f"{' and '.join(arms)} are the same config: no difference between them means anything."
+        for arms in arms_of.values()
+        if len(arms) > 1
+    ]
     if unknown := list(dict.fromkeys(record["arm"] for record in records if record["pairing"].get("batches") is None)):
         notes.append(f"It could not be checked that these arms had the same batches as the others: {', '.join(unknown)}.")
     for key, words in (("device", "devices"), ("precision", "precisions"), ("versions", "versions")):
@@ -257,11 +261,15 @@ def _notes(records: Sequence[Record], test_sets: Mapping[str, Any]) -> list[str]
     for record in records:
         for name, test in record["tests"].items():
             if broken := [key for key, value in test["metrics"].items() if not _is_finite(value)]:
-                notes.append(f"{record['arm']}, seed {record['seed']}, {name}: no number in {', '.join(broken)}; left out of the means.")
+                notes.append(
+                    f"{record['arm']}, seed {record['seed']}, {name}: no number in {', '.join(broken)}; left out of the means."
+                )
     return notes
 
 
-def _missing(summary: Mapping[str, Any], failures: Sequence[Mapping[str, Any]], planned: Mapping[str, int]) -> list[dict[str, Any]]:
+def _missing(
+    summary: Mapping[str, Any], failures: Sequence[Mapping[str, Any]], planned: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Arms with fewer finished runs than planned."""
     finished = {arm: len(of["seeds"]) for arm, of in summary["arms"].items()}
     failed = {arm: sum(one["arm"] == arm for one in failures) for arm in planned}

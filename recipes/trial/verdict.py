@@ -20,6 +20,12 @@ WORDS = {
     "no spread": "the same difference on every seed, no spread to judge it by, so nothing is shown",
     "not paired": "the runs are not paired, so nothing is shown",
 }
+AGAINST_CONTROL = {
+    "gain": "the place of the mask counts",
+    "loss": "worse than without knowing the place",
+    "equal": "the same augmentation elsewhere does as well",
+    "open": "no evidence that the place of the mask counts",
+}
 
 
 def judge(comparison: Mapping[str, Any], *, mode: str = "max") -> str:
@@ -55,7 +61,7 @@ def verdict(summary: Summary) -> dict[str, Any]:
 
     Returns:
         `conclusion`: one line for each thing there is to say. `sentences`: a list of `{"arm", "test_set", "kind", "control", "text"}`, kinds as
-        `judge` has them, control None where the arm is not compared with one. `caveats`: what to keep in mind, a list of
+        `judge` has them, None where the arm is not compared with the reference or a control. `caveats`: what to keep in mind, a list of
         sentences. `comparisons`: number of intervals behind it all.
     """
     sentences = [
@@ -100,31 +106,25 @@ def _sentence(
 ) -> dict[str, Any]:
     if over is None and control is None:
         return {}
-    parts, kinds = [], []
+    parts: list[str] = []
+    kinds: list[str | None] = []
     what = "" if summary["metric"] == "accuracy" else f", {summary['metric']}"
     lower = " (lower is better)" if summary["mode"] == "min" else ""
     for one, name in ((over, summary["reference"]), (control, f"its control {control['other']}" if control else "")):
         if one is None:
             kinds.append(None)
             continue
-        kinds.append(judge(one, mode=summary["mode"]))
-        words = WORDS[kinds[-1]].format(margin=_margin(summary))
+        kind = judge(one, mode=summary["mode"])
+        words = WORDS[kind].format(margin=_margin(summary))
         if one is control:
-            words = _PLACE.get(kinds[-1], words)
-        elif kinds[-1] in ("gain", "loss") and one["equivalence"] < SHOWN:
+            words = AGAINST_CONTROL.get(kind, words)
+        elif kind in ("gain", "loss") and one["equivalence"] < SHOWN:
             words += f", smaller than {_margin(summary)}"
+        kinds.append(kind)
         seeds = f"{one['n']} seed{'s' * (one['n'] != 1)}"
         where = "" if parts else f" on {seeds}, {test_set}{what}{lower}"
         parts.append(f"{difference_text(one, summary['unit'])} over {name}{where}: {words}.")
     return {"arm": arm, "test_set": test_set, "kind": kinds[0], "control": kinds[1], "text": f"{arm}: {' '.join(parts)}"}
-
-
-_PLACE = {
-    "gain": "the place of the mask counts",
-    "loss": "worse than without knowing the place",
-    "equal": "the same augmentation elsewhere does as well",
-    "open": "no evidence that the place of the mask counts",
-}
 
 
 def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
@@ -135,17 +135,18 @@ def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
         return f"No run of the reference {reference} finished: no gain over it can be shown."
     measured = dict.fromkeys(key for one in summary["test_sets"].values() for of in one["arms"].values() for key in of["metrics"])
     if summary["metric"] not in measured:
-        names = ", ".join(measured) or "none"
-        return f"No run measured {summary['metric']}, so no arms are compared. Metrics that were measured: {names}."
+        known = ", ".join(measured) or "nothing"
+        return f"No run measured {summary['metric']}, so no arms are compared. Measured: {known}."
     judged = [sentence for sentence in sentences if sentence["kind"]]
     if not judged:
         return f"No arm shares a seed with {reference}: nothing is compared."
     kinds = {sentence["kind"] for sentence in judged}
     if kinds == {"one seed"}:
         return f"Every arm has one seed in common with {reference}: there is no interval, so nothing can be said. Run more seeds."
-    parts = [_gaining(summary, arm, judged) for arm in dict.fromkeys(one["arm"] for one in judged if one["kind"] == "gain")]
-    if not parts:
-        parts.append(f"No arm has a shown gain over {reference}.")
+    gains = {arm: [one for one in judged if one["arm"] == arm and one["kind"] == "gain"] for arm in summary["arms"]}
+    names = [f"{arm} ({', '.join(one['test_set'] for one in of)})" for arm, of in gains.items() if of]
+    parts = [f"Shown gain over {reference}: {', '.join(names)}." if names else f"No arm has a shown gain over {reference}."]
+    parts += [_gaining(summary, arm, of, judged) for arm, of in gains.items() if of]
     for kind, words in (("loss", "Shown to lose"), ("equal", f"Shown to lie within ±{_margin(summary)}")):
         if of := [f"{one['arm']} ({one['test_set']})" for one in judged if one["kind"] == kind]:
             parts.append(f"{words}: {', '.join(of)}.")
@@ -156,29 +157,23 @@ def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _gaining(summary: Summary, arm: str, judged: list[dict[str, Any]]) -> str:
-    """Where an arm gains, whether its control does as well, what it costs and where it loses."""
-    ours = [one for one in judged if one["arm"] == arm]
-    gains = [one for one in ours if one["kind"] == "gain"]
-    where = ", ".join(f"{one['test_set']} ({_over(summary, arm, one['test_set'])})" for one in gains)
-    text = f"{arm} has a shown gain over {summary['reference']} on {where}"
-    cost = summary["arms"][arm]["cost"]
+def _gaining(summary: Summary, arm: str, gains: list[dict[str, Any]], judged: list[dict[str, Any]]) -> str:
+    """By how much an arm gains, whether its control does as well, what it costs and where it loses."""
+    text = f"{arm}: {', '.join(_over(summary, arm, one['test_set'], summary['metric']) for one in gains)}"
+    cost, control = summary["arms"][arm]["cost"], summary["arms"][arm]["control"]
     text += f", at {cost:.2f} times the training time." if cost else "."
-    control = summary["arms"][arm]["control"]
     if control and control != summary["reference"]:
         text += " " + _against_control(control, {one["control"] for one in gains})
-    others = [one for one in ours if one["kind"] != "gain"]
-    losses = [f"{one['test_set']} ({_over(summary, arm, one['test_set'])})" for one in others if one["kind"] == "loss"]
-    losses += [
-        f"{_metric_words(metric)} on {name} ({_over(summary, arm, name, metric)})"
+    losses = [
+        _over(summary, arm, name, metric)
         for name, test_set in summary["test_sets"].items()
-        for metric, one in test_set["arms"].get(arm, {}).get("to_reference", {}).items()
-        if metric != summary["metric"] and judge(one) == "loss"
+        for metric, one in test_set["arms"].get(arm, {"to_reference": {}})["to_reference"].items()
+        if judge(one, mode=summary["mode"] if metric == summary["metric"] else "max") == "loss"
     ]
     if losses:
         text += f" It has a shown loss: {', '.join(losses)}."
-    if open_sets := [one["test_set"] for one in others if one["kind"] != "loss"]:
-        text += f" No gain is shown on {', '.join(open_sets)}."
+    if others := [one["test_set"] for one in judged if one["arm"] == arm and one["kind"] not in ("gain", "loss")]:
+        text += f" No gain is shown on {', '.join(others)}."
     return text
 
 
@@ -220,14 +215,16 @@ def _all_comparisons(summary: Summary) -> list[Mapping[str, Any]]:
     return [one for of in arms for key in ("to_reference", "to_control") for one in of[key].values()]
 
 
-def _over(summary: Summary, arm: str, test_set: str, metric: str | None = None) -> str:
-    unit = summary["unit"] if metric is None else "points"
-    return difference_text(summary["test_sets"][test_set]["arms"][arm]["to_reference"][metric or summary["metric"]], unit)
+def _over(summary: Summary, arm: str, test_set: str, metric: str) -> str:
+    """A difference to the reference with its place, and whether it is a small one."""
+    one = summary["test_sets"][test_set]["arms"][arm]["to_reference"][metric]
+    is_primary = metric == summary["metric"]
+    words = difference_text(one, summary["unit"] if is_primary else "points")
+    if not is_primary:
+        words += f" for the {metric.removesuffix('_accuracy').replace('_', ' ')}"
+    small = f" (smaller than {_margin(summary)})" if is_primary and one["equivalence"] < SHOWN else ""
+    return f"{words} on {test_set}{small}"
 
 
 def _margin(summary: Summary) -> str:
     return f"{summary['margin']:g} {summary['unit']}".strip()
-
-
-def _metric_words(metric: str) -> str:
-    return metric.removesuffix("_accuracy").replace("_", " ")
