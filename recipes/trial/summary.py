@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groupcam_aug.files import put_file
+from groupcam_aug.recipes.trial.notes import are_paired, distinct, notes, unpaired_seeds
 from groupcam_aug.recipes.trial.page import render_markdown, render_page
 from groupcam_aug.recipes.trial.plots import forest_png
 from groupcam_aug.recipes.trial.statistics import compare, mean_and_error
@@ -20,8 +21,6 @@ __all__ = ["ACCURACIES", "summarise", "write_results"]
 ACCURACIES = ("accuracy", "mean_class_accuracy", "worst_class_accuracy", "worst_group_accuracy")
 WORST = ("worst_class_accuracy", "worst_group_accuracy")  # compared beside the primary metric
 MAPS = ("keep_fraction", "no_map", "object_kept", "ground_kept", "augmented")
-
-PAIRING = {"start": "initial weights", "batches": "training batches"}
 
 Record = Mapping[str, Any]
 Mode = Literal["max", "min"]
@@ -142,11 +141,11 @@ def summarise(
         "margin": _scale(metric) * margin,
         "arms": {arm: _arm(of, runs.get(reference, {})) for arm, of in runs.items()},
         "test_sets": test_sets,
-        "unpaired": _unpaired(records),
-        "notes": _notes(records, test_sets),
-        "devices": _distinct(records, "device"),
-        "precisions": _distinct(records, "precision"),
-        "versions": _distinct(records, "versions"),
+        "unpaired": unpaired_seeds(records),
+        "notes": notes(records),
+        "devices": distinct(records, "device"),
+        "precisions": distinct(records, "precision"),
+        "versions": distinct(records, "versions"),
     }
 
 
@@ -168,7 +167,7 @@ def _by_arm(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
 
 
 def _values(tests: Mapping[int, Record]) -> dict[str, dict[int, float]]:
-    """By metric and seed, in the unit shown; what is no finite number is left out, `_notes` says so."""
+    """By metric and seed, in the unit shown; what is no finite number is left out, `notes` says so."""
     values: dict[str, dict[int, float]] = {}
     for seed, test in tests.items():
         for key, value in test["metrics"].items():
@@ -197,8 +196,7 @@ def _compared(
             one = compare(*pair, margin=_scale(key) * margin)._asdict()
             if mode == "min" and key == metric:  # a win is the better value
                 one["wins"] = compare(*reversed(pair), margin=_scale(key) * margin).wins
-            starts = [(runs[arm][seed]["pairing"], runs[other][seed]["pairing"]) for seed in seeds]
-            paired = all(len({of.get(what) for of in both} - {None}) < 2 for both in starts for what in PAIRING)
+            paired = all(are_paired(runs[arm][seed], runs[other][seed]) for seed in seeds)
             compared[key] = one | {"other": other, "seeds": seeds, "paired": paired}
     return compared
 
@@ -220,51 +218,6 @@ def _arm(runs: Mapping[int, Record], reference: Mapping[int, Record]) -> dict[st
         "folders": {str(seed): run["folder"] for seed, run in runs.items()},
         "warnings": [{"seed": seed, "text": text} for seed, run in runs.items() for text in run["warnings"]],
     }
-
-
-def _unpaired(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Seeds whose arms did not have the same start or batches."""
-    unpaired = []
-    for seed in sorted({record["seed"] for record in records}):
-        for what, words in PAIRING.items():
-            groups: dict[str, list[str]] = {}
-            for record in records:
-                if record["seed"] == seed and (value := record["pairing"].get(what)) is not None:
-                    groups.setdefault(value, []).append(record["arm"])
-            if len(groups) > 1:
-                arms = list(groups.values())
-                sides = " / ".join(", ".join(side) for side in arms)
-                text = f"Seed {seed}: not all arms had the same {words} ({sides}). Differences between these arms are not paired."
-                unpaired.append({"seed": seed, "what": what, "arms": arms, "text": text})
-    return unpaired
-
-
-def _notes(records: Sequence[Record], test_sets: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers has to know besides."""
-    notes = []
-    arms_of: dict[str, list[str]] = {}
-    for arm, config in dict.fromkeys((record["arm"], record["hash"]) for record in records):
-        arms_of.setdefault(config, []).append(arm)
-    notes += [
-        f"{' and '.join(arms)} are the same config: no difference between them means anything."
-        for arms in arms_of.values()
-        if len(arms) > 1
-    ]
-    if unknown := list(dict.fromkeys(record["arm"] for record in records if record["pairing"].get("batches") is None)):
-        notes.append(f"It could not be checked that these arms had the same batches as the others: {', '.join(unknown)}.")
-    for key, words in (("device", "devices"), ("precision", "precisions"), ("versions", "versions")):
-        if len(mixed := _distinct(records, key)) > 1:
-            notes.append(f"The runs had different {words}: {'; '.join(mixed)}.")
-    for name, test_set in test_sets.items():
-        if len(sizes := test_set["sizes"]) > 1:
-            notes.append(f"{name}: the runs were tested on different numbers of images ({', '.join(map(str, sizes))}).")
-    for record in records:
-        for name, test in record["tests"].items():
-            if broken := [key for key, value in test["metrics"].items() if not _is_finite(value)]:
-                notes.append(
-                    f"{record['arm']}, seed {record['seed']}, {name}: no number in {', '.join(broken)}; left out of the means."
-                )
-    return notes
 
 
 def _missing(
@@ -293,15 +246,6 @@ def _counted(tests: Mapping[int, Record], key: str) -> dict[str, dict[str, Any]]
 def _summed(values: Mapping[int, float]) -> dict[str, Any]:
     mean, error = mean_and_error(list(values.values()))
     return {"mean": mean, "error": error, "values": {str(seed): value for seed, value in values.items()}}
-
-
-def _distinct(records: Sequence[Record], key: str) -> list[str]:
-    """The different values of a key, as words."""
-    return list(dict.fromkeys(_words(record[key]) for record in records))
-
-
-def _words(value: Any) -> str:
-    return ", ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _scale(metric: str) -> int:

@@ -60,9 +60,9 @@ def verdict(summary: Summary) -> dict[str, Any]:
         summary: of `summarise`.
 
     Returns:
-        `conclusion`: one line for each thing there is to say. `sentences`: a list of `{"arm", "test_set", "kind", "control", "text"}`, kinds as
-        `judge` has them, None where the arm is not compared with the reference or a control. `caveats`: what to keep in mind, a list of
-        sentences. `comparisons`: number of intervals behind it all.
+        `conclusion`: one line for each thing there is to say. `sentences`: a list of `{"arm", "test_set", "kind", "control",
+        "text"}`, kinds as `judge` has them, None where the arm is not compared with the reference or a control. `caveats`: what to
+        keep in mind, a list of sentences. `comparisons`: number of intervals behind it all.
     """
     sentences = [
         _sentence(summary, name, arm, of["to_reference"].get(summary["metric"]), of["to_control"].get(summary["metric"]))
