@@ -61,8 +61,8 @@ def verdict(summary: Summary) -> dict[str, Any]:
 
     Returns:
         `conclusion`: one line for each thing there is to say. `sentences`: a list of `{"arm", "test_set", "kind", "control",
-        "text"}`, kinds as `judge` has them, None where the arm is not compared with the reference or a control. `caveats`: what to
-        keep in mind, a list of sentences. `comparisons`: number of intervals behind it all.
+        "text"}`, kinds as `judge` has them, None where the arm is not compared with the reference or a control. `caveats`: what
+        to keep in mind, a list of sentences. `comparisons`: number of intervals behind it all.
     """
     sentences = [
         _sentence(summary, name, arm, of["to_reference"].get(summary["metric"]), of["to_control"].get(summary["metric"]))
@@ -115,7 +115,7 @@ def _sentence(
             kinds.append(None)
             continue
         kind = judge(one, mode=summary["mode"])
-        words = WORDS[kind].format(margin=_margin(summary))
+        words = "shown to be worse" if kind == "loss" and lower else WORDS[kind].format(margin=_margin(summary))
         if one is control:
             words = AGAINST_CONTROL.get(kind, words)
         elif kind in ("gain", "loss") and one["equivalence"] < SHOWN:
