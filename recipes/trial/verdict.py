@@ -143,13 +143,13 @@ def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
     kinds = {sentence["kind"] for sentence in judged}
     if kinds == {"one seed"}:
         return f"Every arm has one seed in common with {reference}: there is no interval, so nothing can be said. Run more seeds."
-    gains = {arm: [one for one in judged if one["arm"] == arm and one["kind"] == "gain"] for arm in summary["arms"]}
-    names = [f"{arm} ({', '.join(one['test_set'] for one in of)})" for arm, of in gains.items() if of]
-    parts = [f"Shown gain over {reference}: {', '.join(names)}." if names else f"No arm has a shown gain over {reference}."]
-    parts += [_gaining(summary, arm, of, judged) for arm, of in gains.items() if of]
+    if gains := _where(judged, "gain"):
+        parts = [f"Shown gain over {reference}: {_list(gains)}.", *(_gaining(summary, arm, judged) for arm in gains)]
+    else:
+        parts = [f"No arm has a shown gain over {reference}."]
     for kind, words in (("loss", "Shown to lose"), ("equal", f"Shown to lie within ±{_margin(summary)}")):
-        if of := [f"{one['arm']} ({one['test_set']})" for one in judged if one["kind"] == kind]:
-            parts.append(f"{words}: {', '.join(of)}.")
+        if where := _where(judged, kind):
+            parts.append(f"{words}: {_list(where)}.")
     if "not paired" in kinds:
         parts.append("Some arms did not start alike or did not have the same batches, so nothing is called shown for them.")
     if kinds & {"open", "no spread"} and not kinds & {"gain"}:
@@ -157,8 +157,22 @@ def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _gaining(summary: Summary, arm: str, gains: list[dict[str, Any]], judged: list[dict[str, Any]]) -> str:
+def _where(judged: list[dict[str, Any]], kind: str) -> dict[str, list[str]]:
+    """By arm, the test sets on which it was judged so."""
+    where: dict[str, list[str]] = {}
+    for one in judged:
+        if one["kind"] == kind:
+            where.setdefault(one["arm"], []).append(one["test_set"])
+    return where
+
+
+def _list(where: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{arm} ({', '.join(test_sets)})" for arm, test_sets in where.items())
+
+
+def _gaining(summary: Summary, arm: str, judged: list[dict[str, Any]]) -> str:
     """By how much an arm gains, whether its control does as well, what it costs and where it loses."""
+    gains = [one for one in judged if one["arm"] == arm and one["kind"] == "gain"]
     text = f"{arm}: {', '.join(_over(summary, arm, one['test_set'], summary['metric']) for one in gains)}"
     cost, control = summary["arms"][arm]["cost"], summary["arms"][arm]["control"]
     text += f", at {cost:.2f} times the training time." if cost else "."
@@ -201,7 +215,7 @@ def _caveats(summary: Summary) -> list[str]:
     if count := len([one for one in compared if one["low"] is not None]):
         caveats.append(
             f"{count} comparison{'s were' if count > 1 else ' was'} made and none is corrected for their number: about one in "
-            "twenty would exclude zero by chance alone."
+            f"twenty would exclude zero by chance alone, here {count / 20:.2g}."
         )
     for arm, of in summary["arms"].items():
         control = of["control"]
