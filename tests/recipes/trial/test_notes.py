@@ -1,0 +1,43 @@
+from trial_records import record
+
+from groupcam_aug.recipes.trial.notes import are_paired, distinct, notes, unpaired_seeds
+
+
+def test_runs_are_paired_by_start_and_batches():
+    one = record(pairing={"start": "a", "batches": "b"})
+    assert are_paired(one, record(pairing={"start": "a", "batches": "b"}))
+    assert are_paired(one, record(pairing={"start": "a", "batches": None})), "unknown: a note says so"
+    assert not are_paired(one, record(pairing={"start": "x", "batches": "b"}))
+    assert not are_paired(one, record(pairing={"start": "a", "batches": "x"}))
+
+
+def test_unpaired_seeds_say_who_differs():
+    records = [
+        record("none", 3),
+        record("fast", 3),
+        record("whole", 3, pairing={"start": "x", "batches": "batches3"}),
+        record("none", 4),
+    ]
+    (one,) = unpaired_seeds(records)
+    assert (one["seed"], one["what"], one["arms"]) == (3, "start", [["none", "fast"], ["whole"]])
+    assert one["text"].startswith("Seed 3: not all arms had the same initial weights (none, fast / whole).")
+    assert unpaired_seeds([record("none", 0), record("fast", 0), record("fast", 1)]) == []
+
+
+def test_nothing_to_note():
+    assert notes([record("none", 0), record("fast", 0), record("none", 1)]) == [] == notes([])
+
+
+def test_equal_configs_unknown_batches_and_mixed_runs_are_noted():
+    same = notes([record("a", hash="1"), record("b", hash="1"), record("c", hash="2")])
+    assert same == ["a and b are the same config: no difference between them means anything."]
+    (unknown,) = notes([record("none"), record("fast", pairing={"start": "start0", "batches": None})])
+    assert "could not be checked" in unknown and unknown.endswith(": fast.")
+    records = [record(seed=0), record(seed=1, device="NVIDIA", precision="bf16-mixed", versions={"torch": "2.6.0"})]
+    records[1]["tests"]["kept"]["n"] = 200
+    mixed = notes(records)
+    assert "The runs had different devices: cpu, 1 thread; NVIDIA." in mixed
+    assert "The runs had different precisions: 32-true; bf16-mixed." in mixed
+    assert any(text.endswith("python 3.12.3; torch 2.6.0.") for text in mixed)
+    assert "kept: the runs were tested on different numbers of images (200, 300)." in mixed and len(mixed) == 4
+    assert distinct(records, "device") == ["cpu, 1 thread", "NVIDIA"]
