@@ -1,10 +1,9 @@
-import os
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torchvision import datasets
@@ -282,6 +281,16 @@ def test_several_test_folders_by_name(several):
 
 
 @pytest.mark.parametrize("absolute", [False, True])
+def test_the_trainer_tests_each_folder(several):
+    class Counts(pl.LightningModule):
+        def test_step(self, batch, batch_idx, dataloader_idx=0):
+            self.log("images", float(len(batch[1])), reduce_fx="sum")
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    kept, moved = pl.Trainer(**options).test(Counts(), datamodule=make(several, test=NAMED), verbose=False)
+    assert kept == {"images/dataloader_idx_0": 6.0} and moved == {"images/dataloader_idx_1": 3.0}
+
+
 def test_one_test_folder_without_a_name_is_one_loader(several, absolute):
     data = make(several, test=str(several / "test_moved") if absolute else "test_moved")
     assert [*data.test_sets] == ["test"] and len(data.test_dataloader().dataset) == 3
@@ -400,10 +409,9 @@ def test_groups_of_held_out_images_are_those_of_their_files(root):
 
 
 @pytest.mark.parametrize(("name", "table"), [("bar", None), ("clothing_bg", "index.csv")])
-def test_real_photographs_with_masks(name, table):
-    folder = Path(os.environ.get("GROUPCAM_DATA", "nowhere")) / name
-    if not folder.is_dir():
-        pytest.skip(f"GROUPCAM_DATA names no folder with {name}/ unpacked")
+def test_real_photographs_with_masks(name, table, data_folder, tmp_path):
+    shutil.unpack_archive(data_folder / f"{name}.zip", tmp_path)
+    folder = tmp_path / name
     test = {"kept": "test_kept", "shifted": "test_shift"}
     data = make(folder, size=96, test=test, masks="masks", groups=table, group_column="background", per_class=10)
     images, labels, masks = next(iter(data.train_dataloader()))
