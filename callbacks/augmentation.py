@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from groupcam_aug.callbacks.glue.batch import (
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.map_source import MapSource
 from groupcam_aug.callbacks.glue.network import refuse
+from groupcam_aug.callbacks.glue.object_masks import count_kept, kept_shares, read_masks
 from groupcam_aug.callbacks.records.augmentation_stats import AugmentationStats, open_stats
 from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.presets import PRESETS, describe
@@ -44,6 +46,7 @@ class _Fit:
     stats: AugmentationStats | None = None
     opened: bool = False  # whether it has been decided if there are any
     announced: bool = False
+    masks_checked: int | None = None  # the last epoch in which the values of object masks were looked at
 
 
 class GroupCAMAugmentation(ConfiguredCallback):
@@ -56,7 +59,9 @@ class GroupCAMAugmentation(ConfiguredCallback):
 
     Logged per step: `groupcam/keep_fraction` (share of pixels kept in the drawn images), `groupcam/no_map` (share of drawn
     images without a map, left as they are) and `groupcam/seconds` (time of the augmentation; on a GPU of the step before,
-    so that nothing waits for the device).
+    so that nothing waits for the device). With `mask_key` also `groupcam/object_kept` and `groupcam/ground_kept`: the shares of
+    the objects' and of the backgrounds' pixels that are kept, over the step's drawn images that have a map and an object mask
+    (a pixel of at least .5); NaN where there is no such pixel.
 
     Recorded per epoch, on rank zero, for `SaliencyReport` and `groupcam-aug report`: counts, keep fractions, images without a map
     per class and times in `augmentation.jsonl`, and a few samples in `gallery/`, in the folder `groupcam` of the run's log
@@ -81,7 +86,9 @@ class GroupCAMAugmentation(ConfiguredCallback):
         mask_from: "saliency", or the controls "other", "centre", "whole", "inverse", or a callable; see `SaliencyBlur`.
         labels: "own", or "mixed" with fill="other": as in CutMix the label of the image that gave pixels counts for their
             share. Augmented batches then hold rows (N, classes) in place of class indices; cross-entropy takes both.
-        source: the network that the maps come from. "self": the one being trained (the paper). "ema": its moving average
+        source: where the maps come from. None: "masks" where `mask_key` is given, else "self". "self": the network being trained
+            (the paper). "masks": the object masks under `mask_key`, in place of maps: threshold, fill and mask_from work on
+            them, no network is mapped; an image whose mask is all zero has no map. "ema": the network's moving average
             (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
             network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
             network in training cannot be trusted to know the object (a shortcut in the data, training from scratch).
@@ -91,6 +98,9 @@ class GroupCAMAugmentation(ConfiguredCallback):
         image_key: where the images are in a batch: index, key or attribute name, a list of them for nested batches, or a
             (getter, setter) pair. Default: the first item.
         target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item.
+        mask_key: where object masks are, likewise: (N, H, W) or (N, 1, H, W) of any size, bool or in [0, 1]; all zero for an
+            image of which nothing is known. They replace the maps, or with another `source` than "masks" only measure.
+            None: the batches have none.
         activation: what turns logits into scores: "softmax", or "sigmoid" for multi-label and single-logit heads.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
@@ -99,9 +109,10 @@ class GroupCAMAugmentation(ConfiguredCallback):
         record: whether to leave the records named above. Default: True; False for images that must not be copied.
 
     Raises:
-        ValueError: an argument out of range.
-        MisconfigurationException: the batch has no image under `image_key`, the module cannot be mapped, or the strategy
-            or `training_step(dataloader_iter)` keeps batches out of reach (use `SaliencyBlur` inside the step there).
+        ValueError: an argument out of range, or source="masks" without `mask_key`.
+        MisconfigurationException: the batch has no image under `image_key` or no masks under `mask_key`, the module cannot be
+            mapped, or the strategy or `training_step(dataloader_iter)` keeps batches out of reach (use `SaliencyBlur` inside the
+            step there).
 
     Example::
 
@@ -124,12 +135,13 @@ class GroupCAMAugmentation(ConfiguredCallback):
         fill: Fill = "blur",
         mask_from: MaskFrom = "saliency",
         labels: Literal["own", "mixed"] = "own",
-        source: str | nn.Module = "self",
+        source: str | nn.Module | None = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         every_n_steps: int = 1,
         image_key: BatchKey = 0,
         target_key: BatchKey | None = 1,
+        mask_key: BatchKey | None = None,
         activation: Literal["softmax", "sigmoid"] = "softmax",
         output: int | str | Callable[[Any], Tensor] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -137,6 +149,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
         seed: int = 0,
         record: bool = True,
     ) -> None:
+        if source is None:
+            source = "self" if mask_key is None else "masks"
         settings = plain_values({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         super().__init__()
         if preset not in PRESETS:
@@ -149,10 +163,12 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise ValueError(f"labels must be 'own' or 'mixed', got {labels!r}")
         if labels == "mixed" and (fill != "other" or target_key is None):
             raise ValueError(f"labels='mixed' needs fill='other' and a target_key, got {fill!r} and {target_key!r}")
+        if source == "masks" and mask_key is None:
+            raise ValueError("source='masks' needs mask_key=, the place of the object masks in a batch")
         defaults = PRESETS[preset]
         self.network, self.source, self.labels, self.seed, self.record = network, source, labels, seed, record
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
-        self.image_key, self.target_key = image_key, target_key
+        self.image_key, self.target_key, self.mask_key = image_key, target_key, mask_key
         self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
         self.output, self.preprocess = output, preprocess
         self.mask_at = defaults["mask_at"] if mask_at is None else mask_at
@@ -171,17 +187,19 @@ class GroupCAMAugmentation(ConfiguredCallback):
             return
         self._release()
         self._average = None
-        refuse(trainer, pl_module, self.network, type(self).__name__, _INSTEAD)
+        if self._runs_network():
+            refuse(trainer, pl_module, self.network, type(self).__name__, _INSTEAD)
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             raise misconfigured(trainer, f"training_step(dataloader_iter) fetches batches out of a callback's reach. {_INSTEAD}")
-        source = MapSource(trainer, self.network, self.source, self._make_cam)
+        choice = "self" if self.source == "masks" else self.source
+        source = MapSource(trainer, self.network, choice, self._make_cam)
         self._fit = _Fit(trainer, Dispatcher.attach(trainer.strategy, self._on_batch), source)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Make sure that the batch went through our hands, then record what was done to it."""
         if (fit := self._fit) is None:
             return
-        if self.source != "self":
+        if self.source not in ("self", "masks"):
             fit.source.start(self._average)  # before the first step, so that an average starts at the start
         step, fit.step = fit.step, None
         fit.dispatcher.check_arrival(trainer, batch, step is not None, type(self).__name__, _INSTEAD)
@@ -193,10 +211,12 @@ class GroupCAMAugmentation(ConfiguredCallback):
         if fit.stats is not None:
             fit.stats.add_step(step.due)
             if result is not None:
-                fit.stats.add(result, step.images, step.targets, step.number)
+                fit.stats.add(result, step.images, step.targets, step.number, step.kept)
         if result is None or trainer.barebones:
             return
         values = {"keep_fraction": result.keep.float().mean(), "no_map": result.no_map.float().mean()}
+        if step.kept is not None:
+            values["object_kept"], values["ground_kept"] = kept_shares(step.kept)
         if (seconds := fit.timer.seconds) is not None:
             values["seconds"] = torch.tensor(seconds)  # Lightning takes a plain number to the device, and waits for it
         pl_module.log_dict({f"groupcam/{name}": value for name, value in values.items()}, batch_size=len(result.images))
@@ -252,22 +272,25 @@ class GroupCAMAugmentation(ConfiguredCallback):
         if not self._is_due(trainer.current_epoch, number):
             return batch
         images, targets = read_batch(trainer, batch, self.image_key, self.target_key, type(self).__name__)
+        masks = self._read_masks(fit, batch, images)
         fit.step = Step(number, len(images))
         generator = batch_generator(self.seed, trainer.global_rank, number)
         drawn = self.augment.draw(len(images), generator)
         if not len(drawn):
             return batch
-        if not fit.source.start(self._average):
+        runs_network = self._runs_network()
+        if runs_network and not fit.source.start(self._average):
             warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
             return batch
-        self.in_extra_forward = True
+        self.in_extra_forward = runs_network
         try:
             with (
                 trainer.profiler.profile(f"[Callback]{self.state_key}.augment"),
                 fit.timer.measure(images.device),
-                fit.source.borrowed(images, type(self).__name__) as cam,
+                fit.source.borrowed(images, type(self).__name__) if runs_network else nullcontext() as cam,
             ):
-                result = self.augment.apply(images, targets, drawn, generator)
+                maps = masks if self.source == "masks" else None
+                result = self.augment.apply(images, targets, drawn, generator, maps)
                 mixed = self.augment.mixed_labels(targets, result, fit.source.classes(images)) if self.labels == "mixed" else None
         except (ValueError, TypeError) as error:
             if fit.announced:
@@ -275,13 +298,25 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise misconfigured(trainer, str(error)) from error  # before the first step: a matter of set-up
         finally:
             self.in_extra_forward = False
-        fit.step = Step(number, len(images), images, targets, result)
+        kept = None if masks is None else count_kept(masks, result)
+        fit.step = Step(number, len(images), images, targets, result, kept)
         if not fit.announced:
             fit.announced = True
             announce(trainer, self._plan(cam))
-            warn_of_several_labels(trainer, cam, targets)
+            if cam is not None:
+                warn_of_several_labels(trainer, cam, targets)
         batch = replace_item(batch, self.image_key, result.images)
         return batch if mixed is None or self.target_key is None else replace_item(batch, self.target_key, mixed)
+
+    def _runs_network(self) -> bool:
+        return self.source != "masks" or self.labels == "mixed"  # mixed labels ask it for the number of classes
+
+    def _read_masks(self, fit: _Fit, batch: Any, images: Tensor) -> Tensor | None:
+        if self.mask_key is None:
+            return None
+        check = images.device.type == "cpu" or fit.masks_checked != fit.trainer.current_epoch
+        fit.masks_checked = fit.trainer.current_epoch
+        return read_masks(fit.trainer, batch, self.mask_key, images, type(self).__name__, check=check)
 
     def _is_due(self, epoch: int, number: int) -> bool:
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
@@ -299,12 +334,19 @@ class GroupCAMAugmentation(ConfiguredCallback):
     def _facts(self, fit: _Fit) -> dict[str, Any]:
         """The settings of the run, for its records."""
         facts = {"p": self.augment.p, "mask_at": self.mask_at, "baseline": self.baseline, "world_size": fit.trainer.world_size}
-        if (cam := fit.source.cam) is not None:
+        if self.source == "masks":
+            facts["plan"] = self._plan(None)
+        elif (cam := fit.source.cam) is not None:
             facts |= {"layer": cam.layer, "layer_shape": cam.layer_shape, "plan": self._plan(cam)}
         return self._settings | facts
 
-    def _plan(self, cam: GroupCAM) -> str:
-        return f"Group-CAM augmentation{': labels mixed, ' if self.labels == 'mixed' else ': '}{describe(cam, self.augment)}"
+    def _plan(self, cam: GroupCAM | None) -> str:
+        if cam is None or self.source == "masks":
+            share = "every image" if self.augment.p == 1 else f"{self.augment.p:.0%} of the images"
+            what = f"object masks of the batch (mask_from={self.augment.mask_from!r}), {share}: no map is made"
+        else:
+            what = describe(cam, self.augment)
+        return f"Group-CAM augmentation{': labels mixed, ' if self.labels == 'mixed' else ': '}{what}"
 
     def _keep_average(self) -> None:
         if self._fit is not None and self._fit.source.average is not None:

@@ -144,13 +144,32 @@ class SaliencyBlur:
             return torch.arange(count if self.p else 0)
         return (torch.rand(count, dtype=torch.float32, generator=generator or self.generator) < self.p).nonzero()[:, 0]
 
-    def apply(self, images: Tensor, targets: Targets, index: Tensor, generator: torch.Generator | None = None) -> Augmented:
+    def apply(
+        self,
+        images: Tensor,
+        targets: Targets,
+        index: Tensor,
+        generator: torch.Generator | None = None,
+        maps: Tensor | None = None,
+    ) -> Augmented:
         """Augment the images at `index`, an (n,) int64 CPU tensor; arguments otherwise as for a call.
+
+        Args:
+            images: as for a call.
+            targets: as for a call.
+            index: (n,) int64 on the CPU, which images to augment.
+            generator: CPU generator for the noise. Default: the one given at construction.
+            maps: (N, H, W) in [0, 1] of the whole batch, on its device, in place of `cam`'s: object masks, say. Default: None.
 
         Returns:
             `Augmented`: the batch, and what was done to it.
+
+        Raises:
+            ValueError: images, targets and maps that do not fit together.
         """
         plain = check_images(images, targets)
+        if maps is not None and maps.shape != (len(plain), *plain.shape[2:]):
+            raise ValueError(f"maps must be ({len(plain)}, H, W) like the images {tuple(plain.shape)}, got {tuple(maps.shape)}")
         empty = plain.new_zeros(0, *plain.shape[2:], dtype=torch.float32)
         if not len(index) or not self.strength:
             return Augmented(images, index[:0], empty, empty.bool(), empty[:, 0, 0].bool())
@@ -158,11 +177,11 @@ class SaliencyBlur:
         at = index.to(plain.device, non_blocking=True)
         drawn = plain if everything else plain.index_select(0, at)
         with torch.no_grad():
-            maps, keep, no_map = self._masks(plain, targets, index, at)
+            used, keep, no_map = self._masks(plain, targets, index, at, maps)
             augmented = blend(drawn, keep, self._fill(plain, drawn, at, generator), self.strength)
             if not everything:
                 augmented = plain.index_copy(0, at, augmented)
-        return Augmented(_like(augmented, images), index, maps, keep, no_map)
+        return Augmented(_like(augmented, images), index, used, keep, no_map)
 
     def mixed_labels(self, labels: Tensor, done: Augmented, classes: int) -> Tensor:
         """Labels for `fill="other"`, mixed as CutMix does (Yun et al. 2019): sample i + 1 counts for its share of the pixels.
@@ -192,7 +211,9 @@ class SaliencyBlur:
         share[done.drawn.to(rows.device, non_blocking=True)] = self.strength * replaced
         return torch.lerp(rows, rows.roll(-1, dims=0), share.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1)))
 
-    def _masks(self, images: Tensor, targets: Targets, index: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _masks(
+        self, images: Tensor, targets: Targets, index: Tensor, at: Tensor, given: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
         count, size = len(index), images.shape[2:]
         nothing = torch.zeros(count, *size, dtype=torch.float32, device=images.device)
@@ -214,7 +235,7 @@ class SaliencyBlur:
                     f"mask_from must return bool masks of shape {tuple(nothing.shape)}, got {keep.dtype} {tuple(keep.shape)}"
                 )
             return keep.float(), keep, nothing[:, 0, 0].bool()
-        maps = self.cam(chosen, targets)
+        maps = self.cam(chosen, targets) if given is None else given.index_select(0, at).float()
         keep, no_map = keep_mask(maps, self.threshold), ~has_map(maps)
         if self.mask_from == "inverse":
             keep = ~keep | no_map[:, None, None]

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision import datasets
-from torchvision.transforms import v2
 
-from groupcam_aug.recipes.image_files import BROKEN, is_image, open_rgb
+from groupcam_aug.recipes.image_folder import PARTS, ClassFolders, class_folders
+from groupcam_aug.recipes.image_groups import read_groups, sample_groups
+from groupcam_aug.recipes.masked_folder import MaskedFolder
+from groupcam_aug.recipes.splits import draw_per_class, stratified_split
+from groupcam_aug.recipes.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SMALL,
+    Prepare,
+    eval_transform,
+    normalised,
+    train_transform,
+)
 
-__all__ = ["DATASETS", "ImageData", "class_folders", "eval_transform", "normalised", "stratified_split", "train_transform"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-SMALL = 64  # pixels; up to here an image is small: kept whole for validation, padded and cropped for training
-
-PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes
+__all__ = ["DATASETS", "IMAGENET_MEAN", "IMAGENET_STD", "ImageData", "eval_transform", "normalised", "train_transform"]
 
 # name: (torchvision class, arguments of its training, validation and test part, None = no such part, may be downloaded)
 DATASETS: dict[str, tuple[str, dict, dict | None, dict | None, bool]] = {
@@ -37,81 +40,12 @@ DATASETS: dict[str, tuple[str, dict, dict | None, dict | None, bool]] = {
 }
 
 
-def class_folders(root: Path) -> list[str]:
-    """Sorted names of the class folders in ``root``; hidden folders are passed over.
-
-    Raises:
-        FileNotFoundError: ``root`` is no folder.
-        ValueError: there is no class folder, one holds no image, or they are named like parts of a data set.
-    """
-    if not root.is_dir():
-        parent = next((p for p in root.absolute().parents if p.is_dir()), Path("/"))
-        found = ", ".join(sorted(p.name for p in parent.iterdir() if p.is_dir())[:8]) or "no folders"
-        raise FileNotFoundError(f"{str(root)!r} is no folder; {parent} has {found}. Give root a folder of class folders")
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise ValueError(
-            f"{str(root)!r} has no class folders; expected train/<class>/*.jpg and val/<class>/*.jpg, or root/<class>/*.jpg"
-            + (f" (a class cannot be called {root.name!r}: that is a part of the data)" if root.name.lower() in PARTS else "")
-        )
-    if {name.lower() for name in classes} <= PARTS:
-        raise ValueError(
-            f"{str(root)!r} holds {', '.join(classes)}, which are no classes; name the parts train/, val/ and perhaps test/"
-        )
-    for name in classes:
-        # As ImageFolder goes through it: links are followed, hidden parts are not.
-        files = (Path(folder) / file for folder, _, files in os.walk(root / name, followlinks=True) for file in files)
-        if not any(is_image(file, root) for file in files):
-            raise ValueError(
-                f"class folder {str(root / name)!r} holds no image ({', '.join(datasets.folder.IMG_EXTENSIONS)}); "
-                "add images or delete the folder"
-            )
-    return classes
-
-
-def train_transform(name: str, size: int) -> v2.Transform:
-    """PIL image -> augmented PIL image of ``size`` x ``size``.
-
-    Args:
-        name: "crop-resize" (random part of the image, resized, a flip), "pad-crop" (4 pixels of padding, random crop, a flip),
-            or "none" (as for validation).
-        size: pixels a side.
-    """
-    if name == "crop-resize":
-        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-    if name == "pad-crop":
-        return v2.Compose([eval_transform(size, size), v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()])
-    if name == "none":
-        return eval_transform(size)
-    raise ValueError(f'train_transform={name!r} is none of "crop-resize", "pad-crop", "none"; or give a transform by class_path')
-
-
-def eval_transform(size: int, resize: int | None = None) -> v2.Transform:
-    """PIL image -> PIL image of ``size`` x ``size``: shorter side to ``resize``, then the centre.
-
-    Args:
-        size: pixels a side.
-        resize: shorter side before the crop. Default: size * 256 / 224, rounded; for small images (size <= 64) ``size``.
-    """
-    if resize is None:
-        resize = size if size <= SMALL else round(size * 256 / 224)
-    if resize < size:
-        raise ValueError(
-            f"resize={resize} is smaller than size={size}: the crop would not fit; give resize >= size, or leave it out"
-        )
-    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
-
-
-def normalised(mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
-    """PIL image -> (3, H, W) float32: scaled to [0, 1], less ``mean``, by ``std``."""
-    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
-
-
 class ImageData(pl.LightningDataModule):
     """Image classification data; batches are [images (B, 3, size, size) float32 normalised, labels (B,) int64].
 
     Give ``root`` alone for a folder of images, or ``dataset`` for a torchvision data set kept in ``root``. ``num_classes``,
-    ``class_names``, ``size``, ``mean`` and ``std`` can be read right after construction.
+    ``class_names``, ``size``, ``mean`` and ``std`` can be read right after construction, and ``test_sets``, the data sets to
+    test on by name ("test" where they have none).
 
     Args:
         root: folder with ``train/``, ``val/`` and ``test/`` of class folders, or one folder of class folders. Without ``val/``,
@@ -121,19 +55,32 @@ class ImageData(pl.LightningDataModule):
         download: fetch ``dataset`` if it is not in ``root``. Default: False.
         size: height and width of the images the network sees, in pixels. Default: 224.
         resize: shorter side before the centre crop in validation. Default: size * 256 / 224; for small images (size <= 64) size.
-        train_transform: "crop-resize", "pad-crop", "none", or a callable that takes a PIL image. Default: None =
-            "crop-resize", and "pad-crop" for small images.
+        train_transform: "crop-resize", "pad-crop", "none", or a callable that takes a PIL image; with ``masks`` one that takes
+            (image, mask) as those of torchvision v2 do. Default: None = "crop-resize", and "pad-crop" for small images.
         batch_size: images per batch and device. Default: 32.
         num_workers: loading processes per device. Default: None = one per CPU core, at most 4.
         val_fraction: share of each class held out when there is no ``val/``, or no such part of ``dataset`` (CIFAR, pets), in
             (0, 1); at least one image. Default: 0.2.
-        seed: of the held-out split. Default: 0.
+        seed: of the held-out split and of ``per_class``; None = the run's (`seed_everything`), 0 without one. Default: 0.
         mean: per channel, subtracted from images in [0, 1]. Default: ImageNet's.
         std: per channel, divides. Default: ImageNet's.
+        test: folder of class folders to test on, in place of ``test/``, absolute or relative to ``root``; or several by name, as
+            in {"kept": "test_kept", "shifted": "test_shift"}. Default: None.
+        masks: folder of object masks, absolute or relative to ``root``, that mirrors ``root``: the mask of ``train/ant/1.jpg`` is
+            ``train/ant/1.png`` in it, as large as its image, not 0 where the object is. Training batches are then [images,
+            labels, masks (B, size, size) bool]: masks go through the random transforms of their images, which stay the same;
+            the mask of an image without a file is empty. Default: None.
+        groups: CSV table, absolute or relative to ``root``, with a column ``file`` (paths relative to ``root``). Each data set
+            to test on then has ``groups``: for each sample "CLASS, VALUE", the value from the column ``group_column``.
+            Default: None.
+        group_column: see ``groups``. Default: "group".
+        per_class: train on so many images of each class, drawn after the held-out split. Default: None = all.
 
     Raises:
-        FileNotFoundError: ``root`` is no folder.
-        ValueError: no class folders, an empty class, other classes in ``val`` than in ``train``, an argument out of range.
+        FileNotFoundError: ``root`` or another folder or table is not there.
+        ValueError: no class folders, an empty class, other classes to validate or test on than in ``train``, fewer images than
+            ``per_class``, no mask at all, a tested file that ``groups`` does not list, an argument out of range.
+        TypeError: a ``train_transform`` that takes no masks, where there are some.
     """
 
     def __init__(
@@ -147,9 +94,14 @@ class ImageData(pl.LightningDataModule):
         batch_size: int = 32,
         num_workers: int | None = None,
         val_fraction: float = 0.2,
-        seed: int = 0,
+        seed: int | None = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        test: str | dict[str, str] | None = None,
+        masks: str | None = None,
+        groups: str | None = None,
+        group_column: str = "group",
+        per_class: int | None = None,
     ) -> None:
         super().__init__()
         if num_workers is None:
@@ -159,63 +111,91 @@ class ImageData(pl.LightningDataModule):
                 f"need size >= 1, batch_size >= 1, num_workers >= 0 and 0 < val_fraction < 1; got {size=}, {batch_size=}, "
                 f"{num_workers=}, {val_fraction=}"
             )
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class must be at least 1, got {per_class}")
+        if test is not None and not test:
+            raise ValueError(f"test={test!r} names no folder; leave it out to test on test/, or on val/")
+        of_folders = {"test": test, "masks": masks, "groups": groups}
+        if dataset is not None and (given := [name for name, value in of_folders.items() if value is not None]):
+            raise ValueError(f"{', '.join(given)} go with folders in root, not with dataset={dataset!r}; leave one out")
         self.root, self.size, self.batch_size, self.num_workers = Path(root).expanduser(), size, batch_size, num_workers
         self.mean, self.std = tuple(mean), tuple(std)
-        self.val_fraction, self.seed = val_fraction, seed
-        self.resize = resize
+        self.val_fraction, self.resize = val_fraction, resize
+        # Lightning leaves the seed of the run there.
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.masks = None if masks is None else self.root / Path(masks).expanduser()
         finish = normalised(mean, std)
         if train_transform is None:
             train_transform = "pad-crop" if size <= SMALL else "crop-resize"
         first = _by_name(train_transform, size) if isinstance(train_transform, str) else train_transform
-        self._train_transform = _Then(first, finish)
-        self._eval_transform = _Then(eval_transform(size, resize), finish)
+        self._train_transform = Prepare(first, finish)
+        self._eval_transform = Prepare(eval_transform(size, resize), finish)
+        self._several_tests = isinstance(test, dict)
         self.untestable: str | None = None
+        self.test_sets: dict[str, Any]
         if dataset is None:
-            self.train_set, self.val_set, self.test_set, self.class_names = self._from_folder()
+            named = {"test": test} if isinstance(test, str) else test
+            self.train_set, self.val_set, self.test_sets, self.class_names = self._from_folder(named)
         else:
-            self.train_set, self.val_set, self.test_set, self.class_names = self._from_torchvision(dataset, download)
+            self.train_set, self.val_set, test_set, self.class_names = self._from_torchvision(dataset, download)
+            self.test_sets = {"test": test_set}
+        # All that is tested on, in order: what `predict` goes over.
+        self.test_set = ConcatDataset(self.test_sets.values()) if len(self.test_sets) > 1 else next(iter(self.test_sets.values()))
         self.num_classes = len(self.class_names)
+        if per_class is not None:
+            self.train_set = _drawn(self.train_set, per_class, self.seed)
+        if groups is not None:
+            self._add_groups(self.root / Path(groups).expanduser(), group_column)
 
-    def _from_folder(self) -> tuple[Dataset, Dataset, Dataset, list[str]]:
-        if not (self.root / "train").is_dir():
-            if (self.root / "val").is_dir():
-                raise ValueError(
-                    f"{str(self.root)!r} has val/ but no train/; add train/, or put the class folders directly in root"
-                )
-            classes = class_folders(self.root)
-            train_set, val_set = self._split(lambda transform: _Folder(self.root, transform))
-            return train_set, val_set, val_set, classes
-        odd = [path.name for path in self.root.iterdir() if path.is_dir() and _is_odd(path, self.root)]
-        if odd:
+    def _from_folder(self, test: dict[str, str] | None) -> tuple[Dataset, Dataset, dict[str, Any], list[str]]:
+        apart = (self.root / "train").is_dir()
+        if not apart and (self.root / "val").is_dir():
+            raise ValueError(f"{str(self.root)!r} has val/ but no train/; add train/, or put the class folders directly in root")
+        tests = {name: self.root / Path(folder).expanduser() for name, folder in (test or {}).items()}
+        if apart and (odd := [p.name for p in self.root.iterdir() if _is_odd(p, self.root, tests.values())]):
             raise ValueError(f"{str(self.root)!r} has {', '.join(sorted(odd))} beside train/; name the parts train/, val/, test/")
-        classes = class_folders(self.root / "train")
-        parts: dict[str, Dataset] = {}
-        for part in ("val", "test"):
-            if not (self.root / part).is_dir():
-                continue
-            if part == "test" and not any(p.is_dir() and not p.name.startswith(".") for p in (self.root / part).iterdir()):
-                self.untestable = f"{str(self.root / part)!r} has no class folders: add them, or move the folder away"
-                continue
-            found = class_folders(self.root / part)
-            if found != classes:
-                raise ValueError(
-                    f"{part}/ and train/ in {str(self.root)!r} differ: only in train {_some(set(classes) - set(found))}, "
-                    f"only in {part} {_some(set(found) - set(classes))}; give both the same class folders"
-                )
-            parts[part] = _Folder(self.root / part, self._eval_transform)
-        if "val" in parts:
-            parts["train"] = _Folder(self.root / "train", self._train_transform)
+        folder = self.root / "train" if apart else self.root
+        classes = class_folders(folder)
+        if apart and (self.root / "val").is_dir():
+            val_set: Dataset = self._evaluated(self.root / "val", classes)
+            train_set: Dataset = self._train_folder(folder)
         else:
-            parts["train"], parts["val"] = self._split(lambda transform: _Folder(self.root / "train", transform))
-        return parts["train"], parts["val"], parts.get("test", parts["val"]), classes
+            train_set, val_set = self._split(self._train_folder(folder), ClassFolders(folder, self._eval_transform))
+        if not tests and apart and (own := self.root / "test").is_dir():
+            if any(p.is_dir() and not p.name.startswith(".") for p in own.iterdir()):
+                tests = {"test": own}
+            else:
+                self.untestable = f"{str(own)!r} has no class folders: add them, or move the folder away"
+        sets = {name: self._evaluated(path, classes) for name, path in tests.items()}
+        return train_set, val_set, sets or {"test": val_set}, classes
 
-    def _split(self, make: Callable[[Callable], Any]) -> tuple[Dataset, Dataset]:
-        """Training and validation part of the data set that `make` makes with a transform."""
-        train, val = make(self._train_transform), make(self._eval_transform)
-        # OxfordIIITPet keeps its labels to itself.
-        labels = train.targets if hasattr(train, "targets") else train._labels
-        kept, held_out = stratified_split(labels, self.val_fraction, self.seed)
+    def _train_folder(self, folder: Path) -> ClassFolders:
+        if self.masks is None:
+            return ClassFolders(folder, self._train_transform)
+        return MaskedFolder(folder, self._train_transform, self.root, self.masks)
+
+    def _evaluated(self, folder: Path, classes: list[str]) -> ClassFolders:
+        """A folder to validate or test on, if its classes are those of the training."""
+        found = class_folders(folder, "val" if folder == self.root / "val" else "test")
+        if found != classes:
+            part = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
+            raise ValueError(
+                f"{part}/ and train/ in {str(self.root)!r} differ: only in train {_some(set(classes) - set(found))}, "
+                f"only in {part} {_some(set(found) - set(classes))}; give both the same class folders"
+            )
+        return ClassFolders(folder, self._eval_transform)
+
+    def _split(self, train: Any, val: Any) -> tuple[Dataset, Dataset]:
+        """Training and validation part of the same samples with two transforms."""
+        kept, held_out = stratified_split(_labels(train), self.val_fraction, self.seed)
         return Subset(train, kept), Subset(val, held_out)
+
+    def _add_groups(self, table: Path, column: str) -> None:
+        values = read_groups(table, column)
+        for dataset in self.test_sets.values():
+            whole, indices = _whole(dataset)
+            samples = [whole.samples[i] for i in indices]
+            dataset.groups = sample_groups(samples, self.root, self.class_names, values, table)
 
     def _from_torchvision(self, name: str, download: bool) -> tuple[Dataset, Dataset, Dataset, list[str]]:
         key = name.lower()
@@ -233,9 +213,10 @@ class ImageData(pl.LightningDataModule):
             present = key == "imagenette" and (self.root / "imagenette2").is_dir()
             return make(self.root, transform=transform, **part, **({"download": True} if download and not present else {}))
 
+        transforms = self._train_transform, self._eval_transform
         try:
             if val is None:
-                train_set, val_set = self._split(functools.partial(part_of, train))
+                train_set, val_set = self._split(*map(functools.partial(part_of, train), transforms))
             else:
                 train_set, val_set = part_of(train, self._train_transform), part_of(val, self._eval_transform)
             test_set = val_set if test is None else part_of(test, self._eval_transform)
@@ -260,18 +241,21 @@ class ImageData(pl.LightningDataModule):
         """Validation batches in order."""
         return self._loader(self.val_set)
 
-    def test_dataloader(self) -> DataLoader:
-        """Batches of ``test``, or of ``val`` where there is no ``test``, in order."""
-        return self._loader(self._tested())
+    def test_dataloader(self) -> DataLoader | dict[str, DataLoader]:
+        """Batches of ``test``, or of ``val`` where there is no ``test``, in order; a dict by name where ``test`` has names."""
+        self._check_testable()
+        if self._several_tests:
+            return {name: self._loader(dataset) for name, dataset in self.test_sets.items()}
+        return self._loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
-        """The same batches as for ``test``."""
-        return self._loader(self._tested())
+        """The same batches as for ``test``, of several folders one after the other."""
+        self._check_testable()
+        return self._loader(self.test_set)
 
-    def _tested(self) -> Dataset:
+    def _check_testable(self) -> None:
         if self.untestable is not None:
             raise ValueError(self.untestable)
-        return self.test_set
 
     def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
         return DataLoader(
@@ -284,62 +268,26 @@ class ImageData(pl.LightningDataModule):
         )
 
 
-def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to keep and to hold out: of each class ``fraction``, rounded, but at least one, chosen by ``seed``; both sorted.
-
-    Raises:
-        ValueError: a class has a single sample, which cannot be on both sides.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    kept, held_out = [], []
-    of_class: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        of_class.setdefault(label, []).append(index)
-    for label, members in sorted(of_class.items()):
-        if len(members) < 2:
-            raise ValueError(
-                f"class number {label} has one image, so none can be held out; add images, or make train/ and val/ yourself"
-            )
-        count = min(max(1, math.floor(fraction * len(members) + 0.5)), len(members) - 1)
-        order = [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
-        held_out += order[:count]
-        kept += order[count:]
-    return sorted(kept), sorted(held_out)
+def _drawn(dataset: Dataset, per_class: int, seed: int) -> Subset:
+    whole, indices = _whole(dataset)
+    labels = _labels(whole)
+    return Subset(whole, [indices[i] for i in draw_per_class([labels[i] for i in indices], per_class, seed)])
 
 
-class _Folder(datasets.ImageFolder):
-    """ImageFolder with the checks, and the hidden folders passed over, of `class_folders`."""
-
-    def __init__(self, root: Path, transform: Callable) -> None:
-        super().__init__(root, transform, loader=_open, is_valid_file=functools.partial(is_image, root=root))
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        names = class_folders(Path(directory))
-        return names, {name: i for i, name in enumerate(names)}
+def _whole(dataset: Any) -> tuple[Any, Sequence[int]]:
+    """The data set that this one is a part of, and which samples it has of it."""
+    return (dataset.dataset, dataset.indices) if isinstance(dataset, Subset) else (dataset, range(len(dataset)))
 
 
-def _is_odd(path: Path, root: Path) -> bool:
+def _labels(dataset: Any) -> Sequence[int]:
+    return dataset.targets if hasattr(dataset, "targets") else dataset._labels  # OxfordIIITPet keeps them to itself
+
+
+def _is_odd(path: Path, root: Path, tests: Iterable[Path]) -> bool:
     """Whether a folder is a part of the data under another name than ours, and would be passed over."""
-    ours = [root / part for part in ("train", "val", "test")]
-    same = any(part.exists() and part.samefile(path) for part in ours)  # where file systems do not tell Val from val
-    return path.name.lower() in PARTS and not same
-
-
-def _open(path: str) -> Image.Image:
-    try:
-        return open_rgb(path)
-    except BROKEN as error:
-        raise ValueError(f"{path!r} cannot be read: {error}") from error
-
-
-class _Then:
-    """Two transforms in a row (picklable, for loading processes)."""
-
-    def __init__(self, first: Callable, second: Callable) -> None:
-        self.first, self.second = first, second
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        return self.second(self.first(image)).as_subclass(torch.Tensor)
+    known = [*(root / part for part in ("train", "val", "test")), *tests]
+    same = any(part.exists() and part.samefile(path) for part in known)  # where file systems do not tell Val from val
+    return path.is_dir() and path.name.lower() in PARTS and not same
 
 
 _by_name = train_transform  # the argument of ImageData has the same name

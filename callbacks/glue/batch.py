@@ -120,6 +120,7 @@ class Step(NamedTuple):
     images: Tensor = torch.empty(0)  # (N, C, H, W) before the augmentation; none where no image was drawn, as below
     targets: Any = None
     result: Augmented | None = None
+    kept: Tensor | None = None  # (4,) int64, `object_masks.count_kept`; None without object masks
 
 
 def get_item(batch: Any, key: BatchKey) -> Any:

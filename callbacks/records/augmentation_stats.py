@@ -51,6 +51,7 @@ class AugmentationStats:
         self.steps = self.due_images = self.drawn = self.augmented_steps = 0
         self._sums: Tensor | None = None  # (2 + BINS,): images without a map, sum of the others' keep fractions, their histogram
         self._classes: Tensor | None = None  # (classes, 2): drawn, of those without a map
+        self._kept: Tensor | None = None  # (4,) int64: pixels of objects kept, of objects, of backgrounds kept, of backgrounds
         self._steps: deque[tuple[float, float | None]] = deque(maxlen=STEPS)
         self._samples = SampleGrid()
 
@@ -59,7 +60,7 @@ class AugmentationStats:
         self.steps += 1
         self.due_images += due_images
 
-    def add(self, done: Augmented, images: Tensor, targets: Any, step: int) -> None:
+    def add(self, done: Augmented, images: Tensor, targets: Any, step: int, kept: Tensor | None = None) -> None:
         """What was done to a batch.
 
         Args:
@@ -67,6 +68,7 @@ class AugmentationStats:
             images: (N, C, H, W), as they were before.
             targets: of the whole batch, in any form that `GroupCAM` takes.
             step: number of the batch, for the captions.
+            kept: (4,) int64, counts of `object_masks.count_kept`. Default: None, the batch has no object masks.
         """
         if not len(done.drawn):
             return
@@ -81,6 +83,8 @@ class AugmentationStats:
             self._sums[1] += (fraction * (1 - missing)).sum()
             bins = (fraction * BINS).long().clamp(max=BINS - 1)
             self._sums.index_add_(0, bins + 2, 1 - missing)  # not histc or bincount: those wait, or are refused as undetermined
+            if kept is not None:
+                self._kept = kept if self._kept is None else self._kept + kept
             index = done.drawn.to(fraction.device, non_blocking=True)
             labels, weights = (
                 None if part is None else part.to(fraction.device, non_blocking=True).index_select(0, index)
@@ -107,12 +111,15 @@ class AugmentationStats:
         Returns:
             `steps` (training steps), `augmented_steps`, `images` (in batches that were due), `drawn`, `no_map` (of those),
             `keep_fraction` (mean over the drawn images with a map; None without any), `keep_histogram` (of the same, `BINS`
-            counts over [0, 1]), `per_class` (label to [drawn, no_map]; an image with several labels counts in parts), and
-            medians in seconds: `seconds` (the augmentation of a batch), `step_seconds` (a whole step, from the batch's arrival on
-            the device), `plain_seconds` (a step less its augmentation).
+            counts over [0, 1]), `object_kept` and `ground_kept` (shares of the objects' and of the backgrounds' pixels that are
+            kept, over all drawn images with a map and an object mask; None without any), `per_class` (label to [drawn, no_map];
+            an image with several labels counts in parts), and medians in seconds: `seconds` (the augmentation of a batch),
+            `step_seconds` (a whole step, from the batch's arrival on the device), `plain_seconds` (a step less its
+            augmentation).
         """
         sums = [0.0] * (2 + BINS) if self._sums is None else self._sums.tolist()
         mapped = self.drawn - round(sums[0])
+        kept = [0] * 4 if self._kept is None else self._kept.tolist()
         per_class = {}
         if self._classes is not None:
             table = self._classes.cpu()
@@ -127,6 +134,8 @@ class AugmentationStats:
             "no_map": round(sums[0]),
             "keep_fraction": sums[1] / mapped if mapped else None,
             "keep_histogram": [round(count) for count in sums[2:]],
+            "object_kept": kept[0] / kept[1] if kept[1] else None,
+            "ground_kept": kept[2] / kept[3] if kept[3] else None,
             "per_class": per_class,
             "seconds": _median(augmented),
             "step_seconds": _median([whole for whole, _ in self._steps]),

@@ -153,6 +153,14 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
         return
     line = records.drawn_epochs[-1]
     missing = line["no_map"] / line["drawn"]
+    if records.augmentation.get("source") == "masks":
+        if missing >= 0.3:
+            yield Finding(
+                "warning",
+                f"{missing:.0%} of the drawn images had an empty object mask in epoch {line['epoch']} and were left as they are.",
+                "The object masks come with the batches: see which of them are all zero.",
+            )
+        return
     if missing >= 0.3:
         yield Finding(
             "warning",

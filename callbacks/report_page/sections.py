@@ -131,6 +131,12 @@ def augmentation(records: RunRecords) -> dict[str, Any] | None:
     facts = records.augmentation
     summary = f"{last['drawn']:,} of {last['images']:,} images were drawn in epoch {last['epoch']}"
     summary += f" (rank zero of {facts['world_size']}: its share)." if facts.get("world_size", 1) > 1 else "."
+    object_kept, ground_kept = last.get("object_kept"), last.get("ground_kept")
+    if object_kept is not None and ground_kept is not None:
+        summary += (
+            f" By the object masks in the batches {object_kept:.0%} of the objects' pixels and {ground_kept:.0%} of the "
+            "backgrounds' are kept: masks that follow the objects keep much more of these, masks placed at random equal shares."
+        )
     more = len(worst) - len(classes)
     about = {"summary": summary, "plan": facts.get("plan"), "epoch": last["epoch"]}
     return {**about, "charts": charts, "classes": classes, "more": more}
@@ -215,7 +221,7 @@ def facts(records: RunRecords) -> list[tuple[str, str]]:
         ("Classes", len(run["class_names"]) if run.get("class_names") else None),
         ("Augmentation layer", used.get("layer") and f"{used['layer']}" + (f", {' x '.join(map(str, shape))}" if shape else "")),
         ("Augmentation settings", ", ".join(f"{name}={used[name]}" for name in settings if name in used)),
-        ("Kept pixels chosen by", MASKS.get(str(used.get("mask_from")), used.get("mask_from"))),
+        ("Kept pixels chosen by", _chooser(used)),
         ("Maps watched with", watched.get("method") and f"{watched['method']}, layer {watched.get('layer')}"),
         ("Probes", watched.get("num_probes") and f"{watched['num_probes']}, every {_epochs(watched.get('every_n_epochs', 1))}"),
         ("Device", run.get("device")),
@@ -279,6 +285,13 @@ def _area(curve: dict[str, Any] | None) -> tuple[str, str]:
 def _shares(counts: list[int] | None) -> list[float]:
     total = sum(counts or [])
     return [100 * count / total for count in counts or []] if total else []
+
+
+def _chooser(used: dict[str, Any]) -> str | None:
+    """What says which pixels are kept, in words."""
+    if used.get("source") == "masks" and used.get("mask_from") == "saliency":
+        return "object mask"
+    return MASKS.get(str(used.get("mask_from")), used.get("mask_from"))
 
 
 def _epochs(count: int) -> str:

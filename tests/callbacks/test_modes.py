@@ -70,7 +70,7 @@ def missing():
         if kinds(hints[name]) and not any(callable(value) or isinstance(value, tuple) for value in given):
             lacking.append(f"{name}=callable")
     sources = [mode.arguments.get("source") for mode in MODES.values()]
-    lacking += [f"source={choice!r}" for choice in ("self", "ema") if choice not in sources]
+    lacking += [f"source={choice!r}" for choice in ("self", "ema", "masks") if choice not in sources]
     lacking += [] if any(isinstance(source, nn.Module) for source in sources) else ["source=network"]
     lacking += [] if any(Path(str(source)).suffix == ".ckpt" for source in sources) else ["source=checkpoint"]
     for place in ("input", "stage", "target", "relu1"):

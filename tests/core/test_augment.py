@@ -314,3 +314,15 @@ def test_blur_of_a_size_of_your_own(setting):
         augmented = SaliencyBlur(None, mask_from="whole", **options)(images, labels)
         torch.testing.assert_close(augmented, blur(images, **options))
         assert not torch.allclose(augmented, blur(images)), options
+
+
+def test_given_maps_take_the_place_of_the_methods():
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    maps[2] = 0
+    index = torch.tensor([0, 2])
+    by_method = SaliencyBlur(lambda *_: maps[index]).apply(images, None, index)
+    given = SaliencyBlur(None).apply(images, None, index, maps=maps)
+    assert all(torch.equal(a, b) for a, b in zip(by_method, given)) and given.no_map.tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"maps must be \(3, H, W\) like the images .*got \(2, 8, 8\)"):
+        SaliencyBlur(None).apply(images, None, index, maps=maps[:2])

@@ -87,6 +87,28 @@ def read_images(batch):
     return batch, None
 
 
+def as_masked(x, y):
+    mask = torch.zeros(len(x), 12, 10, dtype=torch.bool)
+    mask[:, 3:9, 2:7] = True
+    return [x, y, mask]
+
+
+def as_masked_dict(x, y):
+    return {**as_dict(x, y), "mask": as_masked(x, y)[2][:, None].float()}
+
+
+def read_masked(batch):
+    return batch[0], batch[1]
+
+
+def get_mask(batch):
+    return batch[2]
+
+
+def set_mask(batch, masks):
+    return [*batch[:2], masks]
+
+
 def get_images(batch):
     return batch["inputs"][0]
 
@@ -214,6 +236,13 @@ MODES = {
     "source ema": Mode({"source": "ema"}),
     "source network": Mode({"source": teacher()}),
     "source checkpoint": Mode({"source": CHECKPOINT}),
+    "source masks": Mode({"source": "masks", "mask_key": 2}, as_masked, read_masked),
+    "mask_key alone": Mode(
+        {"mask_key": "mask", "image_key": NAMES["images"], "target_key": NAMES["labels"]}, as_masked_dict, read_dict
+    ),
+    "mask_key getter and setter": Mode({"mask_key": (get_mask, set_mask)}, as_masked, read_masked),
+    "mask_key beside maps": Mode({"source": "self", "mask_key": 2}, as_masked, read_masked),
+    "mask_key, labels mixed": Mode({"mask_key": 2, "fill": "other", "labels": "mixed"}, as_masked, read_masked),
     "chunk": Mode({"chunk": 4}),
     "seed": Mode({"seed": 3, "p": 0.5}),
     "record": Mode({"record": False}),

@@ -3,12 +3,13 @@ import shutil
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from groupcam_aug.recipes.data import ImageData, class_folders, eval_transform, stratified_split, train_transform
+from groupcam_aug.recipes.data import ImageData
 
 
 @pytest.fixture
@@ -58,22 +59,10 @@ def test_held_out_split_is_stratified_seeded_and_disjoint(root):
     assert make(root / "train", val_fraction=0.4, seed=1).val_set.indices != held_out
 
 
-def test_every_class_keeps_and_lends_at_least_one():
-    assert [len(part) for part in stratified_split([0, 0, 1, 1], 0.01, 0)] == [2, 2]
-    assert [len(part) for part in stratified_split([0, 0, 1, 1], 0.99, 0)] == [2, 2]
-    with pytest.raises(ValueError, match="one image"):
-        stratified_split([0, 0, 1], 0.2, 0)
-
-
 def test_hidden_folders_are_no_classes(root):
     (root / "train" / ".cache").mkdir()
     data = make(root)
     assert data.class_names == ["ant", "bee", "cat"] and data.train_set[14][1] == 2
-
-
-def test_a_missing_folder_says_what_is_there(root):
-    with pytest.raises(FileNotFoundError, match=r"'.*trian' is no folder; .* has train, val"):
-        class_folders(root / "trian")
 
 
 def test_a_folder_without_classes_is_refused(tmp_path):
@@ -177,19 +166,6 @@ def test_hidden_copies_are_no_images(root):
     assert len(make(root).train_set) == 15
 
 
-@pytest.mark.parametrize("name", ["crop-resize", "pad-crop", "none"])
-@pytest.mark.parametrize("image_size", [(20, 90), (224, 224), (63, 41)])
-def test_train_transforms_give_the_size(name, image_size):
-    assert train_transform(name, 48)(Image.new("RGB", image_size)).size == (48, 48)
-
-
-def test_validation_takes_the_centre():
-    image = Image.new("RGB", (512, 256))
-    image.paste((255, 255, 255), (144, 16, 368, 240))  # the centre 224 after resizing the shorter side to 256
-    assert all(low == 255 for low, _ in eval_transform(224)(image).getextrema())
-    assert any(low == 0 for low, _ in eval_transform(224, 224)(image).getextrema())
-
-
 def test_a_callable_may_be_the_train_transform(root):
     data = make(root, train_transform=v2.Resize((32, 32)))
     assert data.train_set[0][0].shape == (3, 32, 32)
@@ -280,3 +256,167 @@ def test_training_images_are_augmented_and_others_are_not(half, tmp_path, size, 
         assert torch.equal(dataset[0][0], dataset[0][0])
     resized = any(isinstance(step, v2.RandomResizedCrop) for step in data._train_transform.first.transforms)
     assert resized == (size > 64), "small images are padded and cropped, not resized"
+
+
+@pytest.fixture
+def several(root):
+    """`root` with two more parts to test on: kept, of two images a class, and moved, of one."""
+    shutil.copytree(root / "val", root / "test_kept")
+    shutil.copytree(root / "val", root / "test_moved")
+    for name in ("ant", "bee", "cat"):
+        (root / "test_moved" / name / "0.png").unlink()
+    return root
+
+
+NAMED = {"kept": "test_kept", "moved": "test_moved"}
+
+
+def test_several_test_folders_by_name(several):
+    data = make(several, test=NAMED)
+    assert {name: len(dataset) for name, dataset in data.test_sets.items()} == {"kept": 6, "moved": 3}
+    loaders = data.test_dataloader()
+    assert [*loaders] == ["kept", "moved"] and [len(loader.dataset) for loader in loaders.values()] == [6, 3]
+    assert torch.cat([labels for _, labels in data.predict_dataloader()]).tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+    assert torch.equal(data.test_sets["kept"][0][0], data.val_set[0][0]), "not augmented"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_trainer_tests_each_folder(several):
+    class Counts(pl.LightningModule):
+        def test_step(self, batch, batch_idx, dataloader_idx=0):
+            self.log("images", float(len(batch[1])), reduce_fx="sum")
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    kept, moved = pl.Trainer(**options).test(Counts(), datamodule=make(several, test=NAMED), verbose=False)
+    assert kept == {"images/dataloader_idx_0": 6.0} and moved == {"images/dataloader_idx_1": 3.0}
+
+
+def test_one_test_folder_without_a_name_is_one_loader(several, absolute):
+    data = make(several, test=str(several / "test_moved") if absolute else "test_moved")
+    assert [*data.test_sets] == ["test"] and len(data.test_dataloader().dataset) == 3
+    assert isinstance(make(several, test={"only": "test_moved"}).test_dataloader(), dict), "a name asked for is given"
+
+
+def test_the_test_folder_replaces_test_and_may_have_its_name(several):
+    (several / "test" / "nothing").mkdir(parents=True)
+    (several / "test_kept").rename(several / "testing")
+    assert len(make(several, test="testing").test_set) == 6
+
+
+def test_unnamed_test_sets_are_those_of_today(root):
+    data = make(root)
+    assert data.test_sets == {"test": data.val_set} and data.test_set is data.val_set
+
+
+def test_test_folders_must_be_there_and_have_the_classes_of_the_training(several):
+    with pytest.raises(FileNotFoundError, match="is no folder; .* Give test a folder"):
+        make(several, test="nowhere")
+    shutil.move(several / "test_moved" / "bee", several / "test_moved" / "wasp")
+    with pytest.raises(ValueError, match="test_moved/ and train/ in .*only in train bee, only in test_moved wasp"):
+        make(several, test=NAMED)
+    with pytest.raises(ValueError, match="names no folder"):
+        make(several, test={})
+
+
+@pytest.mark.parametrize("name", ["test", "masks", "groups"])
+def test_folders_do_not_go_with_a_torchvision_set(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} go with folders in root, not with dataset='cifar10'"):
+        make(tmp_path, dataset="cifar10", **{name: "somewhere"})
+
+
+@pytest.fixture
+def masked(root):
+    """`root` with masks of what is red in the images of bee, and none of ant."""
+    for part in ("train", "val"):
+        for i in range(5 if part == "train" else 2):
+            for name in ("bee", "cat"):
+                (root / "masks" / part / name).mkdir(parents=True, exist_ok=True)
+                mask = np.zeros((35, 41 + i), bool)
+                mask[:, :20] = True
+                Image.fromarray(mask).save(root / "masks" / part / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("size", [32, 80])
+def test_training_batches_hold_masks_and_the_same_images(masked, size):
+    batches = []
+    for masks in (None, "masks", str(masked / "masks")):
+        torch.manual_seed(3)
+        data = make(masked, size=size, masks=masks)
+        batches.append([*data.train_dataloader(), *data.train_dataloader()])
+    plain, *with_masks = batches
+    for found in with_masks:
+        for (x, y), (images, labels, drawn) in zip(plain, found, strict=True):
+            assert torch.equal(x, images) and torch.equal(y, labels)
+            assert drawn.shape == (len(x), size, size) and drawn.dtype == torch.bool
+    labels, drawn = (torch.cat([batch[i] for batch in with_masks[0]]) for i in (1, 2))
+    assert not drawn[labels == 0].any() and drawn[labels == 1].flatten(1).any(1).float().mean() > 0.7
+    assert all(len(batch) == 2 for batch in [*data.val_dataloader(), *data.test_dataloader()])
+
+
+def test_masks_lie_relative_to_root_where_classes_do(masked):
+    shutil.move(masked / "masks" / "train", masked / "elsewhere")
+    data = make(masked / "train", masks=str(masked / "elsewhere"), val_fraction=0.4)
+    assert len(data.train_set[0]) == 3 and len(data.val_set[0]) == 2 and any(mask.any() for *_, mask in data.train_set)
+
+
+def test_masks_of_no_image_and_transforms_of_images_alone_are_refused(masked):
+    with pytest.raises(ValueError, match="mask' holds the mask of no training image"):
+        make(masked, masks="mask")
+    with pytest.raises(TypeError, match="takes an image alone, but there are masks"):
+        make(masked, masks="masks", train_transform=lambda image: image)
+
+
+def test_so_many_of_each_class_after_the_held_out_split(root):
+    whole = make(root / "train", val_fraction=0.4)
+    data = make(root / "train", val_fraction=0.4, per_class=2)
+    assert data.val_set.indices == whole.val_set.indices and set(data.train_set.indices) < set(whole.train_set.indices)
+    assert [data.train_set[i][1] for i in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert [make(root, per_class=2).train_set[i][1] for i in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert make(root, per_class=2, seed=1).train_set.indices != make(root, per_class=2).train_set.indices
+    with pytest.raises(ValueError, match="has 3 training images, fewer than per_class=4"):
+        make(root / "train", val_fraction=0.4, per_class=4)
+    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
+        make(root, per_class=0)
+
+
+def test_the_seed_may_be_that_of_the_run(root, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert make(root, seed=None).seed == 0
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    data = make(root / "train", val_fraction=0.4, seed=None)
+    assert data.val_set.indices == make(root / "train", val_fraction=0.4, seed=5).val_set.indices
+    assert data.state_dict()["seed"] == 5, "a test from the checkpoint holds out the same"
+    assert make(root).seed == 0
+
+
+def test_groups_of_the_test_images_in_their_order(several):
+    lines = [f"{part}/{name}/{i}.png,{part[5:]}{i}" for part in NAMED.values() for name in ("ant", "bee", "cat") for i in (1, 0)]
+    (several / "index.csv").write_text("\n".join(["file,place", *lines]))
+    data = make(several, test=NAMED, groups="index.csv", group_column="place")
+    assert data.test_sets["kept"].groups[:3] == ["ant, kept0", "ant, kept1", "bee, kept0"]
+    assert data.test_sets["moved"].groups == ["ant, moved1", "bee, moved1", "cat, moved1"]
+    with pytest.raises(ValueError, match="'val/ant/0.png' is tested on, but"):
+        make(several, groups="index.csv", group_column="place")
+
+
+def test_groups_of_held_out_images_are_those_of_their_files(root):
+    lines = [f"{name}/{i}.png,{i}" for name in ("ant", "bee", "cat") for i in range(5)]
+    (root / "index.csv").write_text("\n".join(["file,group", *lines]))
+    data = make(root / "train", groups=str(root / "index.csv"), val_fraction=0.4)
+    files = [data.val_set.dataset.samples[i][0] for i in data.val_set.indices]
+    assert data.test_set.groups == [f"{file.split('/')[-2]}, {file[-5]}" for file in files]
+
+
+@pytest.mark.parametrize(("name", "table"), [("bar", None), ("clothing_bg", "index.csv")])
+def test_real_photographs_with_masks(name, table, data_folder, tmp_path):
+    shutil.unpack_archive(data_folder / f"{name}.zip", tmp_path)
+    folder = tmp_path / name
+    test = {"kept": "test_kept", "shifted": "test_shift"}
+    data = make(folder, size=96, test=test, masks="masks", groups=table, group_column="background", per_class=10)
+    images, labels, masks = next(iter(data.train_dataloader()))
+    assert images.shape == (4, 3, 96, 96) and masks.shape == (4, 96, 96)
+    assert 0.02 < torch.stack([mask for *_, mask in data.train_set]).float().mean() < 0.8
+    assert [len(part) for part in data.test_sets.values()] == ([388, 654] if name == "bar" else [152, 720])
+    if table:
+        assert all(", " in group for part in data.test_sets.values() for group in part.groups)

@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -265,6 +266,36 @@ def test_predictions_are_the_likeliest_classes_in_the_order_of_the_files(tmp_pat
     assert b"caf\xe9.png,ant" in write_predictions(tmp_path, batches, SimpleNamespace(test_set=odd), model).read_bytes()
     path = write_predictions(tmp_path, batches, SimpleNamespace(), SimpleNamespace())
     assert path.read_text().split() == ["index,class,probability", "0,0,0.9000", "1,1,0.8000", "2,1,0.6000"]
+
+
+def test_predictions_on_several_folders_name_the_files_of_all(checkpoint, folder):
+    shutil.copytree(folder / "images" / "val", folder / "images" / "kept")
+    shutil.copytree(folder / "images" / "val", folder / "images" / "moved")
+    (folder / "images" / "moved" / "ant" / "1.png").unlink()
+    words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.logger", "false"]
+    tests = ["--data.test", '{"moved": "moved", "kept": "kept"}', "--trainer.default_root_dir", str(folder)]
+    assert main(["predict", *words, *tests, *QUIET]) == 0
+    files = [line[0] for line in list(csv.reader((folder / "predictions.csv").open()))[1:]]
+    names = [f"images/moved/{name}.png" for name in ("ant/0", "ant/2", "bee/0", "bee/1", "bee/2")]
+    assert files == names + [f"images/kept/{name}/{i}.png" for name in ("ant", "bee") for i in range(3)]
+    assert main(["predict", *words, "--data.test", "moved", *tests[2:], *QUIET]) == 0
+    assert [line[0] for line in list(csv.reader((folder / "predictions.csv").open()))[1:]] == names
+
+
+def test_masks_of_the_data_reach_the_augmentation(folder):
+    for name in ("ant", "bee"):
+        (folder / "images" / "masks" / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            mask = Image.new("1", (40, 33))
+            mask.paste(1, (0, 0, 20, 33))
+            mask.save(folder / "images" / "masks" / "train" / name / f"{i}.png")
+    words = ["--data.root", "images", "--data.size", "32", "--data.num_workers", "0", "--data.masks", "masks"]
+    augmentation = '{"class_path": "GroupCAMAugmentation", "init_args": {"mask_key": 2, "network": "network"}}'
+    limits = ["--trainer.max_epochs", "1", "--trainer.callbacks", augmentation, "--trainer.default_root_dir", "run"]
+    assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
+    (path,) = (folder / "run").rglob("augmentation.jsonl")
+    line = json.loads(path.read_text())
+    assert line["object_kept"] == 1 and line["ground_kept"] == 0 and line["drawn"] == 6
 
 
 def test_checkpoints_of_other_models_are_not_looked_into(folder, monkeypatch):

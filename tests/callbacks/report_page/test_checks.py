@@ -1,5 +1,7 @@
 """What deserves a look: each warning has its reason, and nothing is said where the numbers do not say it."""
 
+import json
+
 import pytest
 import records
 from page import check
@@ -14,7 +16,7 @@ from groupcam_aug.callbacks.report_page.checks import (
 )
 from groupcam_aug.callbacks.report_page.page import render
 from groupcam_aug.callbacks.report_page.run_records import read_records
-from groupcam_aug.files import add_line
+from groupcam_aug.files import add_line, put_file
 
 
 def warnings_of(folder):
@@ -32,6 +34,13 @@ def test_classes_without_maps_are_named(tmp_path):
     assert "41% of class 3 have no map." in check(render(tmp_path)).words()
     records.run(tmp_path, names=["a", "b", "c", "owl"])
     assert warnings_of(tmp_path) == ["41% of class 3 (owl) have no map."]
+
+
+def test_empty_object_masks_are_no_failure_of_the_method(tmp_path):
+    records.augmentation(tmp_path, no_map=90, keep_fraction=0.05)
+    facts = json.loads((tmp_path / "augmentation.json").read_text())
+    put_file(tmp_path, "augmentation.json", json.dumps({**facts, "source": "masks"}))
+    assert warnings_of(tmp_path) == ["60% of the drawn images had an empty object mask in epoch 5 and were left as they are."]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,21 @@ def test_the_augmentation_and_its_worst_classes(tmp_path):
     assert sections.augmentation(read(tmp_path / "none", augmentation={"drawn": 0})) is None
 
 
+def test_what_is_kept_of_objects_and_backgrounds_is_said_where_it_is_known(tmp_path):
+    told = sections.augmentation(read(tmp_path / "a", augmentation={"object_kept": 0.834, "ground_kept": 0.21}))["summary"]
+    assert "83% of the objects' pixels and 21% of the backgrounds' are kept" in told
+    unknown = sections.augmentation(read(tmp_path / "b", augmentation={"object_kept": None, "ground_kept": None}))["summary"]
+    assert "objects" not in unknown
+
+
+def test_object_masks_choose_the_pixels(tmp_path):
+    found = read(tmp_path, augmentation={})
+    found.augmentation["source"] = "masks"
+    assert dict(sections.facts(found))["Kept pixels chosen by"] == "object mask"
+    found.augmentation["mask_from"] = "centre"
+    assert dict(sections.facts(found))["Kept pixels chosen by"] == "centre disc"
+
+
 def test_cost_in_milliseconds_and_shares(tmp_path):
     rows = sections.cost(read(tmp_path, run={}, monitor={"seconds": 2.0}, augmentation={"augmented_steps": 4}))
     assert [(what, value) for what, value, _ in rows] == [
