@@ -202,7 +202,7 @@ def run_recipes(command: str, words: list[str]) -> int:
     show = actions.add_parser("show", help="print a config")
     copy = actions.add_parser("copy", help="copy a config here, to be edited")
     for action in (show, copy):
-        action.add_argument("name", help="as in `groupcam-aug recipes list`")
+        action.add_argument("name", help="as in `groupcam-aug recipes list`, or arms: those of `groupcam-aug trial`")
     copy.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
     copy.add_argument("--force", action="store_true", help="overwrite")
     options = parser.parse_args(words)
@@ -210,7 +210,7 @@ def run_recipes(command: str, words: list[str]) -> int:
         print(_table([(name, _claim(_configs() / f"{name}.yaml")) for name in recipe_names()]))
         return 0
     with refusing():
-        source = find_recipe(options.name)
+        source = shipped_arms() if options.name in ("arms", "arms.yaml") else find_recipe(options.name)
     if options.action == "show":
         print(source.read_text(encoding="utf-8"), end="")
         return 0

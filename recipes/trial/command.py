@@ -9,6 +9,7 @@ the control that blurs as much elsewhere, and stands in OUT/index.html.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -85,11 +86,8 @@ def run(command: str, words: list[str]) -> int:
         console.print(f"finished runs are kept in {options.out}/runs; the same command goes on", highlight=False, markup=False)
         raise
     with refusing():
-        written, conclusion = _write(runs, failures, options, reference, shlex.join(["groupcam-aug", command, config, *words]))
-    console.print()
-    for sentence in conclusion:
-        console.print(escape(sentence), soft_wrap=True, highlight=False)
-    console.print("\nwrote " + ", ".join(map(str, written)), soft_wrap=True, highlight=False, markup=False)
+        written = _write(runs, failures, options, reference, shlex.join(["groupcam-aug", command, config, *words]))
+    _print_results(console, written)
     if failures:
         raise Refused(f"{len(failures)} of {len(runs)} runs are missing; the same command tries them again")
     return 0
@@ -285,14 +283,18 @@ def _line(metric: str) -> Any:
 
 def _write(
     runs: Sequence[Run], failures: Sequence[Failure], options: argparse.Namespace, reference: str, command: str
-) -> tuple[list[Path], list[str]]:
+) -> list[Path]:
     from groupcam_aug.recipes.trial.run import read_record
     from groupcam_aug.recipes.trial.summary import write_results
 
     records = [read_record(run.path) for run in runs if run.path.is_file()]
     planned: dict[str, int] = {}
+    sheets: dict[str, bytes] = {}
     for run in runs:
         planned[run.arm.name] = planned.get(run.arm.name, 0) + 1
+        samples = sorted((run.folder / "groupcam" / "gallery").glob("*.png"))
+        if samples and run.path.is_file():
+            sheets.setdefault(run.arm.name, samples[-1].read_bytes())  # the last epoch of the first seed
     return write_results(
         Path(options.out),
         records,
@@ -303,6 +305,19 @@ def _write(
         failures=[failure._asdict() for failure in failures],
         planned=planned,
         command=command,
+        sheets=sheets,
+    )
+
+
+def _print_results(console: Console, written: Sequence[Path]) -> None:
+    """The verdict, and where everything is."""
+    results = next(path for path in written if path.name == "results.json")
+    verdict = json.loads(results.read_text(encoding="utf-8"))["verdict"]
+    lines = [verdict["conclusion"], *(sentence["text"] for sentence in verdict["sentences"]), *verdict["caveats"]]
+    console.print("\n" + "\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    page = next(path for path in written if path.name == "index.html")
+    console.print(
+        f"\nlook at {page} (tables, plot, samples; also {', '.join(sorted(path.name for path in written if path != page))})"
     )
 
 

@@ -54,6 +54,8 @@ def do_runs(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     failures: list[Failure] = []
+    if not runs:
+        return failures
     waiting, running = list(runs), dict[Future[_Outcome], Run]()
     shares = dict[str, float]()  # of the runs under way
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
