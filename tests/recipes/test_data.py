@@ -280,7 +280,6 @@ def test_several_test_folders_by_name(several):
     assert torch.equal(data.test_sets["kept"][0][0], data.val_set[0][0]), "not augmented"
 
 
-@pytest.mark.parametrize("absolute", [False, True])
 def test_the_trainer_tests_each_folder(several):
     class Counts(pl.LightningModule):
         def test_step(self, batch, batch_idx, dataloader_idx=0):
@@ -291,6 +290,7 @@ def test_the_trainer_tests_each_folder(several):
     assert kept == {"images/dataloader_idx_0": 6.0} and moved == {"images/dataloader_idx_1": 3.0}
 
 
+@pytest.mark.parametrize("absolute", [False, True])
 def test_one_test_folder_without_a_name_is_one_loader(several, absolute):
     data = make(several, test=str(several / "test_moved") if absolute else "test_moved")
     assert [*data.test_sets] == ["test"] and len(data.test_dataloader().dataset) == 3
