@@ -103,6 +103,7 @@ def test_failures_missing_runs_warnings_and_notes(tmp_path):
         assert "paper: 0 of 3 runs finished, 1 failed" in text
         assert "paper, seed 1 failed: RuntimeError: no memory" in text
         assert "none, seed 0, 1: few workers" in text and text.count("few workers") == 1
+        assert "not paired, 3 of 3 better" in text
         assert "Seed 2: not all arms had the same initial weights" in text
 
 

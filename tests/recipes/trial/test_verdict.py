@@ -75,6 +75,14 @@ def test_a_gain_that_the_control_has_too():
     assert "above its control" not in said["conclusion"]
     wide = say(accuracies | {"fast-other": moved(0.02, OPEN)}, {"fast": "fast-other"})
     assert "It is not shown to be above its control fast-other: no evidence that saliency is what helps." in wide["conclusion"]
+    other = {"kept": moved(0, NOISE[::-1]), "shifted": moved(0.03, NOISE[::-1])}
+    arms = {"none": [BASE, BASE], "fast": [moved(0.03)] * 2, "fast-other": other.values()}
+    some = [
+        record(arm, seed, {"kept": a, "shifted": b}, control="fast-other" if arm == "fast" else None)
+        for arm, of in arms.items()
+        for seed, (a, b) in enumerate(zip(*of, strict=True))
+    ]
+    assert "above its control fast-other on some of them only: little evidence" in verdict(summarise(some))["conclusion"]
     missing = say({"none": BASE, "fast": moved(0.03)}, {"fast": "fast-other"})
     assert "Its control fast-other was not compared: whether saliency is what helps is open." in missing["conclusion"]
     assert any(caveat.startswith("fast-other, the control of fast, has no finished run") for caveat in missing["caveats"])
@@ -147,6 +155,11 @@ def test_runs_that_are_not_paired_show_nothing():
     assert text_of(said, "fast").endswith("the runs are not paired, so nothing is shown.")
     assert said["conclusion"].startswith("No arm has a shown gain") and "did not start alike" in said["conclusion"]
     assert said["caveats"][0].startswith("Seed 4: not all arms had the same initial weights (none / fast).")
+
+
+def test_notes_are_among_the_caveats():
+    records = trial({"none": BASE, "fast": moved(0.03)}, hash="1")
+    assert verdict(summarise(records))["caveats"][0].startswith("none and fast are the same config")
 
 
 def test_where_lower_is_better():
