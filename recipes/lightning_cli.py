@@ -26,7 +26,7 @@ from groupcam_aug.files import put_file
 from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_classifier
 from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
 from groupcam_aug.recipes.named_tests import run_tests
-from groupcam_aug.recipes.unknown_names import RENAMED, given_options, imported_class, unknown_names
+from groupcam_aug.recipes.unknown_names import RENAMED, given_options, imported_class, names_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
 
@@ -92,7 +92,9 @@ class GroupCAMCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Defaults and links."""
-        parser.set_defaults({part: {"class_path": path} for part, path in USUAL.items()})
+        # Not beside another class: the parser would hand it the values of arguments that both have.
+        usual = {part: path for part, path in USUAL.items() if not names_class(self._words, part)}
+        parser.set_defaults({part: {"class_path": path} for part, path in usual.items()})
         for link in self._links:
             parser.link_arguments("data", f"model.init_args.{link.name}", compute_fn=link, apply_on="instantiate")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RENAMED", "given_options", "imported_class", "nearest", "unknown_names"]
+__all__ = ["RENAMED", "given_options", "imported_class", "names_class", "nearest", "unknown_names"]
 
 RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
 
@@ -68,6 +68,25 @@ def given_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield flag, value if equals else following
 
 
+def names_class(words: Sequence[str], part: str) -> bool:
+    """Whether a command line, or a config in it, names the class of "model" or "data".
+
+    Args:
+        words: of the command line; configs as files that are there.
+        part: "model" or "data".
+    """
+    for flag, value in given_options(words):
+        if flag == f"--{part}.class_path":
+            return True
+        trees = [_read_yaml(value).get(part)] if flag in ("--config", "-c") else []
+        if flag == f"--{part}":  # a class, a mapping in one word, or a config of the part alone
+            tree = _read_yaml(value) if Path(value).is_file() else _read_text(value)
+            trees = [tree if tree is not None else {"class_path": value}]
+        if any(isinstance(tree, str) or (isinstance(tree, dict) and tree.get("class_path")) for tree in trees):
+            return True
+    return False
+
+
 def imported_class(path: str) -> Any:
     """The object of that dotted path, perhaps nested in a class, whose module is imported already; None if it is not found."""
     parts = path.split(".")
@@ -77,6 +96,15 @@ def imported_class(path: str) -> Any:
                 found = getattr(found, name, None)
             return found
     return None
+
+
+def _read_text(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def _print_plan(
         table.add_column(column, justify="left" if column in ("arm", "what") else "right", overflow="fold")
     failed = {failure.arm for failure in failures}
     for arm in dict.fromkeys(run.arm for run in pending):
-        seeds = ", ".join(str(run.seed) for run in pending if run.arm == arm)
+        seeds = _ranges([run.seed for run in pending if run.arm == arm])
         times = ["failed", ""] if arm.name in failed else [f"{1000 * rehearsals[arm.name].seconds:.0f}", _time(costs[arm.name])]
         table.add_row(escape(arm.name), escape(arm.about), seeds, *times)
     console.print(table)
@@ -261,6 +261,17 @@ def _print_plan(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """``0-4, 7``."""
+    parts: list[list[int]] = []
+    for seed in sorted(seeds):
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def _time(seconds: float) -> str:

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pytorch_lightning import Trainer
 
@@ -337,3 +338,18 @@ def test_test_images_without_classes_are_refused_before_they_are_needed(checkpoi
     (folder / "images" / "test").mkdir()
     assert main(["test", "--ckpt_path", str(checkpoint), "--data.root", "images", *QUIET]) == 1
     assert "test' has no class folders" in capsys.readouterr().err
+
+
+def test_another_class_keeps_its_own_defaults(capsys, tmp_path):
+    """`Mine.lr` and `ShapesDataModule.size` have the names of arguments of our default classes."""
+    assert (
+        main(["fit", "--model", "own_project.Mine", "--data", "groupcam_aug.recipes.shapes.ShapesDataModule", "--print_config"])
+        == 0
+    )
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["init_args"]["lr"] == 0.1
+    data = config["data"]["init_args"]
+    assert (data["size"], data["batch_size"], data["mean"]) == (32, 64, [0.5, 0.5, 0.5])
+    (tmp_path / "mine.yaml").write_text("model: {class_path: own_project.Mine}\ndata: {class_path: own_project.MyData}\n")
+    assert main(["fit", "--config", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["lr"] == 0.1

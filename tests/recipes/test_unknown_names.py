@@ -1,10 +1,12 @@
 """Names in a command line and its configs that nothing has: found in them, whatever a parser's message says."""
 
+from pathlib import Path
+
 import pytest
 
 from groupcam_aug.recipes import classifier, data, lightning_cli  # noqa: F401  (classes are looked up where their modules are imported)
 from groupcam_aug.recipes.lightning_cli import USUAL
-from groupcam_aug.recipes.unknown_names import given_options, imported_class, nearest, unknown_names
+from groupcam_aug.recipes.unknown_names import given_options, imported_class, names_class, nearest, unknown_names
 
 OPTIONS = ["config", "model", "model.help", "data", "data.help", "trainer", "trainer.max_epochs", "trainer.callbacks"]
 OPTIONS += ["trainer.callbacks.help", "ckpt_path", "seed_everything"]
@@ -111,3 +113,26 @@ def test_a_suggestion_names_what_was_renamed_before_what_is_near():
     assert nearest("weights", ["width", "checkpoint"], {"weights": "checkpoint"}) == "; it is called 'checkpoint' now"
     assert nearest("weights", ["weight", "width"], {"weights": "checkpoint"}) == "; did you mean 'weight'?", "not here"
     assert nearest("zzz", ["width"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--data", "package.Mine"], True),
+        (["--data=package.Mine"], True),
+        (["--data.class_path", "package.Mine"], True),
+        (["--data", '{"class_path": "package.Mine"}'], True),
+        (["--data", '{"init_args": {"size": 32}}'], False),
+        (["--data.size", "32"], False),
+        (["--model", "package.Mine"], False),
+        (["--config", "with.yaml"], True),
+        (["--config", "without.yaml"], False),
+        (["--data", "part.yaml"], True),
+    ],
+)
+def test_a_class_is_named_on_the_line_or_in_a_config(words, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("with.yaml").write_text("data: {class_path: package.Mine}")
+    Path("without.yaml").write_text("data: {init_args: {size: 32}}\nmodel: {class_path: package.Mine}")
+    Path("part.yaml").write_text("class_path: package.Mine")
+    assert names_class(words, "data") is named
