@@ -80,8 +80,8 @@ def names_class(words: Sequence[str], part: str) -> bool:
             return True
         trees = [_read_yaml(value).get(part)] if flag in ("--config", "-c") else []
         if flag == f"--{part}":  # a class, a mapping in one word, or a config of the part alone
-            tree = _read_yaml(value) if Path(value).is_file() else _read_text(value)
-            trees = [tree if tree is not None else {"class_path": value}]
+            tree = _read_text(value)
+            trees = [tree if isinstance(tree, dict) else _read_yaml(value) or str(tree)]
         if any(isinstance(tree, str) or (isinstance(tree, dict) and tree.get("class_path")) for tree in trees):
             return True
     return False

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from groupcam_aug.recipes.cli import find_recipe, main, recipe_names
+from groupcam_aug.recipes.cli import find_recipe, main, recipe_names, shipped_arms
 from groupcam_aug.recipes.trial.scenes import CLASSES
 
-ARMS = yaml.safe_load(find_recipe("arms").read_text())
-CONFIGS = [name for name in recipe_names() if name != "arms"]
+ARMS = yaml.safe_load(shipped_arms().read_text())
+CONFIGS = recipe_names()
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_configs_of_trials_are_fit_for_pairs(name):
 
 
 def test_there_are_configs():
-    assert {"resnet50_imagenet", "resnet50_folder", "shapes_demo", "arms"} <= set(recipe_names())
+    assert {"resnet50_imagenet", "resnet50_folder", "shapes_demo", "trials/shapes"} <= set(recipe_names())
     trials = {"shapes", "scenes", "cifar_finetune", "cifar_scratch", "bar", "clothing"}
     assert {f"trials/{name}" for name in trials} <= set(recipe_names())
 
