@@ -103,8 +103,8 @@ class BatchTransform(ConfiguredCallback):
         if stage != "fit":
             return
         self._release()
-        found = (self.num_classes, *(getattr(part, "num_classes", None) for part in (pl_module, trainer.datamodule)))
-        num_classes = next((number for number in found if isinstance(number, int)), None)
+        known = (self.num_classes, *(getattr(part, "num_classes", None) for part in (pl_module, trainer.datamodule)))
+        num_classes = next((number for number in known if isinstance(number, int)), None)
         self._fit = _Fit(trainer, Dispatcher.attach(trainer.strategy, self._on_batch), num_classes)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
