@@ -62,7 +62,7 @@ def run(command: str, words: list[str]) -> int:
         reference = options.reference or ("none" if any(arm.name == "none" for arm in arms) else arms[0].name)
         if reference not in [arm.name for arm in arms]:
             raise ValueError(f"--reference {reference} is none of the arms: {', '.join(arm.name for arm in arms)}")
-        runs = _plan(config, rest, arms, seeds, Path(options.out))
+        runs = _plan(config, rest, arms, seeds, Path(options.out), options.checkpoints)
         finished = [run for run in runs if run.path.is_file()]
         _check_finished(finished)
     pending = [run for run in runs if run not in finished]
@@ -128,6 +128,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="5", metavar="N", help="how many, from 0; or which: 3-7, or 0,2,5 (default: 5)")
     parser.add_argument("--out", default="groupcam_trial", help="folder for runs and results (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
+    parser.add_argument("--checkpoints", action="store_true", help="keep the last weights of each run, for explain and evaluate")
     parser.add_argument(
         "--dry-run", action="store_true", help="a few steps of each arm, then what would be run and how long it takes"
     )
@@ -145,7 +146,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequence[int], out: Path) -> list[Run]:
+def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequence[int], out: Path, keep: bool) -> list[Run]:
     """Every run; the arms' configs are written."""
     from groupcam_aug.files import put_file
     from groupcam_aug.recipes.trial.arms import where_things_are
@@ -164,7 +165,7 @@ def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequenc
             raise ValueError(
                 f"{str(out)!r} has runs of arm {arm.name} with another config ({changed}): give another --out, or delete them"
             )
-    return [Run(arm, seed, out, where) for seed in seeds for arm in arms]
+    return [Run(arm, seed, out, where, keep) for seed in seeds for arm in arms]
 
 
 def _changed(before: str, after: str) -> str:
@@ -295,6 +296,8 @@ def _line(metric: str) -> Any:
 def _write(
     runs: Sequence[Run], failures: Sequence[Failure], options: argparse.Namespace, reference: str, command: str
 ) -> list[Path]:
+    from groupcam_aug.callbacks.report import render
+    from groupcam_aug.files import put_file
     from groupcam_aug.recipes.trial.run import read_record
     from groupcam_aug.recipes.trial.summary import write_results
 
@@ -303,9 +306,11 @@ def _write(
     sheets: dict[str, bytes] = {}
     for run in runs:
         planned[run.arm.name] = planned.get(run.arm.name, 0) + 1
-        samples = sorted((run.folder / "groupcam" / "gallery").glob("*.png"))
-        if samples and run.path.is_file():
-            sheets.setdefault(run.arm.name, samples[-1].read_bytes())  # the last epoch of the first seed
+        found = run.folder / "groupcam"
+        samples = sorted((found / "gallery").glob("*.png"))
+        if samples and run.path.is_file() and run.arm.name not in sheets:  # the last epoch of the first seed
+            sheets[run.arm.name] = samples[-1].read_bytes()
+            put_file(found, "report.html", render(found))
     return write_results(
         Path(options.out),
         records,
@@ -321,9 +326,20 @@ def _write(
 
 
 def _print_results(console: Console, written: Sequence[Path]) -> None:
-    """The verdict, and where everything is."""
-    results = next(path for path in written if path.name == "results.json")
-    verdict = json.loads(results.read_text(encoding="utf-8"))["verdict"]
+    """Tables, the verdict, and where everything is."""
+    from groupcam_aug.recipes.trial.page import main_table
+
+    results = json.loads(next(path for path in written if path.name == "results.json").read_text(encoding="utf-8"))
+    summary, verdict = results["summary"], results["verdict"]
+    for name, test_set in summary["test_sets"].items():
+        found = main_table(summary, test_set)
+        shown = [i for i, column in enumerate(found.columns) if not column.startswith("worst")]
+        table = Table(title=escape(name), title_justify="left")
+        for i in shown:
+            table.add_column(escape(found.columns[i]), justify="right" if i else "left")
+        for row in found.rows:
+            table.add_row(*(escape(row[i][0]) for i in shown))
+        console.print(table)
     lines = [verdict["conclusion"], *(sentence["text"] for sentence in verdict["sentences"]), *verdict["caveats"]]
     console.print("\n" + "\n".join(lines), soft_wrap=True, highlight=False, markup=False)
     page = next(path for path in written if path.name == "index.html")

@@ -58,7 +58,8 @@ class FitObserver(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the digest of the start, and see how much there is to do."""
         self.start = digest_of(pl_module)
-        steps, data = trainer.num_training_batches, getattr(trainer.train_dataloader, "dataset", None)
+        steps = trainer.num_training_batches
+        data: Any = getattr(trainer.train_dataloader, "dataset", None)
         self.steps = int(steps) if steps < float("inf") else 0
         self.images = len(data) if hasattr(data, "__len__") else None
 

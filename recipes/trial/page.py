@@ -14,7 +14,7 @@ from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.recipes.trial.plots import forest_charts
 from groupcam_aug.recipes.trial.verdict import difference_text, number_text
 
-__all__ = ["Table", "render_markdown", "render_page"]
+__all__ = ["Table", "main_table", "render_markdown", "render_page"]
 
 Results = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def render_page(results: Results, *, folder: Path, sheets: Mapping[str, bytes] |
             "name": name,
             "images": " or ".join(map(str, test_set["sizes"])),
             "sentences": [one for one in results["verdict"]["sentences"] if one["test_set"] == name],
-            "table": _main_table(summary, test_set),
+            "table": main_table(summary, test_set),
             "chart": charts.get(name),
             "details": [
                 ("All metrics", _metrics_table(test_set)),
@@ -96,7 +96,7 @@ def render_markdown(results: Results, *, plot: str | None = None) -> str:
     for name, test_set in summary["test_sets"].items():
         lines += [f"## {_plain(name)} ({' or '.join(map(str, test_set['sizes']))} images)", ""]
         lines += _bullets(one["text"] for one in said["sentences"] if one["test_set"] == name)
-        lines += [_markdown(_main_table(summary, test_set)), ""]
+        lines += [_markdown(main_table(summary, test_set)), ""]
     if (maps := _maps_table(summary)).rows:
         lines += ["## What the maps kept", "", _markdown(maps), ""]
     if results["failures"] or results["missing"]:
@@ -109,7 +109,8 @@ def render_markdown(results: Results, *, plot: str | None = None) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _main_table(summary: Mapping[str, Any], test_set: Mapping[str, Any]) -> Table:
+def main_table(summary: Mapping[str, Any], test_set: Mapping[str, Any]) -> Table:
+    """A row for each arm: the primary metric, what it is more than the reference and the control, the worst class, the cost."""
     metric, reference = summary["metric"], summary["reference"]
     worst = [
         (key, title)

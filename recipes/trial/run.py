@@ -44,12 +44,14 @@ class Run:
         seed: of weights, order and crops.
         out: folder of the trial.
         where: what `ClassCounter` needs to know, from `where_things_are`.
+        keep: whether the last weights are kept, as `last.ckpt` in the run's folder.
     """
 
     arm: Arm
     seed: int
     out: Path
     where: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    keep: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -113,6 +115,8 @@ def run_arm(run: Run, progress: Callable[[float], None] = lambda share: None) ->
             made = prepare(run.config, run.seed, run.folder, [observer, counter])
             _interruptible(made.trainer, lambda: made.trainer.fit(made.model, datamodule=made.datamodule))
             weights = digest_of(made.model)
+            if run.keep:
+                made.trainer.save_checkpoint(run.folder / "last.ckpt", weights_only=False)
             tests = _tested(made, counter)
     except Exception:
         put_file(run.folder, "error.txt", traceback.format_exc())
