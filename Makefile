@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)        ## train, fine-tune with and without Group-CAM, print the table, write panels.png
+demo: $(STAMP)        ## train with and without Group-CAM, print the tables, write panels.png
 	$(BIN)/groupcam-aug demo
 
 demo-quick: $(STAMP)  ## the same in under a minute
