@@ -130,12 +130,36 @@ def workplace(tmp_path, monkeypatch):
 def test_command_lines_run(workplace, monkeypatch):
     from groupcam_aug.recipes import demo
 
-    monkeypatch.setattr(demo, "QUICK", demo.Budget(train=64, test=24, epochs=1, steps=2, maps=6, batch=16, width=4, seeds=1))
+    small = {"trainer.max_epochs": 4, "data.train": 64, "data.test": 24, "data.val": 24, "data.batch_size": 16}
+    monkeypatch.setattr(demo, "QUICK", small)
     (checkpoint,) = (line.removeprefix("CKPT=") for line in LINES if line.startswith("CKPT="))
     commands = [shlex.split(line.replace("$CKPT", checkpoint), comments=True) for line in LINES]
     ours = [words[1:] for words in commands if words and words[0] == "groupcam-aug"]
-    assert {words[0] for words in ours} >= {"fit", "test", "explain", "evaluate", "fidelity", "report", "recipes", "demo"}
+    assert {words[0] for words in ours} >= {
+        "fit",
+        "test",
+        "explain",
+        "evaluate",
+        "fidelity",
+        "report",
+        "recipes",
+        "demo",
+        "trial",
+    }
     for words in ours:
+        if words[0] == "trial":
+            words = [word.replace("my_config.yaml", "resnet50_folder") for word in words]
+            words += ["--data.root", "photographs", "--model.network", "torchvision/resnet18", "--model.pretrained", "false"]
+            words += [
+                "--data.num_workers",
+                "0",
+                "--data.size",
+                "64",
+                "--trainer.accelerator",
+                "cpu",
+                "--out",
+                f"trial{len(words)}",
+            ]
         if words[0] == "fit":
             words = [
                 *words,
