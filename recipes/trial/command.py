@@ -343,9 +343,9 @@ def _print_results(console: Console, written: Sequence[Path]) -> None:
     lines = [verdict["conclusion"], *(sentence["text"] for sentence in verdict["sentences"]), *verdict["caveats"]]
     console.print("\n" + "\n".join(lines), soft_wrap=True, highlight=False, markup=False)
     page = next(path for path in written if path.name == "index.html")
-    console.print(
-        f"\nlook at {page} (tables, plot, samples; also {', '.join(sorted(path.name for path in written if path != page))})"
-    )
+    others = ", ".join(sorted(path.name for path in written if path != page))
+    said = f"\nlook at {page} (tables, plot, samples; also {others})"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_arms(console: Console, file: str | None) -> None:

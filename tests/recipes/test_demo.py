@@ -19,7 +19,8 @@ def test_the_command_is_a_trial_with_panels_and_a_report(tmp_path, monkeypatch, 
     out = tmp_path / "out"
     assert main(["demo", "--quick", "--out", str(out)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "over none on 2 seeds" in said and "panels.png" in said and "index.html" in said and "Quick form" in said
+    for words in ("over none on 2 seeds", "panels.png", "index.html", "Quick form"):
+        assert words in said, words
     assert str(out / "report.html") in "".join(said.split()), "the last line says where the report is"
     results = json.loads((out / "results.json").read_text())
     assert [(record["arm"], record["seed"]) for record in results["records"]] == [(a, s) for a in demo.ARMS for s in (0, 1)]

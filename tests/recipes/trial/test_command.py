@@ -57,7 +57,9 @@ def test_three_arms_and_two_seeds_on_somebody_elses_project(trial, capsys, tmp_p
     for link in re.findall(r'href="([^"#]+)"', page):
         assert (tmp_path / "out" / link).exists(), link
     assert (
-        not re.search(r'(src|href)="(https?:)?//', page) and page.count("data:image/png") >= 3
+        not re.search(r'(src|href)="(https?:)?//', page)
+        and page.count("data:image/png") == 2
+        and page.count("data:image/svg") == 4  # samples of two arms, plots light and dark
     )  # plots, and the samples of arms
     assert sorted(path.name for path in (tmp_path / "out" / "arms").iterdir()) == ["cheap-other.yaml", "cheap.yaml", "none.yaml"]
 
