@@ -23,10 +23,10 @@ INHERITED = (
     *("network", "layer", "image_key", "target_key", "mask_key", "output", "preprocess", "activation"),
     *("chunk", "start_epoch", "stop_epoch", "every_n_steps"),
 )
-# Callbacks that end a training early, choose an epoch, or write what a trial does not keep.
+# Callbacks that end a training early, choose an epoch, or show what a trial shows itself.
 LEFT_OUT = (
     *("Checkpoint", "EarlyStopping", "SaliencyEarlyStopping", "ProgressBar", "ModelSummary"),
-    *("LearningRateMonitor", "DeviceStatsMonitor", "SaliencyReport"),
+    *("LearningRateMonitor", "DeviceStatsMonitor"),
 )
 
 

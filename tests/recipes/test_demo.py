@@ -29,7 +29,16 @@ def test_the_command_is_a_trial_with_panels_and_a_report(tmp_path, monkeypatch, 
     assert fast["train"]["augmented"] > 0 and 0 <= fast["train"]["object_kept"] <= 1
     assert min(Image.open(out / "panels.png").size) > 300
     words = check((out / "report.html").read_text(encoding="utf-8")).words()
-    for filled in ("Maps of the probes", "How much is kept", "Samples of epoch"):
+    for filled in (
+        "Finished: 4 epochs",
+        "crescent",
+        "val/acc",
+        "Maps of the probes",
+        "How much is kept",
+        "Samples of epoch",
+        "Insertion",
+        "Sanity check",
+    ):
         assert filled in words, filled
     classifier, info = load_classifier(out / "runs" / "fast__seed1" / "last.ckpt")
     assert info["class_names"] == list(CLASSES) and isinstance(classifier.network, CIFARResNet)
