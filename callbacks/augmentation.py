@@ -92,6 +92,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
             (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
             network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
             network in training cannot be trusted to know the object (a shortcut in the data, training from scratch).
+        source_target: what maps are made for: "label", the image's label, or "top1", the first choice of the network that is
+            mapped. With "top1" a teacher may have other classes: an ImageNet network with its head finds objects of any data.
         start_epoch: first epoch that is augmented.
         stop_epoch: first epoch that is no longer augmented. None: never stops.
         every_n_steps: augment every n-th training batch only.
@@ -136,6 +138,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
         mask_from: MaskFrom = "saliency",
         labels: Literal["own", "mixed"] = "own",
         source: str | nn.Module | None = None,
+        source_target: Literal["label", "top1"] = "label",
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         every_n_steps: int = 1,
@@ -163,10 +166,17 @@ class GroupCAMAugmentation(ConfiguredCallback):
             raise ValueError(f"labels must be 'own' or 'mixed', got {labels!r}")
         if labels == "mixed" and (fill != "other" or target_key is None):
             raise ValueError(f"labels='mixed' needs fill='other' and a target_key, got {fill!r} and {target_key!r}")
+        if source_target not in ("label", "top1"):
+            raise ValueError(f"source_target must be 'label' or 'top1', got {source_target!r}")
+        if labels == "mixed" and source_target == "top1" and source not in ("self", "ema"):
+            raise ValueError(
+                "labels='mixed' counts the classes of the mapped network: a teacher with source_target='top1' may have others"
+            )
         if source == "masks" and mask_key is None:
             raise ValueError("source='masks' needs mask_key=, the place of the object masks in a batch")
         defaults = PRESETS[preset]
-        self.network, self.source, self.labels, self.seed, self.record = network, source, labels, seed, record
+        self.network, self.source, self.source_target = network, source, source_target
+        self.labels, self.seed, self.record = labels, seed, record
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.mask_key = image_key, target_key, mask_key
         self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
@@ -192,7 +202,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             raise misconfigured(trainer, f"training_step(dataloader_iter) fetches batches out of a callback's reach. {_INSTEAD}")
         choice = "self" if self.source == "masks" else self.source
-        source = MapSource(trainer, self.network, choice, self._make_cam)
+        source = MapSource(trainer, self.network, choice, self._make_cam, other_classes=self.source_target == "top1")
         self._fit = _Fit(trainer, Dispatcher.attach(trainer.strategy, self._on_batch), source)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -326,7 +336,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
         """Maps for `SaliencyBlur`, which knows no Trainer."""
         if self._fit is None or self._fit.source.cam is None:
             raise RuntimeError("GroupCAMAugmentation.augment maps within a fit only; elsewhere use groupcam_aug.SaliencyBlur")
-        return self._fit.source.cam(images, targets)
+        return self._fit.source.cam(images, targets if self.source_target == "label" else None)
 
     def _make_cam(self, network: nn.Module, **changed: Any) -> GroupCAM:
         return GroupCAM.for_training(network, **{name: getattr(self, name) for name in _METHOD} | changed)

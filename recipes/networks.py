@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from groupcam_aug.checkpoints import read_state_dict
 from groupcam_aug.recipes.unknown_names import RENAMED, nearest
 
-__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_checkpoint"]
+__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_checkpoint", "pretrained_network"]
 
 
 def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Tensor]) -> list[str]:
@@ -110,6 +110,25 @@ def build_network(spec: str | Mapping[str, Any], num_classes: int, pretrained: b
     raise ValueError(
         f"network={spec!r} is unknown to {library or 'timm and torchvision'}; near names: {', '.join(near) or 'none'}"
     )
+
+
+def pretrained_network(name: str, checkpoint: str | None = None, num_classes: int = 1000) -> nn.Module:
+    """A network with the head that it was trained with, to make maps for another (`source=`, with `source_target="top1"`).
+
+    In a config: ``source: {class_path: groupcam_aug.recipes.networks.pretrained_network, init_args: {name: timm/resnet50}}``.
+
+    Args:
+        name: as in `build_network`.
+        checkpoint: a local state dict, which must have a head of that size. Default: None, the library's weights (a download).
+        num_classes: outputs. Default: 1000, those of ImageNet.
+
+    Raises:
+        ValueError: no such network, or a checkpoint that does not fit it.
+    """
+    network = build_network(name, num_classes, pretrained=checkpoint is None)
+    if checkpoint is not None and (fresh := load_checkpoint(network, checkpoint)):
+        raise ValueError(f"checkpoint {checkpoint!r} has a head of another size than num_classes={num_classes}: {_first(fresh)}")
+    return network
 
 
 class CIFARResNet(nn.Module):

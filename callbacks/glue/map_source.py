@@ -33,14 +33,21 @@ class MapSource:
     Args:
         trainer: of the fit.
         name: dotted name of the network in training on the LightningModule; None: the module itself.
-        choice: "self", "ema", a network with the same classes, or the path of a checkpoint of the network in training.
+        choice: "self", "ema", a network, or the path of a checkpoint of the network in training.
         make_cam: the method, from the network to map.
+        other_classes: whether a teacher may have other classes than the network in training. Default: False.
     """
 
     def __init__(
-        self, trainer: Any, name: str | None, choice: str | Path | nn.Module, make_cam: Callable[[nn.Module], GroupCAM]
+        self,
+        trainer: Any,
+        name: str | None,
+        choice: str | Path | nn.Module,
+        make_cam: Callable[[nn.Module], GroupCAM],
+        other_classes: bool = False,
     ) -> None:
         self.trainer, self.name, self.choice, self.make_cam = trainer, name, choice, make_cam
+        self.other_classes = other_classes
         self.cam: GroupCAM | None = None  # once started
         self.average: AveragedModel | None = None
         self._is_checked = False
@@ -137,7 +144,7 @@ class MapSource:
             self.cam.network.to(device=images.device, dtype=parameter.dtype)
 
     def _check_classes(self, cam: GroupCAM, image: Tensor) -> None:
-        if self.choice == "self":
+        if self.choice == "self" or self.other_classes:
             return
         student = GroupCAM.for_training(self._in_training(), output=cam.output, preprocess=cam.preprocess)
         with as_found(student.network, image.device), as_found(cam.network, image.device):
@@ -145,5 +152,6 @@ class MapSource:
         if in_training != in_source:
             raise misconfigured(
                 self.trainer,
-                f"the source network has {in_source} classes, the one in training {in_training}: give one with the same",
+                f"the source network has {in_source} classes, the one in training {in_training}: give one with the same, "
+                "or explain it for its own first choice with source_target='top1'",
             )
