@@ -499,6 +499,8 @@ def test_repr_pickle_and_copies_rebuild_it():
         ({"weights": "grad"}, "weights must be one of"),
         ({"threshold": "median"}, "threshold"),
         ({"labels": "soft"}, "labels must be 'own' or 'mixed'"),
+        ({"source_target": "top2"}, "source_target must be 'label' or 'top1', got 'top2'"),
+        ({"source": nn.Identity(), "source_target": "top1", "labels": "mixed", "fill": "other"}, "may have others"),
         ({"labels": "mixed"}, "labels='mixed' needs fill='other'"),
         ({"labels": "mixed", "fill": "other", "target_key": None}, "and a target_key"),
     ],

@@ -143,11 +143,11 @@ def scores_of(output):
     return output["scores"]
 
 
-def teacher():
-    """A network of the same classes with other weights; the global random numbers stay."""
+def teacher(classes=5):
+    """A network with other weights; the global random numbers stay."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        return PooledNet()
+        return PooledNet(classes=classes)
 
 
 _FOLDER = tempfile.TemporaryDirectory()
@@ -235,6 +235,8 @@ MODES = {
     "source self": Mode({"source": "self"}),
     "source ema": Mode({"source": "ema"}),
     "source network": Mode({"source": teacher()}),
+    "source_target label": Mode({"source_target": "label"}),
+    "source_target top1": Mode({"source": teacher(7), "source_target": "top1"}),
     "source checkpoint": Mode({"source": CHECKPOINT}),
     "source masks": Mode({"source": "masks", "mask_key": 2}, as_masked, read_masked),
     "mask_key alone": Mode(

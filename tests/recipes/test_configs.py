@@ -3,17 +3,26 @@
 import csv
 import importlib
 import inspect
+import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
 
 from groupcam_aug.recipes.cli import find_recipe, main, recipe_names, shipped_arms
+from groupcam_aug.recipes.networks import CIFARResNet, pretrained_network
 from groupcam_aug.recipes.trial.scenes import CLASSES
 
 ARMS = yaml.safe_load(shipped_arms().read_text())
 CONFIGS = recipe_names()
+STUDY = Path(__file__).parents[2] / "docs" / "study.md"
+COMMANDS = re.findall(r"`(trials/[^`]*--arms [^`]*)`", STUDY.read_text())
 
 
 @pytest.fixture
@@ -34,45 +43,55 @@ def images(tmp_path):
     return root
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_config_runs(name, images, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = find_recipe(name).read_text()
-    small = [
-        "--trainer.fast_dev_run",
-        "true",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.devices",
-        "1",
-        "--trainer.strategy",
-        "auto",
-    ]
-    small += [
-        "--trainer.precision",
-        "32-true",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.enable_model_summary",
-        "false",
-    ]
-    small += ["--data.batch_size", "2", "--data.num_workers", "0"]
+def small(text, images):
+    """Options that make a config small, on the images of the fixture."""
+    options = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
+    options += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    options += ["--data.batch_size=2", "--data.num_workers=0"]
     if "pretrained:" in text:
-        small += ["--model.pretrained", "false"]
+        options += ["--model.pretrained=false"]
     if "ImageData" in text:
-        small += ["--data.root", str(images), "--data.size", "64", "--data.resize", "64"]
+        options += [f"--data.root={images}", "--data.size=64", "--data.resize=64"]
     if "ScenesDataModule" in text:
         for folder in (images / "train").iterdir():
             for path in folder.iterdir():
                 Image.new("RGB", (32, 32)).save(path)
-        small += ["--data.root", str(images), "--data.train", "4", "--data.val", "2", "--data.test", "2"]
+        options += [f"--data.root={images}", "--data.train=4", "--data.val=2", "--data.test=2"]
+    if "ShapesDataModule" in text:
+        options += ["--data.train=4", "--data.test=2"]
     if "per_class:" in text:
-        small += ["--data.per_class", "1"]
+        options += ["--data.per_class=1"]
+    return options
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_runs(name, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = find_recipe(name).read_text()
     # Otherwise one batch would never meet the augmentation.
     text = re.sub(r"start_epoch: \d+", "start_epoch: 0", text)
-    own = tmp_path / "own.yaml"
-    own.write_text(text)
-    assert main(["fit", "--config", str(own), *small]) == 0
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    assert main(["fit", "--config", str(config), "--trainer.fast_dev_run=true", *small(text, images)]) == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[re.sub(r"[^\w-]+", " ", command).strip()[:60] for command in COMMANDS])
+def test_command_of_the_page_of_trials_runs(command, images, tmp_path, monkeypatch):
+    """Each command line of docs/study.md, with its arms, at the size of a few images: one seed, five steps."""
+    monkeypatch.chdir(tmp_path)
+    save_file(models.squeezenet1_1().state_dict(), "squeezenet1_1.safetensors")
+    save_file(CIFARResNet(20).state_dict(), "resnet20.safetensors")
+    (tmp_path / "docs").symlink_to(
+        STUDY.parent, target_is_directory=True
+    )  # the page's commands run in the root of the repository
+    words = shlex.split(re.sub(r"--data.root \S+|--seeds \d+", "", command))
+    text = find_recipe(words[0]).read_text()
+    last = yaml.safe_load(text)["trainer"]["callbacks"][0]["init_args"]["start_epoch"]
+    short = [f"--trainer.max_epochs={last + 1}", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1"]
+    assert main(["trial", *words, *small(text, images), *short, "--seeds=1", "--out=out"]) == 0
+    arms = command.split("--arms ")[1].split(" --")[0].split()
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [run["arm"] for run in results["records"]] == arms and not results["failures"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -124,8 +143,10 @@ def test_arms_have_the_form_that_trials_read():
         assert arm.get("control", name) in ARMS, name
     assert ARMS["none"]["callbacks"] == []
     assert {name: arm["control"] for name, arm in ARMS.items() if "control" in arm} == {
-        name: f"{name}-other" for name in ("paper", "balanced", "fast", "fast-weights", "fast-ema", "masks")
+        name: f"{name}-other" for name in ("paper", "balanced", "fast", "fast-weights", "fast-ema", "fast-pretrained", "masks")
     }
+    study = yaml.safe_load((STUDY.parent / "study" / "arms.yaml").read_text())
+    assert study["fast-pretrained"].keys() == ARMS["fast-pretrained"].keys()
     assert {"fast-centre", "fast-inverse", "whole", "cutmix", "erase"} <= set(ARMS)
 
 
@@ -138,6 +159,10 @@ def test_callbacks_of_arms_can_be_made(name):
         if kind.__name__ == "GroupCAMAugmentation":
             assert {"preset", "mask_from", "source"} <= set(arguments)
             inherited = {"network": "network", "mask_key": 2, "start_epoch": 3}
+        if isinstance(arguments.get("source"), dict):  # a network, which the parser makes; here without a download
+            assert arguments["source"]["class_path"] == f"{pretrained_network.__module__}.{pretrained_network.__name__}"
+            inspect.signature(pretrained_network).bind(**arguments["source"]["init_args"])
+            arguments = arguments | {"source": torch.nn.Identity()}
         made = kind(**inherited, **arguments)
         defaults = {key: value.default for key, value in inspect.signature(kind).parameters.items()}
         assert made.seed == defaults["seed"] == 0  # arms with the same p then change the same images

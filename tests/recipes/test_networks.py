@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision import models
 
-from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_checkpoint
+from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_checkpoint, pretrained_network
 
 DATA = os.environ.get("GROUPCAM_DATA")
 
@@ -136,3 +137,13 @@ def test_published_weights_load_and_know_their_classes(depth):
         predicted = network((images - mean[:, None, None]) / std[:, None, None]).argmax(1)
     right, n = int((predicted == labels).sum()), len(labels)
     assert right / n > 0.72, f"{right} of {n}"
+
+
+def test_pretrained_network_keeps_its_head(tmp_path):
+    there = models.squeezenet1_1()
+    save_file(there.state_dict(), tmp_path / "imagenet.safetensors")
+    network = pretrained_network("torchvision/squeezenet1_1", str(tmp_path / "imagenet.safetensors"))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(network.eval()(images), there.eval()(images))
+    with pytest.raises(ValueError, match="head of another size than num_classes=10"):
+        pretrained_network("torchvision/squeezenet1_1", str(tmp_path / "imagenet.safetensors"), num_classes=10)

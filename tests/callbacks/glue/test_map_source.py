@@ -163,6 +163,14 @@ def test_switched_off_average_changes_nothing():
     assert same(state(plain), state(off))
 
 
+def test_a_teacher_of_other_classes_maps_its_first_choice():
+    net, module = teacher(7), Lit()
+    fit(module, [make(source=net, source_target="top1")])
+    blur = SaliencyBlur(GroupCAM.for_training(net, "relu2", groups=4))
+    assert same(module.seen, [blur(x, None) for x, _ in loader()])
+    assert not any(torch.equal(blur(x, y), blur(x, None)) for x, y in loader()), "labels would give other maps"
+
+
 def test_precision_of_the_teacher_follows():
     module = Lit()
     fit(module, [make(source=teacher())], precision="bf16-true")
@@ -174,7 +182,7 @@ def test_precision_of_the_teacher_follows():
     [
         (lambda tmp: "nowhere.ckpt", "neither 'self', 'ema' nor a file"),
         (lambda tmp: str(tmp / "other.pt"), "does not hold the weights of PooledNet"),
-        (lambda tmp: teacher(7), "source network has 7 classes, the one in training 5"),
+        (lambda tmp: teacher(7), "source network has 7 classes, the one in training 5: .*source_target='top1'"),
     ],
 )
 def test_refused(source, message, tmp_path):
