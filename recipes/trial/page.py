@@ -128,8 +128,9 @@ def main_table(summary: Mapping[str, Any], test_set: Mapping[str, Any]) -> Table
         for key, _ in worst:
             against = of["to_reference"].get(key)
             row.append((_mean(of["metrics"].get(key), key), _difference(against, "points")[0] if against else ""))
-        cost = summary["arms"][arm]["cost"]
-        rows.append([*row, ("–" if cost is None else f"× {cost:.2f}", "")])
+        cost, seconds = (summary["arms"][arm][key] for key in ("cost", "seconds"))
+        time = "" if seconds is None else f"{number_text(seconds['mean'], '')} s a run"
+        rows.append([*row, ("–" if cost is None else f"× {cost:.2f}", time)])
     return Table(columns, rows)
 
 

@@ -45,7 +45,7 @@ def test_the_page_says_it_all(tmp_path):
         "fast: +2.0 [-0.5, +4.5] points over none on 3 seeds, kept: no gain shown.",
         "kept 300 images",
         "fast 3 seeds 93.0 ± 1.2 +2.0 [-0.5, +4.5] 3 of 3 better 0.25 +1.0 [-1.5, +3.5] fast-other, 2 of 3 better 83.0 ± 1.2",
-        "× 2.00",
+        "× 2.00 20 s a run",
         "3 seeds are few",
         "climbing 91.0 546 of 600",  # 180, 182 and 184 of 200
         "a, b 75.0 9 of 12",
