@@ -226,6 +226,8 @@ def _rehearse(pending: Sequence[Run], console: Console) -> tuple[dict[str, Rehea
                 message = f"{type(error).__name__}: {error}"
                 failures += [Failure(one.arm.name, one.seed, message) for one in pending if one.arm == run.arm]
                 console.print(f"[red]failed[/red] {escape(f'{run.arm.name}: {message}')}", soft_wrap=True, highlight=False)
+                alone = f"groupcam-aug fit --config {run.config} --trainer.fast_dev_run true"
+                console.print(f"where: {alone}", soft_wrap=True, highlight=False, markup=False)
     return found, failures
 
 

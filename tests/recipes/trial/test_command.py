@@ -11,6 +11,7 @@ from pathlib import Path
 
 import own_project
 import pytest
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from processes import environment
 
 from groupcam_aug.recipes.cli import main
@@ -92,6 +93,9 @@ def test_an_arm_that_cannot_work_is_found_before_anything_is_trained(trial, caps
     assert trial("--arms", "none", "cheap-other", "--seeds", "2") == 1
     output = capsys.readouterr()
     assert "failed cheap-other: " in output.out and "groups=99" in output.out and "2 of 4 runs are missing" in output.err
+    alone = next(line for line in output.out.splitlines() if line.startswith("where: groupcam-aug ")).split()[2:]
+    with pytest.raises(MisconfigurationException, match="groups=99"):  # the whole traceback, where a user's code is at fault
+        main(alone)
     assert [one["arm"] for one in results()["failures"]] == ["cheap-other"] * 2 and len(results()["records"]) == 2
 
 
