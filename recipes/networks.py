@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -125,7 +126,9 @@ def pretrained_network(name: str, checkpoint: str | None = None, num_classes: in
     Raises:
         ValueError: no such network, or a checkpoint that does not fit it.
     """
-    network = build_network(name, num_classes, pretrained=checkpoint is None)
+    # Weights that are drawn here are all replaced: the random numbers of the network in training stay those of its seed.
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(name, num_classes, pretrained=checkpoint is None)
     if checkpoint is not None and (fresh := load_checkpoint(network, checkpoint)):
         raise ValueError(f"checkpoint {checkpoint!r} has a head of another size than num_classes={num_classes}: {_first(fresh)}")
     return network

@@ -142,7 +142,10 @@ def test_published_weights_load_and_know_their_classes(depth):
 def test_pretrained_network_keeps_its_head(tmp_path):
     there = models.squeezenet1_1()
     save_file(there.state_dict(), tmp_path / "imagenet.safetensors")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
     network = pretrained_network("torchvision/squeezenet1_1", str(tmp_path / "imagenet.safetensors"))
+    assert torch.equal(torch.get_rng_state(), before), "arms with it start from the weights of arms without"
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(network.eval()(images), there.eval()(images))
     with pytest.raises(ValueError, match="head of another size than num_classes=10"):
