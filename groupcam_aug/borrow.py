@@ -7,13 +7,18 @@ nothing behind, whether the body ends or raises.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from groupcam_aug.restore import hooked, restoring, undo
+from groupcam_aug.threads import by_this_thread, first_layer, lock_of, warn_of_other_threads
 
 __all__ = ["Capture", "as_found", "capture", "plain_arithmetic", "unwrap"]
 
@@ -48,13 +53,17 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[nn.Module]:
-    """Borrow `model` in evaluation mode; give it back exactly as it was, exception or not.
+    """Borrow `model` in evaluation mode; give it back exactly as it was, exception, Ctrl-C or not.
 
     Inside: every module is in eval mode, gradients are off, `torch.compile`d parts run eagerly, and an enclosing autocast
     region goes on with its weight cache off (a cached no-grad cast would starve the caller's own backward pass of gradients).
-    Afterwards: each module's own `training` flag, buffers that a forward pass changed in eval mode (quantisation observers,
-    hand-written statistics), the random-number state of the CPU and of `device`, grad mode and autocast are as before.
-    Parameters and `.grad` are never written.
+    Copies stand in for the buffers, so whatever writes there in eval mode (quantisation observers, hand-written statistics)
+    leaves the network's own alone, and what an unfinished backward pass saved of them.
+    Afterwards: each module's own `training` flag, its buffers, the random-number state of the CPU and of `device`, grad mode
+    and autocast are as before. Parameters and `.grad` are never written.
+
+    Threads that borrow the same network wait for each other; one that trains it meanwhile is warned. The random numbers are
+    those of the whole process: what other threads draw in between is drawn again.
 
     Args:
         model: the bare network (see `unwrap`).
@@ -63,25 +72,38 @@ def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[n
     Yields:
         `model` itself.
     """
-    with ExitStack() as stack:
-        stack.callback(_restore_modes, _switch_to_eval(model))
-        stack.callback(_restore_buffers, _loose_buffers(model))
-        stack.enter_context(_forked_rng(device))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        kind = "cpu" if device is None else device.type
-        if torch.is_autocast_enabled(kind):
-            stack.enter_context(torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False))
+    steps: list[Callable[[], object]] = []  # each before its change, see `restore`
+    grad = torch.is_grad_enabled()
+    inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with lock_of(model), restoring(partial(undo, steps)), inference:
+        _keep_random_numbers(steps, device)  # last to be undone: it fails on a device that is broken
+        steps.append(partial(torch.set_grad_enabled, grad))
+        torch.set_grad_enabled(False)
         if "torch._dynamo" in sys.modules:  # not imported = nothing compiled in this process, and the import takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield model
+            steps.append(partial(_eager.leave, ticket := object()))
+            _eager.join(ticket)
+        steps.append(partial(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled()))
+        torch.set_autocast_cache_enabled(False)
+        modules = list(model.modules())
+        modes = [(module, module.training) for module in modules]
+        in_training = [(module, False) for module, training in modes if training]
+        steps.append(partial(_set_modes, modes))
+        _set_modes(in_training)
+        buffers = _buffers_of(modules)
+        steps.append(partial(_set_buffers, buffers))
+        _set_buffers(_copied(buffers))
+        with hooked([(first_layer(model)._forward_pre_hooks, warn_of_other_threads(model))] if in_training else []):
+            yield model
 
 
 class Capture:
-    """What `capture` gives: `output`, the layer's last output, and `calls`, how often the layer ran."""
+    """What `capture` gives: `output`, the layer's last output, and `calls`, how often the layer ran in this thread.
+
+    `elsewhere` names another thread that ran the layer meanwhile; its passes are let through untouched.
+    """
 
     def __init__(self, name: str) -> None:
-        self.name, self.calls, self.output = name, 0, None
+        self.name, self.calls, self.output, self.elsewhere = name, 0, None, ""
 
     output: Any
 
@@ -92,7 +114,7 @@ class Capture:
             RuntimeError: the layer did not run, ran several times, or returned something else.
         """
         if self.calls == 0:
-            raise RuntimeError(f"layer {self.name!r} never fired during the forward pass: nothing calls it in eval mode")
+            raise RuntimeError(self.silence())
         if self.calls > 1:
             raise RuntimeError(
                 f"layer {self.name!r} fired {self.calls} times in one forward pass (a shared module): its map would be "
@@ -101,6 +123,12 @@ class Capture:
         if not isinstance(self.output, Tensor):
             raise RuntimeError(f"layer {self.name!r} returned {type(self.output).__name__}, not a tensor; choose another layer")
         return self.output
+
+    def silence(self) -> str:
+        """Why there is no output, of a layer that did not run."""
+        if self.elsewhere:
+            return f"layer {self.name!r} ran in thread {self.elsewhere!r} only: a map needs a forward pass within one thread"
+        return f"layer {self.name!r} never fired during the forward pass: nothing calls it in eval mode"
 
 
 @contextmanager
@@ -120,8 +148,12 @@ def capture(layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Ten
         A `Capture`, filled when the layer runs.
     """
     captured = Capture(name or type(layer).__name__)
+    mine = by_this_thread()
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if not mine():  # another thread's pass is none of ours
+            captured.elsewhere = threading.current_thread().name
+            return None
         captured.calls += 1
         captured.output = output
         if not isinstance(output, Tensor):
@@ -130,11 +162,8 @@ def capture(layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Ten
             captured.output = replace(output)
         return captured.output.clone()
 
-    handle = layer.register_forward_hook(hook)
-    try:
+    with hooked([(layer._forward_hooks, hook)]):
         yield captured
-    finally:
-        handle.remove()
 
 
 def plain_arithmetic(device: torch.device) -> Any:
@@ -144,63 +173,78 @@ def plain_arithmetic(device: torch.device) -> Any:
     return nullcontext()
 
 
-def _switch_to_eval(model: nn.Module) -> list[nn.Module]:
-    training = [module for module in model.modules() if module.training]
-    _set_training(training, False)
-    return training
-
-
-def _restore_modes(training: list[nn.Module]) -> None:
-    _set_training(training, True)
-
-
-def _set_training(modules: list[nn.Module], flag: bool) -> None:
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
     # Assignment rather than .eval()/.train(): no override of the user's runs, and frozen modules stay frozen. Past
     # nn.Module.__setattr__, which costs a millisecond per pass over a ResNet-50; a ScriptModule keeps its flag elsewhere.
-    for module in modules:
+    for module, training in modes:
         if isinstance(module, torch.jit.ScriptModule):
-            module.training = flag
+            module.training = training
         else:
-            object.__setattr__(module, "training", flag)
+            object.__setattr__(module, "training", training)
 
 
-_Buffer = tuple[nn.Module, str, Tensor, int, Tensor]
+_Buffer = tuple[Any, str, Tensor]  # a module's table, a name, the tensor
 
 
-def _loose_buffers(model: nn.Module) -> list[_Buffer]:
-    """Buffers that some module might write in eval mode, with a copy. BatchNorm's own cannot change there."""
+def _buffers_of(modules: list[nn.Module]) -> list[_Buffer]:
     return [
-        (module, name, buffer, -1 if buffer.is_inference() else buffer._version, buffer.clone())
-        for module in model.modules()
-        if not isinstance(module, _BatchNorm)
+        (module._buffers, name, buffer)
+        for module in modules
+        if module._buffers
         for name, buffer in module._buffers.items()
-        if buffer is not None and type(buffer) is Tensor
+        if buffer is not None and not is_lazy(buffer)
     ]
 
 
-def _restore_buffers(buffers: list[_Buffer]) -> None:
-    for module, name, buffer, version, copy in buffers:
-        if version < 0 or buffer._version != version:
-            with torch.no_grad():
-                buffer.copy_(copy)
-        if module._buffers.get(name) is not buffer:
-            module._buffers[name] = buffer
+def _set_buffers(buffers: list[_Buffer]) -> None:
+    for table, name, buffer in buffers:
+        table[name] = buffer
 
 
-def _forked_rng(device: torch.device | None) -> Any:
-    if device is None or device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    if device.type == "mps":
-        return _forked_mps_rng()
-    index = torch.get_device_module(device).current_device() if device.index is None else device.index
-    return torch.random.fork_rng(devices=[index], device_type=device.type)
+def _copied(buffers: list[_Buffer]) -> list[_Buffer]:
+    """Copies in the same places; a tensor that is in several stays one."""
+    originals = {id(buffer): buffer for *_, buffer in buffers}
+    copies: dict[int, Tensor] = {}
+    alike: dict[Any, list[int]] = {}
+    for key, buffer in originals.items():
+        if isinstance(buffer, Tensor) and type(buffer) is Tensor and buffer.layout == torch.strided and not buffer.is_quantized:
+            copies[key] = torch.empty_like(buffer)
+            alike.setdefault((buffer.device, buffer.dtype), []).append(key)
+        else:
+            copies[key] = buffer.clone()
+    for keys in alike.values():  # a ResNet-50 has 159: on an accelerator two launches, not 159
+        torch._foreach_copy_([copies[key] for key in keys], [originals[key] for key in keys])
+    return [(table, name, copies[id(buffer)]) for table, name, buffer in buffers]
 
 
-@contextmanager
-def _forked_mps_rng() -> Iterator[None]:
-    state = torch.mps.get_rng_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.mps.set_rng_state(state)
+def _keep_random_numbers(steps: list[Callable[[], object]], device: torch.device | None) -> None:
+    if device is not None and device.type not in ("cpu", "meta"):
+        source = torch.get_device_module(device)
+        index = () if device.type == "mps" else (source.current_device() if device.index is None else device.index,)
+        steps.append(partial(source.set_rng_state, source.get_rng_state(*index), *index))
+    steps.append(partial(torch.set_rng_state, torch.get_rng_state()))
+
+
+class _Eager:
+    """`torch.compile`d code runs eagerly while anybody holds a ticket; the setting is the whole process's."""
+
+    def __init__(self) -> None:
+        self.tickets: set[object] = set()
+        self.stance: Any = None
+        self.guard = threading.Lock()
+
+    def join(self, ticket: object) -> None:
+        with self.guard:
+            self.tickets.add(ticket)
+            if self.stance is None:
+                self.stance = torch.compiler.set_stance("force_eager")
+
+    def leave(self, ticket: object) -> None:
+        with self.guard:
+            self.tickets.discard(ticket)
+            if not self.tickets and self.stance is not None:
+                self.stance.__exit__(None, None, None)
+                self.stance = None
+
+
+_eager = _Eager()

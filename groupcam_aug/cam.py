@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from groupcam_aug.borrow import capture, unwrap
 from groupcam_aug.layers import spatial_layers
+from groupcam_aug.memory import exhausted, is_out_of_memory
 from groupcam_aug.partial_forward import Tail
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
 
@@ -36,11 +37,13 @@ class CAM:
         self.network = unwrap(model)
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
+        self._rows = 0  # images in the largest pass of this attempt
         self._limits: dict[torch.Size, int] = {}  # images per pass that should fit into memory, by shape of the batch
         self._ceilings: dict[torch.Size, int] = {}  # and those that did, once memory ran out, by shape of an image
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the network in the caller's precision, whatever they are wrapped in."""
+        self._rows = max(self._rows, len(images))
         if 0 not in images.stride():  # blanks, which are one number, cannot be written to
             images = images.clone()  # the network, or `preprocess`, may normalise in place
         return select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
@@ -55,19 +58,32 @@ class CAM:
     def in_parts(self, images: Tensor, work: Callable[[slice, int], _T]) -> list[_T]:
         """`work(part of the batch, most images per pass)` on parts of the batch that fit into one pass.
 
-        Out of memory, everything is done once more in passes half as large, which are kept to; a second time it is raised.
+        Out of memory, everything is done once more in passes half as large as the largest that there was, down to one image;
+        what fits is kept to.
+
+        Raises:
+            torch.OutOfMemoryError: one image does not fit either.
         """
-        chunk = self.passes(images)
-        try:
-            return [work(part, chunk) for part in _slices(len(images), chunk)]
-        except torch.OutOfMemoryError:
-            if chunk == 1:
-                raise
-        chunk = self._ceilings[images.shape[1:]] = chunk // 2
-        warnings.warn(
-            f"out of memory while mapping {len(images)} images; going on with at most {chunk} per forward pass", stacklevel=2
-        )
-        return [work(part, chunk) for part in _slices(len(images), chunk)]
+        chunk = first = self.passes(images)
+        while True:
+            self._rows = min(chunk, len(images))
+            try:
+                done = [work(part, chunk) for part in _slices(len(images), chunk)]
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if min(chunk, self._rows) == 1:
+                    raise exhausted(error, images) from error
+            chunk = min(chunk, self._rows) // 2  # here, not in the handler: the error holds on to the tensors of that pass
+        if chunk != first:
+            self._ceilings[images.shape[1:]] = chunk
+            warnings.warn(
+                f"out of memory while mapping {len(images)} images; going on with at most {chunk} per forward pass "
+                f"(chunk={chunk} begins there)",
+                stacklevel=2,
+            )
+        return done
 
     def _most(self, images: Tensor) -> int:
         if self.chunk is not None:
@@ -101,10 +117,7 @@ class CAM:
         silent = [name for name, layer in captured.items() if not layer.calls]
         if silent:
             fired = spatial_layers(self.network, self.logits, images)
-            raise RuntimeError(
-                f"layer {silent[0]!r} never fired during the forward pass: nothing calls it in eval mode. "
-                f"Layers that did, the last ones: {fired[-6:]}"
-            )
+            raise RuntimeError(f"{captured[silent[0]].silence()}. Layers that did, the last ones: {fired[-6:]}")
         return {name: layer.one() for name, layer in captured.items()}, logits
 
     def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:

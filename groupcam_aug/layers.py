@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.grid import Grid, guess_grid
+from groupcam_aug.restore import hooked
 
 __all__ = ["find_layer", "find_stage", "get_layer", "spatial_layers"]
 
@@ -133,12 +134,8 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> Iterator[list[_Event]]:
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
+    with hooked((module._forward_hooks, watch(name)) for name, module in model.named_modules() if name):
         yield events
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 _NOT_A_LAYER = ("Pool", "Dropout", "DropPath", "DropBlock", "StochasticDepth")

@@ -32,6 +32,13 @@ class _Average(AveragedModel):
         values = [new.to(old.device, non_blocking=True) for old, new in zip(averages, values, strict=True)]
         keep = min(self.decay, (n + 1) / (n + 10)) if n else 0.0
         get_ema_multi_avg_fn(keep)(averages, values, n)
-        for old, new in zip(self.module.buffers(), model.buffers(), strict=True):
-            old.copy_(new, non_blocking=True)
+        for average, network in zip(self.module.modules(), model.modules(), strict=True):
+            for name, new in network._buffers.items():
+                old = average._buffers.get(name)
+                if new is None or old is None or old.shape != new.shape:  # made by the first pass, or resized
+                    average._buffers[name] = (
+                        None if new is None else new.detach().to((new if old is None else old).device, copy=True)
+                    )
+                else:
+                    old.copy_(new, non_blocking=True)
         self.n_averaged += 1

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import capture
+from groupcam_aug.memory import is_out_of_memory
+from groupcam_aug.restore import hooked, replaced
+from groupcam_aug.threads import by_this_thread
 
 __all__ = ["Tail", "TailKind"]
 
@@ -57,16 +60,21 @@ class Tail:
         self.record = {}
         done: list[bool] = []
 
+        mine = by_this_thread()
+
         def remember(module: nn.Module, args: Any, output: Any) -> None:
-            if not done:
+            if not done and mine():
                 rows = len(output) if isinstance(output, Tensor) and output.ndim else 0
                 kept = output if self.kind == "recorded" else _blank(output, rows, 0.0)
                 self.record.setdefault(id(module), []).append(kept)
 
-        with ExitStack() as stack:
-            for module in self.beside.values():
-                stack.callback(module.register_forward_hook(remember).remove)
-            stack.callback(self.layer.register_forward_hook(lambda *_: done.append(True)).remove)
+        def finish(*_: Any) -> None:
+            if mine():
+                done.append(True)
+
+        with hooked(
+            [*((module._forward_hooks, remember) for module in self.beside.values()), (self.layer._forward_hooks, finish)]
+        ):
             yield
 
     def run(self, images: Tensor, output: Tensor) -> Tensor:
@@ -126,9 +134,9 @@ class Tail:
         spread = (expected[:half] - expected[half:]).abs().amax()
         try:
             logits = replay()
-        except torch.OutOfMemoryError:
-            raise  # no word on the network: smaller passes are next
         except Exception as error:  # of any class, those of other libraries too: a shortcut on trial must not stop a run
+            if is_out_of_memory(error):
+                raise  # no word on the network: smaller passes are next
             _log.debug("layer %r: what follows it does not run on %s: %r", self.name, inputs, error)
             return False
         tolerance = 5e-2 if logits.dtype in (torch.float16, torch.bfloat16) else 1e-3
@@ -166,19 +174,12 @@ def _blank(like: Any, rows: int, value: float) -> Any:
 @contextmanager
 def _answering(module: nn.Module, outputs: list[Any]) -> Iterator[None]:
     """Let `module` return `outputs` for its first calls, then work as ever."""
-    override = module.__dict__.get("forward")  # the user's own
-    forward, answers = module.forward, iter(outputs)
+    forward, answers, mine = module.forward, iter(outputs), by_this_thread()
     rest = object()
 
     def answer(*args: Any, **kwargs: Any) -> Any:
-        value = next(answers, rest)
+        value = next(answers, rest) if mine() else rest
         return forward(*args, **kwargs) if value is rest else value
 
-    object.__setattr__(module, "forward", answer)
-    try:
+    with replaced(module, forward=answer):
         yield
-    finally:
-        if override is None:
-            object.__delattr__(module, "forward")
-        else:
-            object.__setattr__(module, "forward", override)

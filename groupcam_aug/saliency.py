@@ -18,6 +18,7 @@ from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, u
 from groupcam_aug.grid import read_grid
 from groupcam_aug.layers import find_layer, find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
+from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.partial_forward import Tail, TailKind
 from groupcam_aug.targets import Activation, Target, Targets
 
@@ -73,7 +74,7 @@ class GroupCAM(CAM):
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise inside.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
-            400,000 pixels. Out of memory, halved once.
+            400,000 pixels. Out of memory, halved until it fits.
 
     Raises:
         ValueError: an argument out of range; more groups than channels; a layer without a grid.
@@ -258,16 +259,18 @@ class GroupCAM(CAM):
     def _check_tail(self, tail: Tail, images: Tensor, kept: Tensor, logits: Tensor, base: Tensor, grid: bool) -> TailKind:
         try:
             return tail.check(images, kept, logits, base, grid=grid)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             works = []
             for name in spatial_layers(self.network, self.logits, images)[-8:]:
                 other = Tail(self.network, name, self.logits)
                 outputs, logits = self._observe(images, [name], tail=other)
                 try:
                     other.check(images, outputs[name], logits, outputs[name], grid=False)
-                except RuntimeError:
+                except RuntimeError as refusal:
+                    if is_out_of_memory(refusal):
+                        raise
                     continue
                 works.append(name)
             raise RuntimeError(
@@ -297,7 +300,7 @@ class GradCAM(CAM):
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
-            400,000 pixels. Out of memory, halved once.
+            400,000 pixels. Out of memory, halved until it fits.
 
     Raises:
         ValueError: an argument out of range; a layer without a grid, or one that the logits do not depend on.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import Output, check_images
 from groupcam_aug.metrics.stability import map_change, map_floor
+from groupcam_aug.restore import hooked, restoring
 from groupcam_aug.targets import Targets, select_output
+from groupcam_aug.threads import lock_of
 
 __all__ = ["LEAST", "Randomization", "forward_order", "randomization_check", "randomized"]
 
@@ -176,9 +178,7 @@ def forward_order(network: nn.Module, run: Callable[[], Any]) -> list[str]:
     def record(name: str) -> Callable[..., None]:
         return lambda *_: order.setdefault(name)
 
-    with ExitStack() as stack:
-        for name, module in network.named_modules():
-            stack.callback(module.register_forward_pre_hook(record(name)).remove)
+    with hooked((module._forward_pre_hooks, record(name)) for name, module in network.named_modules()):
         run()
     return list(order)
 
@@ -225,10 +225,8 @@ def _members(network: nn.Module, name: str) -> list[str]:
 @contextmanager
 def _reinitialised(network: nn.Module, names: Sequence[str], seed: int) -> Iterator[None]:
     """Copies in the place of all parameters and buffers, those of the modules `names` drawn anew; the originals come back."""
-    modules, slots = dict(network.named_modules()), list(_slots(network))
-    with ExitStack() as stack:
-        for module, name, original in slots:
-            stack.callback(setattr, module, name, original)
+    modules = dict(network.named_modules())
+    with lock_of(network), _put_back(network) as slots:
         _fill(slots, {id(original): original.detach().cpu().clone() for *_, original in slots})
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             for name in dict.fromkeys(names):
@@ -237,6 +235,19 @@ def _reinitialised(network: nn.Module, names: Sequence[str], seed: int) -> Itera
         drawn = {id(original): getattr(module, name).detach().to(original.device) for module, name, original in slots}
         _fill(slots, drawn)
         yield
+
+
+@contextmanager
+def _put_back(network: nn.Module) -> Iterator[list[tuple[nn.Module, str, Tensor]]]:
+    """The slots of a network, which have their tensors again afterwards."""
+    slots = list(_slots(network))
+
+    def restore() -> None:
+        for module, name, original in slots:
+            setattr(module, name, original)
+
+    with restoring(restore):
+        yield slots
 
 
 def _slots(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from groupcam_aug.callbacks.glue.compat import misconfigured
+from groupcam_aug.restore import replaced
 
 __all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "reduce_together", "refuse"]
 
@@ -99,19 +100,13 @@ def borrowed_network(trainer: Any, network: nn.Module, who: str, *, check: bool 
     module = trainer.lightning_module
     metrics = [(metric, metric.update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
     owners = [owner for owner in {id(owner): owner for owner in (module, network)}.values() if hasattr(owner, "log_dict")]
-    before: list[dict[str, Any]] = [
-        {name: vars(owner)[name] for name in ("log", "log_dict") if name in vars(owner)} for owner in owners
-    ]
-    for owner in owners:
-        vars(owner).update(log=_mute, log_dict=_mute)
-    try:
+    with ExitStack() as stack:
+        for owner in owners:
+            stack.enter_context(replaced(owner, log=_mute, log_dict=_mute))
         # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            yield
-    finally:
-        for owner, methods in zip(owners, before, strict=True):
-            del vars(owner)["log"], vars(owner)["log_dict"]
-            vars(owner).update(methods)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        yield
     if any(metric.update_count != count for metric, count in metrics):
         raise misconfigured(
             trainer,

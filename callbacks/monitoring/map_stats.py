@@ -59,7 +59,7 @@ def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, a
         A `Reading` on the images' device, maps not yet scaled: see `pack` and `unpack`.
     """
     with as_found(cam.network, images.device):
-        logits = torch.cat([cam.logits(part) for part in images.split(cam.passes(images))]).float()
+        logits = torch.cat(cam.in_parts(images, lambda part, _: cam.logits(images[part]))).float()
         target = read_target(targets, logits, activation)
         score, chosen = target.score(logits), (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
     rows: Any = target.rows  # a tensor: no callable is the target of a probe

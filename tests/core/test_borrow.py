@@ -4,7 +4,9 @@ import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
 from torch import nn
+from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAverageMinMaxObserver
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
 from groupcam_aug.borrow import as_found, capture, unwrap
@@ -114,6 +116,122 @@ def test_autocast_cache_does_not_lose_gradients():
         net(images).float().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     assert net.conv1.weight.grad.abs().sum() > 0
+
+
+def _statistics(net, x):
+    F.batch_norm(x, net.norm.running_mean, net.norm.running_var, training=True)
+
+
+WAYS = {
+    "in place": lambda net, x: net.stat.add_(1),
+    ".data": lambda net, x: net.stat.data.add_(1),
+    "copy_": lambda net, x: net.stat.copy_(x.mean((0, 2, 3))),
+    "out=": lambda net, x: torch.add(net.stat, 1, out=net.stat),
+    "an index": lambda net, x: net.stat.__setitem__(0, x.mean()),
+    "through numpy": lambda net, x: net.stat.numpy().__iadd__(1),
+    "a view": lambda net, x: net.stat[:2].zero_(),
+    "assigned": lambda net, x: setattr(net, "stat", net.stat + x.mean((0, 2, 3))),
+    "registered again": lambda net, x: net.register_buffer("stat", x.mean((0, 2, 3))),
+    "resized": lambda net, x: net.stat.resize_(7),
+    "set_": lambda net, x: net.stat.set_(x.flatten()),
+    "set to None": lambda net, x: setattr(net, "stat", None),
+    "deleted": lambda net, x: net._buffers.pop("stat", None),
+    "a tied one": lambda net, x: net.tied.stat.add_(1),
+    "statistics of normalisation": _statistics,
+    "an observer": lambda net, x: net.observer(x),
+    "a fused observer": lambda net, x: net.fused(x),
+    "training mode": lambda net, x: net.norm.train()(x),
+}
+
+
+class Writes(PooledNet):
+    """Writes to a buffer in every forward pass, in one of the ways; another one scales a layer."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+        self.register_buffer("stat", torch.arange(3.0))
+        self.register_buffer("scale", torch.ones(8, 1, 1))
+        self.tied, self.norm = nn.Module(), nn.BatchNorm2d(3)
+        self.tied.register_buffer("stat", self.stat)
+        self.observer = MovingAverageMinMaxObserver()
+        self.fused = FusedMovingAvgObsFakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255)
+        self.fused(torch.ones(1, 3, 2, 2))
+        self.conv1.register_forward_hook(lambda module, args, output: output * self.scale)
+
+    def forward(self, x):
+        self.write(self, x)
+        self.scale.mul_(1)  # bumps the version of what an unfinished backward pass has saved
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", [*METHODS][:1] + [*METHODS][3:5])
+def test_buffers_come_back_however_they_are_written(method, way):
+    net, images = Writes(WAYS[way]).train(), torch.randn(2, 3, 24, 20)
+    before, tied = snapshot(net), net.tied.stat
+    METHODS[method](net)(images, 1)
+    assert_same(before, snapshot(net))
+    assert net.tied.stat is tied is net.stat and net.stat.storage_offset() == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_backward_pass_that_has_saved_a_buffer_goes_on_after_maps(method):
+    net, images = Writes(lambda net, x: None).train(), torch.randn(2, 3, 24, 20)
+    loss = net(images).sum()
+    METHODS[method](net)(images, 1)
+    loss.backward()  # "one of the variables needed for gradient computation has been modified by an inplace operation"
+    assert net.conv1.weight.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:.*(reduce_range|torch.ao.quantization)")
+def test_quantisation_ranges_do_not_follow_the_maps():
+    """Ranges of quantisation-aware training are those of its batches, not of blurred and masked ones."""
+    torch.manual_seed(0)
+    net = PooledNet().train()
+    net.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    net = torch.ao.quantization.prepare_qat(net)
+    images = torch.randn(2, 3, 24, 20)
+    net(images)
+    before = snapshot(net)
+    for _ in range(3):
+        GroupCAM.for_training(net, "conv2", groups=4)(5 * images, 1)
+    assert_same(before, snapshot(net))
+    assert any("activation_post_process" in name for name, _ in net.named_buffers())
+
+
+def test_buffers_made_in_inference_mode_are_borrowed_too():
+    with torch.inference_mode():
+        net = Writes(WAYS["in place"])
+    images = torch.randn(2, 3, 24, 20)
+    with torch.no_grad():
+        before = snapshot(net)
+        GroupCAM.for_training(net, "relu2", groups=4)(images, 1)
+        with torch.inference_mode():
+            GroupCAM.for_training(net, "relu2", groups=4)(images, 1)
+        assert_same(before, snapshot(net))
+
+
+def test_modes_that_a_forward_pass_sets_come_back():
+    net = PooledNet().eval()
+    net.register_forward_pre_hook(lambda module, _: module.drop.train() and None)
+    GradCAM(net, "relu2")(torch.randn(2, 3, 24, 20), 1)
+    assert not net.drop.training
+
+
+def test_lending_buffers_is_cheap():
+    """A hundredth of a step on a CPU, a few launches on an accelerator: copies by kind, none of parameters."""
+    net = nn.Sequential(*(nn.BatchNorm2d(4) for _ in range(50)))
+    calls = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            calls.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Count(), as_found(net):
+        pass
+    assert calls.count("aten._foreach_copy_.default") == 2 and not [c for c in calls if "clone" in c or "aten.copy" in c]
 
 
 def test_frozen_and_mixed_modes_survive_nesting(net):

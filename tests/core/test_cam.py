@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import PooledNet
 
-from groupcam_aug import GroupCAM
+from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.cam import CAM, check_images, slopes_of, usable
 
 
@@ -22,7 +22,7 @@ class Cramped(PooledNet):
         return super().forward(x)
 
 
-def test_out_of_memory_halves_the_passes_once_and_stays_there(images):
+def test_out_of_memory_halves_the_passes_and_stays_there(images):
     torch.manual_seed(1)
     images = torch.cat([images.float()] * 4)  # 12
     whole = GroupCAM.for_training(PooledNet().eval(), groups=4, chunk=5)
@@ -43,13 +43,44 @@ def test_a_chunk_that_was_asked_for_is_kept(images):
     assert GroupCAM.for_training(PooledNet(), groups=4, chunk=1000).passes(images) == 1000
 
 
-def test_out_of_memory_twice_is_raised_as_it_is(images):
-    cam = GroupCAM.for_training(Cramped(3).eval(), groups=4, chunk=16)
-    images = torch.cat([images.float()] * 4)
-    with pytest.warns(UserWarning, match="at most 8"), pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
-        cam(images, 1)
-    with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
-        GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=1)(images, 1)
+@pytest.mark.parametrize("method", [GroupCAM.for_training, GroupCAM, GradCAM])
+@pytest.mark.parametrize("count, chunk, room", [(12, 64, 7), (12, 64, 1), (32, None, 3), (5, 4, 1), (2, 64, 1), (1, 64, 1)])
+def test_out_of_memory_is_halved_from_what_was_in_the_pass_until_it_fits(method, count, chunk, room):
+    """64 asked for, 12 there: 6 come next, not 32."""
+    options = {} if method is GradCAM else {"groups": 4}
+    network, images = Cramped(1000).eval(), torch.randn(count, 3, 12, 12)
+    expected = method(network, "relu2", **options)(images, 1)
+    network.room = room
+    cam = method(network, "relu2", chunk=chunk, **options)
+    if min(cam.passes(images), count if method is GradCAM else 4 * count) <= room:
+        maps = cam(images, 1)
+    else:
+        with pytest.warns(UserWarning, match=f"while mapping {count} images; going on with at most") as caught:
+            maps = cam(images, 1)
+        assert len(caught) == 1, "one word, when it is settled"
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-5)
+    network.seen.clear()
+    cam(images, 1)
+    assert max(network.seen) <= room, "kept to, without another try"
+
+
+def test_one_image_that_does_not_fit_ends_it_and_names_chunk(images):
+    for chunk in (1, 16, None):
+        cam = GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=chunk)
+        with pytest.raises(torch.OutOfMemoryError, match=r"one image of 24 x 20 .* chunk=1.*\(out of memory\)"):
+            cam(images.float(), 1)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(images):
+    class Broken(PooledNet):
+        def forward(self, x):
+            calls.append(len(x))
+            raise RuntimeError("planted")
+
+    calls = []
+    with pytest.raises(RuntimeError, match="^planted$"):
+        GroupCAM.for_training(Broken().eval(), "relu2", groups=4)(images, 1)
+    assert len(calls) == 1
 
 
 class OnAGPU:
