@@ -168,7 +168,8 @@ class GroupCAM(CAM):
             outputs, logits = self._observe(images, [self.layer], leaves=leaves)
         else:
             if self.place in ("stage", "target"):
-                self.place = self.layer if self.place == "target" else find_stage(self.network, self.layer)
+                stage = self.place == "stage"
+                self.place = find_stage(self.network, self.layer, self.logits, images) if stage else self.layer
             tail = Tail(self.network, self.place, self.logits, self._tails.get(self.place))
             outputs, logits = self._observe(images, [self.layer, self.place], leaves=leaves, tail=tail)
         target = self.target(targets, part, logits, arithmetic(images), self.activation)
