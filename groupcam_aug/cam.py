@@ -42,11 +42,22 @@ class CAM:
         self._ceilings: dict[torch.Size, int] = {}  # and those that did, once memory ran out, by shape of an image
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of the network in the caller's precision, whatever they are wrapped in."""
-        self._rows = max(self._rows, len(images))
+        """Logits of the network in the caller's precision, whatever they are wrapped in.
+
+        Raises:
+            ValueError: another number of rows than images.
+        """
+        count = len(images)
+        self._rows = max(self._rows, count)
         if 0 not in images.stride():  # blanks, which are one number, cannot be written to
             images = images.clone()  # the network, or `preprocess`, may normalise in place
-        return select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
+        logits = select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
+        if logits.ndim == 2 and len(logits) != count:
+            raise ValueError(
+                f"{type(self.network).__name__} returns {len(logits)} rows of logits for {count} images: "
+                "return one row an image, or gather them with output= (a callable on what the network returns)"
+            )
+        return logits
 
     def passes(self, images: Tensor) -> int:
         """Most images per forward pass."""
@@ -118,7 +129,15 @@ class CAM:
         if silent:
             fired = spatial_layers(self.network, self.logits, images)
             raise RuntimeError(f"{captured[silent[0]].silence()}. Layers that did, the last ones: {fired[-6:]}")
-        return {name: layer.one() for name, layer in captured.items()}, logits
+        outputs = {name: layer.one() for name, layer in captured.items()}
+        for name, output in outputs.items():
+            if not output.ndim or len(output) != len(images):
+                raise ValueError(
+                    f"layer {name!r} returns {tuple(output.shape)} for {len(images)} images: windows, frames or crops are folded "
+                    "into its rows, or the rows are not images. Choose a layer in front of that or behind it, for instance its "
+                    "parent"
+                )
+        return outputs, logits
 
     def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
         """The targets of one part, checked against its logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +39,7 @@ class FidelityRow(NamedTuple):
     no_map: float  # share of images that the mode finds no map for
     cost: float  # of a call, in forward passes of the bare network (F), counted in multiply-adds
     time: float  # of a call, in F: median of interleaved calls
+    unavailable: str = ""  # why this network cannot be mapped in this mode: all figures are NaN
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Fidelity:
         lines += [
             f"| {row.mode} | {row.iou:.3f} ± {row.iou_error:.3f} | {row.spearman:.3f} | {row.no_map:.1%} | {row.cost:.2f} "
             f"| {row.time:.2f} |"
+            if not row.unavailable
+            else f"| {row.mode} | unavailable | | | | |"
             for row in self.rows
         ]
         return "\n".join(
@@ -74,6 +78,7 @@ class Fidelity:
                 "F = one forward pass",
                 f"noise floor: {self.floor:.3f} ± {self.floor_error:.3f} (paper against itself, channels regrouped)",
                 f"cheapest mode within {SLACK} of the floor: {self.recommended}",
+                *[f"{row.mode} is unavailable: {row.unavailable}" for row in self.rows if row.unavailable],
             ]
         )
 
@@ -120,7 +125,8 @@ def measure_fidelity(
         **options: of `GroupCAM.for_training`: `activation`, `output`, `preprocess`, `chunk`.
 
     Returns:
-        `Fidelity`: a row for each mode, the floor, the recommendation.
+        `Fidelity`: a row for each mode, the floor, the recommendation. A mode whose place this network does not have (see
+        `GroupCAM`) is marked as unavailable, with the reason, and the others are measured.
 
     Raises:
         ValueError: no image; regroupings < 1; another mode that is called "paper".
@@ -144,6 +150,7 @@ def measure_fidelity(
     device = next((p.device for p in paper.network.parameters()), images.device)
     generator = torch.Generator().manual_seed(seed)
     tallies: dict[str | None, _Tally] = {name: _Tally() for name in (None, *methods)}
+    unavailable: dict[str, str] = {}
     parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
     orders: list[Tensor] = []
     for part in progress(parts):
@@ -158,16 +165,27 @@ def measure_fidelity(
             regrouped.append(paper(batch, labels))
         paper.channels = None
         tallies[None].add(reference, threshold, *regrouped)
-        for name, method in methods.items():
-            if name != PAPER:
-                tallies[name].add(reference, threshold, method(batch, labels))
+        for name, method in [*methods.items()][1:]:
+            try:
+                maps = method(batch, labels)
+            except (RuntimeError, ValueError) as error:
+                # Of a mode, whose place may be no place in this network: `paper` has just mapped the same batch. Other methods
+                # are the caller's, and memory says nothing about a mode.
+                if not isinstance(named[name], str) or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                unavailable[name] = str(error)
+                del methods[name]
+                continue
+            tallies[name].add(reference, threshold, maps)
     first = images[parts[0]].to(device)
     labels = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
     calls = {name: (lambda method=method: method(first, labels)) for name, method in methods.items()}
     flops, seconds = _prices(paper, first, calls, repeats)
     rows = tuple(
-        FidelityRow(name, *tallies[name].iou(), tallies[name].spearman(), tallies[name].no_map(), flops[name], seconds[name])
-        for name in methods
+        FidelityRow(name, *[math.nan] * 6, unavailable=unavailable[name])
+        if name in unavailable
+        else FidelityRow(name, *tallies[name].iou(), tallies[name].spearman(), tallies[name].no_map(), flops[name], seconds[name])
+        for name in (PAPER, *named)
     )
     floor, floor_error = tallies[None].iou()
     # IoU is a mean over images that both modes map, so a mode without maps for many others is as bad as it looks good.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -55,15 +56,8 @@ def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Te
         logits = forward(probe)
     picked = _candidates(events, logits)
     if picked and picked[-1].grid is not None and picked[-1].grid.prefix:
-        with torch.enable_grad(), _trace(model, size) as events:
-            logits = forward(probe.requires_grad_())
-            picked = [event for event in _candidates(events, logits) if event.output.requires_grad]
-            # Not the logits themselves: a freshly made head of zeros would hide every influence on them. A ramp, since the
-            # plain sum of a normalised layer is constant.
-            read = _read_by_classifier(events, logits)
-            value = (read * torch.linspace(-1, 1, read.numel(), device=read.device).view_as(read)).sum()
-            slopes = torch.autograd.grad(value, [event.output for event in picked], allow_unused=True) if picked else ()
-        picked = [event for event, slope in zip(picked, slopes, strict=True) if _patches_matter(event, slope)]
+        influential = _influential(model, forward, probe, picked)
+        picked = [event for event in picked if event.name in influential]
     if not picked:
         raise ValueError(
             f"{type(model).__name__} has no layer with spatial activations before its classifier for images of {size[0]} x "
@@ -80,16 +74,48 @@ def spatial_layers(model: nn.Module, forward: Callable[[Tensor], Tensor], images
     return [event.name for event in _candidates(events, logits)]
 
 
-def find_stage(model: nn.Module, layer: str) -> str:
+def find_stage(model: nn.Module, layer: str, forward: Callable[[Tensor], Tensor], images: Tensor) -> str:
     """The layer whose output enters the last block of the last stage, for `mask_at="stage"` and target layer `layer`.
 
     From the target backwards: the last module with convolution or linear weights is the last block (looked for inside a
     Sequential), and the module in front of it is the answer: `layer4.1` for `layer4` of a ResNet-50, `features.11` for
     `features.12` of SqueezeNet 1.1, `features.33` for `features.35` of VGG19, `blocks.9` for `blocks.11.norm1` of a ViT.
+    Where that one does not return one grid for each image (a ModuleList that the network walks through, a module that returns
+    a tuple), the last one that does so before the block begins is taken, if there is one that nothing leads around.
+
+    Args:
+        model: the bare network, already in eval mode (see `borrow.as_found`).
+        layer: name of the target layer.
+        forward: images -> logits through `model`.
+        images: (N, C, H, W); only shape, dtype and device matter.
 
     Raises:
-        ValueError: the block has nothing in front of it.
+        ValueError: nothing in front of the block returns a grid.
     """
+    probe = _probe(images)
+    with _trace(model, (images.shape[-2], images.shape[-1])) as events:
+        forward(probe)
+    usable = {event.name: event for event in _usable(events)}
+    structural = _in_front(model, layer)
+    ahead = [event.name for event in events[: next((i for i, event in enumerate(events) if event.name == layer), 0)]]
+    if structural in usable and structural in ahead:
+        return structural
+    begin = _block_begins(model, ahead, layer)
+    influential = _influential(model, forward, probe, [usable[name] for name in ahead[:begin] if name in usable])
+    names = [name for name in ahead[:begin] if name in influential]
+    for name in reversed(names[-16:]):
+        if _carries_all(model, forward, probe, usable[name]):
+            return name
+    if names:
+        return names[-1]
+    raise ValueError(
+        f"layer {layer!r} has no block in front of it that returns one grid for each image, so mask_at='stage' has no place; "
+        "name a layer instead, or use mask_at='target' or 'input'"
+    )
+
+
+def _in_front(model: nn.Module, layer: str) -> str | None:
+    """The module in front of the last block, by the order in which modules are written down; None if there is none."""
     at, including = layer, True
     while at:
         ahead = _siblings_until(model, at, including=including)
@@ -99,6 +125,8 @@ def find_stage(model: nn.Module, layer: str) -> str:
             at, including = at.rpartition(".")[0], False
             continue
         block = model.get_submodule(ahead[-1])
+        if isinstance(block, nn.ModuleList):
+            return None  # walked through by the network, in an order of its choice
         if isinstance(block, nn.Sequential):
             inside = [name for name, child in block.named_children() if _has_weights(child)]
             at, including = f"{ahead[-1]}.{inside[-1]}", True
@@ -109,7 +137,32 @@ def find_stage(model: nn.Module, layer: str) -> str:
             ahead = [*_siblings_until(model, at, including=False), at]
         if at:
             return ahead[-2]
-    raise ValueError(f"layer {layer!r} has no block in front of it, so mask_at='stage' has no place; name a layer instead")
+    return None
+
+
+def _block_begins(model: nn.Module, fired: list[str], layer: str) -> int:
+    """Where in `fired`, the modules before the target in the order of finishing, the last block begins.
+
+    The block is the largest module with a forward around the last weights that is no Sequential and not around the target.
+    """
+    weighted = [name for name in [*fired, layer] if _has_weights(model.get_submodule(name), recurse=False)]
+    path = weighted[-1].split(".") if weighted else []
+    for depth in range(1, len(path) + 1):
+        block = ".".join(path[:depth])
+        module = model.get_submodule(block)
+        walked = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        if not layer.startswith(f"{block}.") and (not walked or depth == len(path)):
+            return next((i for i, name in enumerate(fired) if name == block or name.startswith(f"{block}.")), len(fired))
+    return 0
+
+
+def _carries_all(model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor, event: _Event) -> bool:
+    """Whether nothing leads around a module: with its output given, an image of NaN does not reach the logits."""
+    handle = event.module.register_forward_hook(lambda *_: event.output.clone())
+    try:
+        return bool(forward(torch.full_like(probe, torch.nan)).isfinite().all())
+    finally:
+        handle.remove()
 
 
 class _Event(NamedTuple):
@@ -124,13 +177,14 @@ class _Event(NamedTuple):
 
 @contextmanager
 def _trace(model: nn.Module, size: tuple[int, int]) -> Iterator[list[_Event]]:
-    """Every sub-module's tensor output, in the order in which the modules finish."""
+    """Every sub-module's tensor output for one image, in the order in which the modules finish."""
     events: list[_Event] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
-                events.append(_Event(name, module, inputs, output, guess_grid(output, size, strict=True)))
+                grid = guess_grid(output, size, strict=True) if output.ndim and len(output) == 1 else None
+                events.append(_Event(name, module, inputs, output, grid))
 
         return hook
 
@@ -146,10 +200,14 @@ def _probe(images: Tensor) -> Tensor:
     return torch.linspace(-2, 2, images[:1].numel(), dtype=images.dtype, device=images.device).view(1, *images.shape[1:])
 
 
+def _usable(events: list[_Event]) -> list[_Event]:
+    """Modules that fire once and return one grid of more than one position."""
+    calls = Counter(event.name for event in events)
+    return [e for e in events if calls[e.name] == 1 and e.grid is not None and e.grid.height * e.grid.width > 1]
+
+
 def _candidates(events: list[_Event], logits: Tensor) -> list[_Event]:
-    calls: dict[str, int] = {}
-    for event in events:
-        calls[event.name] = calls.get(event.name, 0) + 1
+    usable = {event.name for event in _usable(events)}
     last_weights = max((i for i, event in enumerate(events) if event.module._parameters), default=-1)
     pooled: list[Tensor] = []
     candidates = []
@@ -162,8 +220,7 @@ def _candidates(events: list[_Event], logits: Tensor) -> list[_Event]:
         grid = event.grid
         if (
             grid is None
-            or grid.height * grid.width < 2
-            or calls[event.name] > 1
+            or event.name not in usable
             or isinstance(event.module, nn.Identity)
             or (grid.layout == "tokens" and isinstance(event.module, nn.Linear))
             or any(event.output is tensor for tensor in pooled)
@@ -182,8 +239,22 @@ def _read_by_classifier(events: list[_Event], logits: Tensor) -> Tensor:
     return next((value for value in inputs if isinstance(value, Tensor) and value.requires_grad), logits).float()
 
 
-def _patches_matter(event: _Event, slope: Tensor | None) -> bool:
-    return slope is not None and event.grid is not None and bool((event.grid.read(slope) != 0).any())
+def _influential(model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor, events: list[_Event]) -> set[str]:
+    """Names of those among `events`, modules that fire once, whose positions influence what the classifier reads."""
+    grids = {event.name: event.grid for event in events}
+    with torch.enable_grad(), _trace(model, (probe.shape[-2], probe.shape[-1])) as again:
+        logits = forward(probe.clone().requires_grad_())
+        # Not the logits themselves: a freshly made head of zeros would hide every influence on them. A ramp, since the plain
+        # sum of a normalised layer is constant.
+        read = _read_by_classifier(again, logits)
+        value = (read * torch.linspace(-1, 1, read.numel(), device=read.device).view_as(read)).sum()
+        reached = [event for event in again if event.name in grids and event.output.requires_grad]
+        slopes = torch.autograd.grad(value, [event.output for event in reached], allow_unused=True) if reached else ()
+    return {
+        event.name
+        for event, slope in zip(reached, slopes, strict=True)
+        if slope is not None and bool((grids[event.name].read(slope) != 0).any())
+    }
 
 
 def _shrinks(event: _Event, grid: Grid) -> bool:
@@ -203,5 +274,5 @@ def _siblings_until(model: nn.Module, name: str, *, including: bool) -> list[str
     return [f"{parent}.{sibling}".lstrip(".") for sibling in names[: names.index(child) + including]]
 
 
-def _has_weights(module: nn.Module) -> bool:
-    return any(parameter.ndim > 1 for parameter in module.parameters())
+def _has_weights(module: nn.Module, *, recurse: bool = True) -> bool:
+    return any(parameter.ndim > 1 for parameter in module.parameters(recurse))

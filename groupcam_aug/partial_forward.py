@@ -15,11 +15,16 @@ from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.restore import hooked, replaced
 from groupcam_aug.threads import by_this_thread
 
-__all__ = ["Tail", "TailKind"]
+__all__ = ["Tail", "TailKind", "structure"]
 
 _log = logging.getLogger(__name__)
 
 TailKind = Literal["recorded", "alone", "pooled"]
+
+
+def structure(model: nn.Module) -> list[Any]:
+    """What a network is built of, its modules and their settings that are words or flags: compare it to see an exchange."""
+    return [(module, [v for v in vars(module).values() if isinstance(v, str | bool)]) for module in model.modules()]
 
 
 class Tail:
@@ -124,6 +129,15 @@ class Tail:
             if self._agrees("averages", expected, lambda: self.run(images, means)):
                 self.kind = "pooled"
         return self.kind
+
+    def still_pooled(self, images: Tensor, output: Tensor, logits: Tensor) -> bool:
+        """Whether averages still give the logits of the recorded pass: a pooling with parameters may start as a mean.
+
+        Arguments as for `check`. This waits for the device.
+        """
+        logits, again = logits.float(), self.run(images, output.float().mean((2, 3), keepdim=True).to(output.dtype)).float()
+        tolerance = 5e-2 if output.dtype in (torch.float16, torch.bfloat16) else 1e-3
+        return bool((again - logits).abs().amax() <= tolerance * (logits.abs().amax() + 1e-6))
 
     def _agrees(self, inputs: str, expected: Tensor, replay: Callable[[], Tensor]) -> bool:
         """Whether a shorter way gives the expected logits, measured by what tells the images and the others apart.

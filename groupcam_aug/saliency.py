@@ -19,7 +19,7 @@ from groupcam_aug.grid import read_grid
 from groupcam_aug.layers import find_layer, find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
-from groupcam_aug.partial_forward import Tail, TailKind
+from groupcam_aug.partial_forward import Tail, TailKind, structure
 from groupcam_aug.targets import Activation, Target, Targets
 
 __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]
@@ -122,6 +122,7 @@ class GroupCAM(CAM):
         self.place = mask_at  # the layer that "stage" and "target" stand for, after the first call
         self.channels: Tensor | None = None  # another order of the channels before they are grouped (see `measure_fidelity`)
         self._tails: dict[str, TailKind] = {}
+        self._structure: list[Any] = []  # of the network whose tails these are
 
     @classmethod
     def for_training(
@@ -169,9 +170,16 @@ class GroupCAM(CAM):
             outputs, logits = self._observe(images, [self.layer], leaves=leaves)
         else:
             if self.place in ("stage", "target"):
-                self.place = self.layer if self.place == "target" else find_stage(self.network, self.layer)
+                stage = self.place == "stage"
+                self.place = find_stage(self.network, self.layer, self.logits, images) if stage else self.layer
+            if self._structure != (now := structure(self.network)):
+                self._structure, self._tails = now, {}
             tail = Tail(self.network, self.place, self.logits, self._tails.get(self.place))
             outputs, logits = self._observe(images, [self.layer, self.place], leaves=leaves, tail=tail)
+            look = tail.kind == "pooled" and (self.recheck or images.device.type == "cpu")
+            if look and not tail.still_pooled(images, outputs[self.place].detach(), logits.detach()):
+                self._tails = {}
+                return self._maps(images, targets, part, chunk)
         target = self.target(targets, part, logits, arithmetic(images), self.activation)
         masks = self._group_masks(images, outputs[self.layer], logits, target)
         scaled, alive = scale_as_enlarged(masks, images.shape[-2:])

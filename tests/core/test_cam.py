@@ -3,6 +3,7 @@
 import pytest
 import torch
 from models import PooledNet
+from torch import nn
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.cam import CAM, check_images, slopes_of, usable
@@ -154,3 +155,32 @@ def test_logits_are_those_of_the_preprocessed_images(net, images):
     cam = CAM(net.eval(), lambda out: {"z": out}["z"] + 1, lambda x: x.mul_(2).sub_(1), None)
     torch.testing.assert_close(cam.logits(images), net(2 * before - 1) + 1)
     assert torch.equal(images, before), "what is done in place is done to a copy"
+
+
+class Folded(nn.Module):
+    """Two frames of three channels an image, folded into the batch; logits per image, or still per frame."""
+
+    def __init__(self, gather):
+        super().__init__()
+        self.conv, self.fc, self.gather = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), gather
+
+    def forward(self, x):
+        logits = self.fc(self.conv(x.unflatten(1, (2, 3)).flatten(0, 1)).mean(dim=(2, 3)))
+        return logits.unflatten(0, (-1, 2)).mean(dim=1) if self.gather else logits
+
+
+FORMS = {
+    "Grad-CAM": lambda net: GradCAM(net, "conv"),
+    "gradient": lambda net: GroupCAM(net, "conv", groups=2),
+    "none": lambda net: GroupCAM.for_training(net, "conv", groups=2),
+    "target": lambda net: GroupCAM.for_training(net, "conv", groups=2, mask_at="target"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_of_a_layer_and_of_the_logits_are_the_images(form):
+    images = torch.randn(3, 6, 16, 16)
+    with pytest.raises(ValueError, match=r"layer 'conv' returns \(6, 8, 14, 14\) for 3 images.*Choose a layer"):
+        FORMS[form](Folded(gather=True).eval())(images, 1)
+    with pytest.raises(ValueError, match="Folded returns 6 rows of logits for 3 images.*output="):
+        FORMS[form](Folded(gather=False).eval())(images, 1)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
+from torch import nn
 
 from groupcam_aug import GroupCAM, measure_fidelity
 from groupcam_aug.augment import keep_mask
@@ -170,6 +171,34 @@ def test_threshold_and_options_reach_masks_and_maps(net, pictures):
         net, pictures, labels, layer="relu2", groups=4, modes=["fast"], threshold="q0.8", repeats=0, **options
     )
     assert measured["fast"].iou == pytest.approx(float(iou.mean()))
+
+
+def test_a_mode_without_a_place_is_unavailable_and_the_others_are_measured(pictures):
+    class Front(PooledNet):
+        """Nothing in front of the last block returns a grid."""
+
+        def forward(self, x):
+            return self.fc(self.relu2(self.conv2(self.relu1(self.bn1(self.conv1(x))))).mean(dim=(2, 3)))
+
+    torch.manual_seed(1)
+    net = Front(channels=16).eval()
+    unused = nn.Conv2d(3, 3, 1)
+    net.add_module("unused", unused)
+    found = measure_fidelity(net, pictures, layer="bn1", groups=4, modes=("balanced", "unused", "target"), batch_size=4, repeats=0)
+    assert [row.mode for row in found.rows] == ["paper", "balanced", "unused", "target"]
+    assert "mask_at='stage' has no place" in found["balanced"].unavailable and math.isnan(found["balanced"].iou)
+    assert "'unused' never fired" in found["unused"].unavailable and not found["target"].unavailable
+    alone = measure_fidelity(net, pictures, layer="bn1", groups=4, modes=["target"], batch_size=4, repeats=0)
+    assert found["target"][1:6] == alone["target"][1:6] and found.recommended == alone.recommended
+    assert "| balanced | unavailable |" in str(found) and "\nbalanced is unavailable: layer 'bn1'" in str(found)
+
+    def broken(images, targets):
+        raise ValueError("of the caller")
+
+    with pytest.raises(ValueError, match="of the caller"):
+        measure_fidelity(net, pictures, layer="bn1", groups=4, modes={"mine": broken}, repeats=0)
+    with pytest.raises(ValueError, match="no layer 'best'"):
+        measure_fidelity(net, pictures, layer="bn1", groups=4, modes=["best"], repeats=0)
 
 
 @pytest.mark.parametrize("options", [{"regroupings": 0}, {"batch_size": 0}, {"repeats": -1}])

@@ -1,5 +1,7 @@
 """Masks on features: the identities that tie `mask_at` to the input form and to closed forms, and replays that equal passes."""
 
+import copy
+
 import pytest
 import torch
 from models import EchoNet, PooledNet
@@ -82,6 +84,55 @@ def test_a_head_that_starts_at_zero_does_not_make_any_pooling_a_mean(images):
     assert any(found.any() for found in maps)
     for label, found in enumerate(maps):
         torch.testing.assert_close(found, fresh(images, label))
+
+
+class Power(nn.Module):
+    """A generalised mean, which starts as the mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.power = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return (x.clamp(min=1e-6) ** self.power).mean(dim=(2, 3), keepdim=True) ** (1 / self.power)
+
+
+class Pooling(nn.Module):
+    """One that is chosen by a word."""
+
+    def __init__(self):
+        super().__init__()
+        self.kind = "mean"
+
+    def forward(self, x):
+        return x.mean(dim=(2, 3), keepdim=True) if self.kind == "mean" else x.amax(dim=(2, 3), keepdim=True)
+
+
+EXCHANGES = {
+    "module": (nn.AdaptiveAvgPool2d(1), lambda net: setattr(net, "pool", nn.AdaptiveMaxPool2d(1))),
+    "word": (Pooling(), lambda net: setattr(net.pool, "kind", "max")),
+    "learned": (Power(), lambda net: nn.init.constant_(net.pool.power, 3.0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "looked_at"), [("module", True), ("word", True), ("learned", True), ("module", False), ("word", False)]
+)
+def test_a_pooling_that_is_exchanged_after_the_first_call_is_noticed(images, how, looked_at, monkeypatch):
+    torch.manual_seed(0)
+    pooling, exchange = EXCHANGES[how]
+    net = PooledNet().double().eval()
+    net.pool = copy.deepcopy(pooling)
+    cam = GroupCAM.for_training(net, "relu2", groups=4, mask_at="target")
+    before = [cam(images, label) for label in range(5)]
+    assert cam._tails == {"relu2": "pooled"}
+    exchange(net)
+    if not looked_at:  # as on an accelerator between two epochs: what is built otherwise is noticed there, too
+        monkeypatch.setattr(Tail, "still_pooled", lambda *_: True)
+    after = [cam(images, label) for label in range(5)]
+    fresh = GroupCAM.for_training(net, "relu2", groups=4, mask_at="target")
+    torch.testing.assert_close(after, [fresh(images, label) for label in range(5)])
+    assert cam._tails == {"relu2": "alone"} and (torch.stack(after) - torch.stack(before)).abs().max() > 0.05
 
 
 def test_modules_that_return_no_tensor_are_passed_over(images):
