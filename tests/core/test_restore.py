@@ -98,7 +98,13 @@ def ready():
 def is_free(net):
     """Whether another thread could borrow the network."""
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(lock_of(net).acquire(blocking=False)))
+
+    def ask():
+        if lock_of(net).acquire(blocking=False):
+            lock_of(net).release()
+            answers.append(True)
+
+    thread = threading.Thread(target=ask)
     thread.start()
     thread.join(timeout=30)
     return answers == [True]

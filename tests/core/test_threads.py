@@ -178,7 +178,6 @@ def test_maps_wait_for_a_network_that_is_randomised():
 
 
 def test_compiled_code_is_eager_until_the_last_of_two_threads_is_done():
-    import torch._dynamo
     from torch._dynamo import eval_frame
 
     before, inside, end = eval_frame._stance, threading.Event(), threading.Event()
