@@ -6,6 +6,7 @@ is interrupted is done once more.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,21 +15,35 @@ from torch.utils.hooks import RemovableHandle
 
 __all__ = ["hooked", "replaced", "restoring", "undo"]
 
+_open = threading.local()
+
 
 @contextmanager
 def restoring(restore: Callable[[], object]) -> Iterator[None]:
-    """Call `restore` when the block ends, twice: the second time is for an interrupt within the first.
+    """Call `restore` once when the block ends; and then, of the blocks inside it, those whose end an interrupt has skipped.
 
     Args:
-        restore: must do no harm if the change has not happened yet, and none if it is repeated.
+        restore: must do no harm if the change has not happened yet, and none if it is begun again after an interrupt.
     """
+    steps = [restore]
+    blocks: list[list[Callable[[], object]]] = _open.__dict__.setdefault("blocks", [])  # of this thread, outermost first
+    depth = len(blocks)
+
+    def close() -> None:
+        if len(blocks) > depth and blocks[depth] is steps:
+            while len(blocks) > depth:
+                undo(blocks[-1])
+                blocks.pop()
+        undo(steps)
+
     try:
         try:
+            blocks.append(steps)
             yield
         finally:
-            restore()
+            close()
     finally:
-        restore()
+        close()
 
 
 def undo(steps: list[Callable[[], object]]) -> None:
@@ -59,16 +74,17 @@ def hooked(hooks: Iterable[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Attributes of the object itself (not of its class) for the length of a `with` block."""
-    attributes = vars(owner)
-    before = {name: attributes[name] for name in values if name in attributes}
+def replaced(*owners: Any, **values: Any) -> Iterator[None]:
+    """Attributes of the objects themselves (not of their classes) for the length of a `with` block."""
+    before = [{name: vars(owner)[name] for name in values if name in vars(owner)} for owner in owners]
 
     def restore() -> None:
-        attributes.update(before)
-        for name in values.keys() - before.keys():
-            attributes.pop(name, None)
+        for owner, attributes in zip(owners, before, strict=True):
+            vars(owner).update(attributes)
+            for name in values.keys() - attributes.keys():
+                vars(owner).pop(name, None)
 
     with restoring(restore):
-        attributes.update(values)
+        for owner in owners:
+            vars(owner).update(values)
         yield

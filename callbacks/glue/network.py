@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -100,12 +100,8 @@ def borrowed_network(trainer: Any, network: nn.Module, who: str, *, check: bool 
     module = trainer.lightning_module
     metrics = [(metric, metric.update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
     owners = [owner for owner in {id(owner): owner for owner in (module, network)}.values() if hasattr(owner, "log_dict")]
-    with ExitStack() as stack:
-        for owner in owners:
-            stack.enter_context(replaced(owner, log=_mute, log_dict=_mute))
-        # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(trainer.precision_plugin.forward_context())
+    # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
+    with replaced(*owners, log=_mute, log_dict=_mute), torch.no_grad(), trainer.precision_plugin.forward_context():
         yield
     if any(metric.update_count != count for metric, count in metrics):
         raise misconfigured(

@@ -65,6 +65,14 @@ def test_out_of_memory_is_halved_from_what_was_in_the_pass_until_it_fits(method,
     assert max(network.seen) <= room, "kept to, without another try"
 
 
+@pytest.mark.parametrize("chunk", [12, 64, None])
+def test_each_try_halves_the_largest_pass_that_there_was(chunk):
+    network = Cramped(1).eval()
+    with pytest.warns(UserWarning, match="at most 1 per"):
+        GradCAM(network, "relu2", chunk=chunk)(torch.randn(12, 3, 12, 12), 1)
+    assert network.seen == [12, 6, 3] + [1] * 12
+
+
 def test_one_image_that_does_not_fit_ends_it_and_names_chunk(images):
     for chunk in (1, 16, None):
         cam = GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=chunk)

@@ -55,3 +55,21 @@ def test_goes_on_after_pickling_and_loading(net):
     for other in (copy, loaded):
         torch.testing.assert_close(step(other), expected)
         net.fc.weight.data -= 1
+
+
+def test_buffers_that_were_resized_replaced_or_made_are_followed(net):
+    """As observers of quantisation-aware training do with theirs in the first step."""
+    net.register_buffer("ranges", torch.tensor([]))
+    net.register_buffer("late", None)
+    average = moving_average(net, 0.9)
+    net.ranges.resize_(3).fill_(2)
+    net.late = torch.ones(2)
+    net.register_buffer("new", torch.zeros(1))
+    for _ in range(2):
+        average.update_parameters(net)
+    for name in ("ranges", "late", "new"):
+        mine = getattr(average.module, name)
+        assert torch.equal(mine, getattr(net, name)) and mine is not getattr(net, name), name
+    net.late = None
+    average.update_parameters(net)
+    assert average.module.late is None

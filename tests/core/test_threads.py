@@ -13,6 +13,7 @@ from torch import nn
 
 from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
 from groupcam_aug.borrow import as_found, capture
+from groupcam_aug.partial_forward import Tail
 from groupcam_aug.sanity import randomized
 from groupcam_aug.threads import by_this_thread, first_layer, lock_of
 
@@ -103,6 +104,29 @@ def elsewhere(work, name="another"):
     return results[0]
 
 
+def test_a_replay_answers_its_thread_alone():
+    net, images = PooledNet().eval(), torch.randn(2, 3, 24, 20)
+    with torch.no_grad():
+        right, tail = net(images), Tail(net, "relu1", net)
+        with tail.recording(), capture(net.relu1) as seen:
+            elsewhere(lambda: net(images[:1]))
+            net(images)
+        assert [len(outputs) for outputs in tail.record.values()] == [1] * len(tail.record) and len(seen.one()) == 2
+        others, main = [], threading.current_thread()
+
+        def predict():
+            with torch.no_grad():
+                return net(images)
+
+        def before(*_):
+            if threading.current_thread() is main:
+                others.append(elsewhere(predict))
+
+        net.register_forward_pre_hook(before)
+        replayed = tail.run(images, torch.zeros_like(seen.one()))
+    assert torch.equal(others[0], right) and not torch.equal(replayed, right)
+
+
 def test_a_thread_that_trains_meanwhile_is_warned_once_by_name():
     net, images = PooledNet().train(), torch.randn(2, 3, 24, 20)
     with as_found(net), pytest.warns(UserWarning, match="thread 'another' ran PooledNet while thread 'MainThread' was") as caught:
@@ -178,7 +202,6 @@ def test_maps_wait_for_a_network_that_is_randomised():
 
 
 def test_compiled_code_is_eager_until_the_last_of_two_threads_is_done():
-    import torch._dynamo
     from torch._dynamo import eval_frame
 
     before, inside, end = eval_frame._stance, threading.Event(), threading.Event()
