@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RENAMED", "given_options", "imported_class", "names_class", "nearest", "unknown_names"]
+__all__ = ["RENAMED", "full_name", "given_options", "imported_class", "names_class", "nearest", "read_yaml", "stated", "unknown_names"]
 
 RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
 
@@ -23,10 +23,10 @@ def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[s
         usual: class paths of the parts ("model", "data") that neither says otherwise.
     """
     given = dict(given_options(words))
-    trees = [_read_yaml(value) for flag, value in given_options(words) if flag in ("--config", "-c")]
+    trees = [read_yaml(value) for flag, value in given_options(words) if flag == "--config"]
     for part, default in usual.items():
         in_configs = [tree[part] for tree in trees if isinstance(tree.get(part), dict)]
-        in_configs += filter(None, [_read_yaml(given.get(f"--{part}", ""))])  # a config of the part alone
+        in_configs += filter(None, [read_yaml(given.get(f"--{part}", ""))])  # a config of the part alone
         paths = [given.get(f"--{part}"), given.get(f"--{part}.class_path"), *(tree.get("class_path") for tree in in_configs)]
         names = [flag.removeprefix(f"--{part}.").removeprefix("init_args.") for flag in given if flag.startswith(f"--{part}.")]
         for tree in (*in_configs, dict.fromkeys(names)):
@@ -65,7 +65,48 @@ def given_options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("-"):
-            yield flag, value if equals else following
+            yield full_name(flag), value if equals else following
+
+
+def full_name(flag: str) -> str:
+    """A flag that was cut short, as far as ``--ckpt_path`` and ``--config`` go."""
+    full = [name for name in ("--ckpt_path", "--config") if len(flag) > 3 and name.startswith(flag)]
+    return full[0] if len(full) == 1 else "--config" if flag == "-c" else flag
+
+
+def stated(words: Sequence[str], part: str) -> dict[str, tuple[Any, bool]]:
+    """What a command line and its configs say of one part: later words hold, another class drops what was said of the one before.
+
+    Args:
+        words: of the command line; configs as files that are there.
+        part: "model" or "data".
+
+    Returns:
+        By dotted name of the argument, as in "network.init_args.depth", and "class_path": the value, and whether the command line
+        itself says it (True) or a config (False).
+    """
+    found: dict[str, tuple[Any, bool]] = {}
+    for flag, value in given_options(words):
+        on_line, tree = True, None
+        if flag == "--config":
+            tree, on_line = read_yaml(value).get(part), False
+            if isinstance(tree, str):
+                tree = read_yaml(str(Path(value).parent / tree)) or tree
+        elif flag == f"--{part}":  # a class, a mapping in one word, or a config of the part alone
+            tree = _read_text(value)
+            tree = tree if isinstance(tree, dict) else read_yaml(value) or str(tree)
+        elif flag.startswith(f"--{part}.") and flag != f"--{part}.help":
+            tree = {flag.removeprefix(f"--{part}."): _read_text(value)}
+        tree = {"class_path": tree} if isinstance(tree, str) else tree
+        if not isinstance(tree, dict):
+            continue
+        kind = tree.get("class_path")
+        if kind and "class_path" in found and str(found["class_path"][0]).rpartition(".")[2] != str(kind).rpartition(".")[2]:
+            found.clear()
+        arguments = tree.get("init_args")
+        beside = {name.removeprefix("init_args."): value for name, value in tree.items() if name != "init_args"}
+        found |= {name: (value, on_line) for name, value in {**(arguments if isinstance(arguments, dict) else {}), **beside}.items()}
+    return found
 
 
 def names_class(words: Sequence[str], part: str) -> bool:
@@ -75,16 +116,7 @@ def names_class(words: Sequence[str], part: str) -> bool:
         words: of the command line; configs as files that are there.
         part: "model" or "data".
     """
-    for flag, value in given_options(words):
-        if flag == f"--{part}.class_path":
-            return True
-        trees = [_read_yaml(value).get(part)] if flag in ("--config", "-c") else []
-        if flag == f"--{part}":  # a class, a mapping in one word, or a config of the part alone
-            tree = _read_text(value)
-            trees = [tree if isinstance(tree, dict) else _read_yaml(value) or str(tree)]
-        if any(isinstance(tree, str) or (isinstance(tree, dict) and tree.get("class_path")) for tree in trees):
-            return True
-    return False
+    return bool(stated(words, part).get("class_path", (None, False))[0])
 
 
 def imported_class(path: str) -> Any:
@@ -107,7 +139,7 @@ def _read_text(text: str) -> Any:
         return None
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a config; nothing where there is none, which the parser has said."""
     import yaml  # not needed before something went wrong
 

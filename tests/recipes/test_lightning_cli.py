@@ -3,7 +3,6 @@
 import csv
 import inspect
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import yaml
 from PIL import Image
 from pytorch_lightning import Trainer
 
+from groupcam_aug.recipes.checkpoint_options import from_checkpoint
+from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import main
 
 NETWORK = '{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}'
@@ -139,20 +140,6 @@ def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
         assert ("val/acc" if command == "validate" else "test/acc") in told
 
 
-def test_a_checkpoint_brings_its_size_and_normalisation(checkpoint):
-    from groupcam_aug.recipes.lightning_cli import from_checkpoint
-
-    words = from_checkpoint(["--ckpt_path", str(checkpoint), "--data.std", "[1, 1, 1]"])
-    assert words[words.index("--data.size") + 1] == "32" and words[words.index("--data.mean") + 1] == "[0.1, 0.2, 0.3]"
-    assert words.count("--data.std") == 1
-    assert from_checkpoint(["--ckpt_path", str(checkpoint), "--config", "x.yaml"]) == [
-        "--ckpt_path",
-        str(checkpoint),
-        "--config",
-        "x.yaml",
-    ]
-
-
 def test_a_checkpoint_of_before_the_file_was_called_checkpoint_is_tested(checkpoint, folder, capsys):
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"] |= {"weights": "gone.safetensors"}
@@ -229,44 +216,20 @@ def test_what_a_model_was_given_is_not_overwritten_by_data_that_do_not_know_it(f
 
 
 def test_a_checkpoint_brings_the_split_it_was_trained_on(folder):
-    from groupcam_aug.recipes.classifier import load_classifier
-    from groupcam_aug.recipes.lightning_cli import from_checkpoint
-
     words = ["--data.root", "images/train", "--data.size", "32", "--data.num_workers", "0", "--data.seed", "3"]
     words += ["--data.val_fraction", "0.4", "--data.resize", "40"]
     limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
     assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
     path = str(next((folder / "run").rglob("*.ckpt")))
-    found = from_checkpoint(["--ckpt_path", path, "--data.root", "images/train"])
+    found = from_checkpoint(["--ckpt_path", path, "--data.root", "images/train"], "test")[0]
     assert [found[found.index(f"--data.{name}") + 1] for name in ("seed", "val_fraction", "resize")] == ["3", "0.4", "40"]
-    assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"])
+    assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"], "test")[0]
     assert load_classifier(path)[1]["resize"] == 40
-    assert "--data.resize" not in from_checkpoint(["--ckpt_path", path, "--data.size", "64"]), "which belongs to the other size"
+    larger = from_checkpoint(["--ckpt_path", path, "--data.size", "64"], "test")[0]
+    assert "--data.resize" not in larger, "which belongs to the other size"
     assert main(["predict", "--ckpt_path", path, "--data.root", "images/train", "--trainer.logger", "false", *QUIET]) == 0
     lines = list(csv.reader((folder / "predictions.csv").open()))
     assert lines[0][0] == "file" and len(lines) == 3 and all("images/train" in line[0] for line in lines[1:])
-
-
-def test_predictions_are_the_likeliest_classes_in_the_order_of_the_files(tmp_path):
-    from types import SimpleNamespace
-
-    from torch.utils.data import Subset
-
-    from groupcam_aug.recipes.lightning_cli import write_predictions
-
-    batches = [torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.4, 0.6]])]
-    files = SimpleNamespace(samples=[(f"{i}.png", 0) for i in range(5)])
-    model = SimpleNamespace(class_names=["ant", "bee"])
-    for data, names in ((SimpleNamespace(samples=files.samples[:3]), "012"), (Subset(files, [4, 1, 0]), "410")):
-        path = write_predictions(tmp_path, batches, SimpleNamespace(test_set=data), model)
-        lines = list(csv.reader(path.open()))
-        assert lines[1:] == [
-            [f"{name}.png", *said] for name, said in zip(names, (("ant", "0.9000"), ("bee", "0.8000"), ("bee", "0.6000")))
-        ]
-    odd = SimpleNamespace(samples=[(os.fsdecode(b"caf\xe9.png"), 0), ("b", 0), ("c", 0)])
-    assert b"caf\xe9.png,ant" in write_predictions(tmp_path, batches, SimpleNamespace(test_set=odd), model).read_bytes()
-    path = write_predictions(tmp_path, batches, SimpleNamespace(), SimpleNamespace())
-    assert path.read_text().split() == ["index,class,probability", "0,0,0.9000", "1,1,0.8000", "2,1,0.6000"]
 
 
 def test_predictions_on_several_folders_name_the_files_of_all(checkpoint, folder):

@@ -100,7 +100,7 @@ def test_a_config_that_is_none_says_nothing(tmp_path, text):
 
 def test_options_with_their_values():
     words = ["fit", "--a=1", "--b", "2", "-c", "d.yaml", "--e"]
-    assert list(given_options(words)) == [("--a", "1"), ("--b", "2"), ("-c", "d.yaml"), ("--e", "")]
+    assert list(given_options(words)) == [("--a", "1"), ("--b", "2"), ("--config", "d.yaml"), ("--e", "")]
 
 
 def test_a_class_is_found_where_its_module_is_imported():
