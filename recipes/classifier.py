@@ -18,9 +18,8 @@ from groupcam_aug.recipes.saved_classifier import INFO, check_network, described
 
 __all__ = ["Classifier", "export_state_dict", "load_classifier", "read_classifier"]
 
-def load_classifier(
-    path: str | Path, network: nn.Module | None = None, trust: bool = False
-) -> tuple[Classifier, dict[str, Any]]:
+
+def load_classifier(path: str | Path, network: nn.Module | None = None, trust: bool = False) -> tuple[Classifier, dict[str, Any]]:
     """Rebuild a classifier from its checkpoint alone, in eval mode on the CPU.
 
     Args:

@@ -106,7 +106,9 @@ class GroupCAMCLI(LightningCLI):
             link.heed(self._get(self.config, "model"))
         if self._restored is not None:
             # The parser wants a model: an empty one.
-            self.config[self.subcommand]["model"] = Namespace(class_path="pytorch_lightning.LightningModule", init_args=Namespace())
+            self.config[self.subcommand]["model"] = Namespace(
+                class_path="pytorch_lightning.LightningModule", init_args=Namespace()
+            )
         try:
             super().instantiate_classes()
         except (OSError, ValueError, TypeError) as error:
@@ -160,7 +162,9 @@ class GroupCAMCLI(LightningCLI):
     def _going_on(self) -> str:
         if self.subcommand != "fit":
             return ""
-        paths = [getattr(c, name, "") for c in self.trainer.checkpoint_callbacks for name in ("last_model_path", "best_model_path")]
+        paths = [
+            getattr(c, name, "") for c in self.trainer.checkpoint_callbacks for name in ("last_model_path", "best_model_path")
+        ]
         files = [Path(path) for path in paths if path and Path(path).is_file()]
         config = Path(self.trainer.log_dir or ".") / "config.yaml"
         if not files or not config.is_file():

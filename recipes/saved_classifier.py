@@ -49,7 +49,9 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{str(path)!r} holds no weights under state_dict: the file is damaged, or somebody changed it")
     if (bad := next((name for name, value in state.items() if bool(torch.isnan(value).any())), None)) is not None:
-        raise ValueError(f"{str(path)!r} holds weights that are not numbers ({bad!r}): its training diverged; take an earlier one")
+        raise ValueError(
+            f"{str(path)!r} holds weights that are not numbers ({bad!r}): its training diverged; take an earlier one"
+        )
     return {**content, "hyper_parameters": arguments}
 
 

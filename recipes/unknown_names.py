@@ -9,9 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RENAMED", "full_name", "given_options", "imported_class", "names_class", "nearest", "read_yaml", "stated", "unknown_names"]
+__all__ = [
+    "RENAMED",
+    "full_name",
+    "given_options",
+    "imported_class",
+    "names_class",
+    "nearest",
+    "read_yaml",
+    "stated",
+    "unknown_names",
+]
 
 RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
+ELSEWHERE = {  # what other tools call an argument that letters alone would not lead to
+    **{"learning_rate": "lr", "epochs": "max_epochs", "n_epochs": "max_epochs", "wd": "weight_decay", "workers": "num_workers"},
+    **{"arch": "network", "backbone": "network", "model_name": "network", "image_size": "size", "img_size": "size"},
+}
 
 
 def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[str, str]) -> Iterator[str]:
@@ -24,6 +38,7 @@ def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[s
     """
     given = dict(given_options(words))
     trees = [read_yaml(value) for flag, value in given_options(words) if flag == "--config"]
+    of_classes: list[str] = []
     for part, default in usual.items():
         in_configs = [tree[part] for tree in trees if isinstance(tree.get(part), dict)]
         in_configs += filter(None, [read_yaml(given.get(f"--{part}", ""))])  # a config of the part alone
@@ -33,16 +48,16 @@ def unknown_names(words: Sequence[str], options: Sequence[str], usual: Mapping[s
             beside = {name: value for name, value in tree.items() if name not in ("class_path", "init_args", "dict_kwargs")}
             arguments = {**(tree.get("init_args") or {}), **beside}
             path = tree.get("class_path") or next(filter(None, paths), default)
+            of_classes += [f"{part}.{name}" for name in _parameters(imported_class(str(path)))]
             yield from _unknown_arguments({"class_path": path, "init_args": arguments})
     for tree in trees:
         yield from _unknown_arguments(tree.get("trainer"))
         yield from _unknown_options(tree, options)
-    yield from _unknown_callback_arguments(words)
+    yield from _unknown_callback_arguments(words, trees)
     flags = [flag[2:].rstrip("+") for flag in given if flag.startswith("--")]
     # An option may be cut short as long as it is the only one that begins so.
-    yield from _unknown_options(
-        {flag: None for flag in flags if sum(option.startswith(flag) for option in options) != 1}, options
-    )
+    cut = {flag: None for flag in flags if sum(option.startswith(flag) for option in options) != 1}
+    yield from _unknown_options(cut, options, of_classes)
 
 
 def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None = None) -> str:
@@ -56,7 +71,9 @@ def nearest(name: str, known: Iterable[str], renamed: Mapping[str, str] | None =
     names = list(known)
     if renamed and renamed.get(name) in names:
         return f"; it is called {renamed[name]!r} now"
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    last = name.rpartition(".")[2]
+    near = [known for known in names if known.rpartition(".")[2] in (last, ELSEWHERE.get(last, last))]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -105,7 +122,9 @@ def stated(words: Sequence[str], part: str) -> dict[str, tuple[Any, bool]]:
             found.clear()
         arguments = tree.get("init_args")
         beside = {name.removeprefix("init_args."): value for name, value in tree.items() if name != "init_args"}
-        found |= {name: (value, on_line) for name, value in {**(arguments if isinstance(arguments, dict) else {}), **beside}.items()}
+        found |= {
+            name: (value, on_line) for name, value in {**(arguments if isinstance(arguments, dict) else {}), **beside}.items()
+        }
     return found
 
 
@@ -150,15 +169,17 @@ def read_yaml(path: str) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def _unknown_options(tree: dict[str, Any], options: Sequence[str], above: str = "") -> Iterator[str]:
+def _unknown_options(
+    tree: dict[str, Any], options: Sequence[str], of_classes: Sequence[str] = (), above: str = ""
+) -> Iterator[str]:
     """`tree` is the part of a config under the dotted name `above`; what lies below an option is its value."""
     groups = {option.rpartition(".")[0] for option in options if not option.endswith(".help")}  # which classes have, too
     for key, value in tree.items():
         name = f"{above}{key}"
         if name in groups and isinstance(value, dict):
-            yield from _unknown_options(value, options, f"{name}.")
+            yield from _unknown_options(value, options, above=f"{name}.")
         elif name not in options and not any(name.startswith(f"{option}.") for option in options if option not in groups):
-            yield nearest(name, options)
+            yield nearest(name, [*options, *of_classes])
 
 
 def _unknown_arguments(tree: Any) -> Iterator[str]:
@@ -177,9 +198,14 @@ def _unknown_arguments(tree: Any) -> Iterator[str]:
             yield from _unknown_arguments(value)
 
 
-def _unknown_callback_arguments(words: Sequence[str]) -> Iterator[str]:
-    """Of callbacks on the command line, where arguments follow the class that they belong to."""
+def _unknown_callback_arguments(words: Sequence[str], trees: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Of callbacks on the command line, where arguments follow the class that they belong to, or mean the last of the config."""
     path = ""
+    for tree in trees:
+        trainer = tree.get("trainer")
+        callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
+        if isinstance(callbacks, list) and callbacks and isinstance(callbacks[-1], dict):
+            path = str(callbacks[-1].get("class_path"))
     for flag, value in given_options(words):
         if flag.rstrip("+") == "--trainer.callbacks":
             path = value if "." in value else f"groupcam_aug.callbacks.{value}"
