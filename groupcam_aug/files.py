@@ -47,7 +47,7 @@ def put_file(folder: Path, name: str, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new, empty file beside `path` to write to, which takes its place at the end; after an error the old file stands as it was.
+    """A new, empty file beside `path` to write to, which takes its place at the end; after an error the old file stands.
 
     Args:
         path: of the file in the end; its folder is made if missing.

@@ -21,8 +21,8 @@ NOTHING = ("", "null", "None", "~")
 def from_checkpoint(words: Sequence[str], command: str, trust: bool = False) -> tuple[list[str], Classifier | None]:
     """What ``--ckpt_path`` says, added to a command line, and the classifier that it holds.
 
-    For `ImageData` and `ShapesDataModule` the words get size, normalisation and split where nothing else states them. The network
-    is made here and not by the parser, which would call whatever a file names.
+    For `ImageData` and `ShapesDataModule` the words get size, normalisation and split where nothing else states them. The
+    network is made here and not by the parser, which would call whatever a file names.
 
     Args:
         words: of the command line, with recipes as files.
@@ -30,8 +30,8 @@ def from_checkpoint(words: Sequence[str], command: str, trust: bool = False) -> 
         trust: as in `load_classifier`. A network that the words state as the checkpoint does needs none.
 
     Returns:
-        The words, with ``--ckpt_path`` at the end, where no config can undo it; and the classifier, or None for `fit`, for another
-        model, and for "last", which only the Trainer finds.
+        The words, with ``--ckpt_path`` at the end, where no config can undo it; and the classifier, or None for `fit`, for
+        another model, and for "last", which only the Trainer finds.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -45,8 +45,8 @@ def from_checkpoint(words: Sequence[str], command: str, trust: bool = False) -> 
         starts = [str(value) for name, (value, _) in model.items() if name.rpartition(".")[2] in ("pretrained", "checkpoint")]
         if command != "fit" and not on_line and all(start in (*NOTHING, "False") for start in starts) and not _starts(model):
             raise ValueError(
-                f"{command} needs a checkpoint: add --ckpt_path FILE (or --ckpt_path null, to {command} the network as the config "
-                "makes it)"
+                f"{command} needs a checkpoint: add --ckpt_path FILE (or --ckpt_path null, to {command} the network as the "
+                "config makes it)"
             )
         return list(words), None
     words = [*_without_path(words), "--ckpt_path", path if path in OF_TRAINER or "://" in path else str(Path(path).expanduser())]
@@ -83,8 +83,8 @@ def check_same(path: str, model: Classifier, data: Any = None) -> None:
     names = getattr(data, "class_names", None)
     if kept["class_names"] and names and list(kept["class_names"]) != list(names):
         raise ValueError(
-            f"{path!r} was trained on the classes {_few(kept['class_names'])}; the data have {_few(names)}: give data of the same "
-            "classes"
+            f"{path!r} was trained on the classes {_few(kept['class_names'])}; the data have {_few(names)}: give data of the "
+            "same classes"
         )
     for name in ("network", "num_classes", "mean", "std"):
         mine, told = model.hparams.get(name), getattr(data, name, None) if name in ("mean", "std") else None
@@ -132,8 +132,8 @@ def _of_data(given: Mapping[str, tuple[Any, bool]], checkpoint: Mapping[str, Any
 
 def _contradiction(path: str, name: str, kept: Any, said: Any) -> ValueError:
     return ValueError(
-        f"{path!r} was trained with {name}={kept!r}, but config or command line say {said!r}: leave it out, the checkpoint brings "
-        "its own, or give another checkpoint"
+        f"{path!r} was trained with {name}={kept!r}, but config or command line say {said!r}: leave it out, the checkpoint "
+        "brings its own, or give another checkpoint"
     )
 
 

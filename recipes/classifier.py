@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupcam_aug.files import replacing
+from groupcam_aug.files import put_file
 from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
 from groupcam_aug.recipes.saved_classifier import INFO, check_network, described, kept_choices, read_classifier
 
@@ -72,13 +73,15 @@ def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
         raise ValueError(f"out={str(out)!r} must end in .safetensors, .pt or .pth")
     saved = read_classifier(checkpoint)["state_dict"]
     state = {key.removeprefix("network."): value.contiguous() for key, value in saved.items() if key.startswith("network.")}
-    with replacing(out) as part:
-        if out.suffix == ".safetensors":
-            from safetensors.torch import save
+    if out.suffix == ".safetensors":
+        from safetensors.torch import save
 
-            part.write_bytes(save({key: value.clone() for key, value in state.items()}))
-        else:
-            torch.save(state, part)
+        content = save({key: value.clone() for key, value in state.items()})
+    else:
+        buffer = io.BytesIO()  # what torch.save says of a full disk helps nobody
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+    put_file(out.parent, out.name, content)
     return out
 
 

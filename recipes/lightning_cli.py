@@ -125,8 +125,8 @@ class GroupCAMCLI(LightningCLI):
         if path == "best":
             raise Refused(f"--ckpt_path best names the best of a training in the same process: give its file{self._newest()}")
         if path == "last":
-            folders = [Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
-            found = [file for folder in folders for file in folder.glob("last*.ckpt")]
+            folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
+            found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
             if not found:
                 raise Refused(
                     "--ckpt_path last finds no checkpoint: no ModelCheckpoint of the config has a dirpath with a last.ckpt; give "

@@ -1,4 +1,4 @@
-"""What a checkpoint of `Classifier` says of itself, read as plain values: a file from elsewhere must not be able to run anything."""
+"""What a checkpoint of `Classifier` says of itself, read as plain values: a file from elsewhere must not run anything."""
 
 from __future__ import annotations
 

@@ -23,8 +23,16 @@ __all__ = [
 
 RENAMED = {"weights": "checkpoint"}  # arguments of our classes, as older configs have them
 ELSEWHERE = {  # what other tools call an argument that letters alone would not lead to
-    **{"learning_rate": "lr", "epochs": "max_epochs", "n_epochs": "max_epochs", "wd": "weight_decay", "workers": "num_workers"},
-    **{"arch": "network", "backbone": "network", "model_name": "network", "image_size": "size", "img_size": "size"},
+    "learning_rate": "lr",
+    "epochs": "max_epochs",
+    "n_epochs": "max_epochs",
+    "wd": "weight_decay",
+    "workers": "num_workers",
+    "arch": "network",
+    "backbone": "network",
+    "model_name": "network",
+    "image_size": "size",
+    "img_size": "size",
 }
 
 

@@ -125,6 +125,7 @@ def test_every_order_of_options(folder, used, order, command):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("order", range(2))
 def test_a_training_goes_on_in_any_order_of_options(folder, order):
     words = ["--model.network", json.dumps(NETWORK), *DATA, "--data.size", "32", "--trainer.max_epochs", "1"]

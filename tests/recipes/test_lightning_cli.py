@@ -3,7 +3,9 @@
 import csv
 import inspect
 import json
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -316,3 +318,90 @@ def test_another_class_keeps_its_own_defaults(capsys, tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {class_path: own_project.Mine}\ndata: {class_path: own_project.MyData}\n")
     assert main(["fit", "--config", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["lr"] == 0.1
+
+
+STOP = """
+import os, signal
+from pytorch_lightning import Callback
+
+class Stop(Callback):
+    def __init__(self, how: str = "ctrl-c"):
+        self.how = how
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            if self.how == "sigterm":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(("how", "status", "told"), [("ctrl-c", 130, "stopped"), ("sigterm", 143, "ended by SIGTERM")])
+def test_a_training_that_is_stopped_says_how_it_goes_on(folder, monkeypatch, capsys, how, status, told):
+    (folder / "own_stop.py").write_text(STOP)
+    monkeypatch.syspath_prepend(folder)
+    words = ["--model.network", NETWORK, "--data.root", "images", "--data.size", "32", "--data.num_workers", "0"]
+    words += ["--data.batch_size", "2", "--trainer.callbacks", "own_stop.Stop", "--trainer.callbacks.how", how]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["fit", *words, "--trainer.max_epochs", "3", *QUIET]) == status
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"groupcam-aug: {told}; go on with: groupcam-aug fit --config ")
+    # As it stands, but for the callback that stopped it.
+    again = shlex.split(last.partition("go on with: groupcam-aug ")[2])
+    assert main([*again, "--trainer.callbacks", "null", *QUIET]) == 0
+    newest = max(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert torch.load(newest, weights_only=True)["epoch"] == 2
+
+
+def test_a_training_stopped_before_its_first_checkpoint_says_so(folder, monkeypatch, capsys):
+    (folder / "own_stop.py").write_text(STOP)
+    monkeypatch.syspath_prepend(folder)
+    words = ["--model.network", NETWORK, "--data.root", "images", "--data.size", "32", "--data.num_workers", "0"]
+    words += ["--trainer.callbacks", "own_stop.Stop", "--trainer.enable_checkpointing", "false"]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["fit", *words, "--trainer.max_epochs", "3", *QUIET]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "groupcam-aug: stopped; no checkpoint was written yet"
+
+
+def test_callbacks_of_lightning_go_by_their_classes_alone(folder, capsys):
+    for name in ("EarlyStopping", "SaliencyEarlyStopping", "ModelCheckpoint", "SaliencyMonitor"):
+        words = ["--trainer.callbacks", name, *(["--trainer.callbacks.monitor", "val/loss"] if name == "EarlyStopping" else [])]
+        assert main(["fit", "--config", "shapes_demo", *words, "--print_config"]) == 0
+        assert f".callbacks.{name}\n" in capsys.readouterr().out
+
+
+def test_a_recipe_s_augmentation_is_changed_on_the_line(folder, capsys):
+    for name in ("resnet50_folder", "resnet50_imagenet", "shapes_demo"):
+        words = ["--trainer.callbacks.preset", "balanced", "--trainer.callbacks.p=0.25"]
+        assert main(["fit", "--config", name, *words, "--print_config"]) == 0
+        *_, augmentation = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+        assert augmentation["class_path"] == "groupcam_aug.callbacks.GroupCAMAugmentation"
+        assert (augmentation["init_args"]["preset"], augmentation["init_args"]["p"]) == ("balanced", 0.25)
+        assert main(["fit", "--config", name, "--trainer.callbacks.prest", "fast"]) == 2
+        assert "GroupCAMAugmentation takes no 'prest'; did you mean 'preset'?" in capsys.readouterr().err
+
+
+def test_refusals_in_training_are_one_sentence(folder, monkeypatch, capsys):
+    words = ["--model.network", NETWORK, "--data.root", "images", "--data.size", "32", "--data.num_workers", "0", *QUIET]
+    augmentation = '{"class_path": "GroupCAMAugmentation", "init_args": {"network": "netwrk"}}'
+    assert main(["fit", *words, "--trainer.callbacks", augmentation, "--trainer.fast_dev_run", "true"]) == 1
+    told = capsys.readouterr().err
+    assert "'netwrk'" in told.splitlines()[-1] and "Traceback" not in told
+    assert main(["fit", *words, "--trainer.max_epochs", "-1", "--model.schedule", "cosine"]) == 1
+    assert "give the Trainer max_epochs or max_steps" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_size_that_the_network_cannot_take_is_refused_in_a_sentence(folder, capsys):
+    words = ["--data.root", "images", "--data.num_workers", "0", *QUIET]
+    for network, size in (("timm/vit_tiny_patch16_224", 64), ("torchvision/vit_b_32", 64), ("timm/mixer_s32_224", 96)):
+        assert main(["fit", *words, "--model.network", network, "--data.size", str(size)]) == 1
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert f"{network} cannot take images of {size} x {size} px" in told and "(it was made for 224)" in told

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_checkpoint
+from groupcam_aug.recipes.networks import CIFARResNet, build_network, check_size, head_name, load_checkpoint
 
 DATA = os.environ.get("GROUPCAM_DATA")
 
@@ -136,3 +136,16 @@ def test_published_weights_load_and_know_their_classes(depth):
         predicted = network((images - mean[:, None, None]) / std[:, None, None]).argmax(1)
     right, n = int((predicted == labels).sum()), len(labels)
     assert right / n > 0.72, f"{right} of {n}"
+
+
+def test_a_size_is_tried_and_nothing_stays_changed():
+    network = build_network("timm/vit_tiny_patch16_224", 2)
+    small = build_network("torchvision/alexnet", 2)
+    network.blocks[0].eval()
+    modes, state = [module.training for module in network.modules()], torch.get_rng_state()
+    check_size(network, 224, "it")
+    with pytest.raises(ValueError, match=r"it cannot take images of 64 x 64 px .*64.*: give another size .it was made for 224."):
+        check_size(network, 64, "it")
+    with pytest.raises(ValueError, match="cannot take images of 16 x 16 px"):
+        check_size(small, 16, "alexnet")
+    assert modes == [module.training for module in network.modules()] and torch.equal(state, torch.get_rng_state())
