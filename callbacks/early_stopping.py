@@ -24,7 +24,8 @@ def _early_stopping() -> Any:
     """The EarlyStopping of every installed Lightning package: each Trainer runs its own kind after all other callbacks."""
     homes = [base.__module__.partition(".callbacks")[0] for base in Callback.__bases__]
     first, *others = [importlib.import_module(f"{home}.callbacks").EarlyStopping for home in homes]
-    return type("EarlyStopping", (first, _Last, *others), {"__module__": __name__, "__doc__": first.__doc__})
+    # Under a name of its own: command lines name Lightning's by the class alone.
+    return type("_EarlyStopping", (first, _Last, *others), {"__module__": __name__, "__doc__": first.__doc__})
 
 
 EarlyStopping: Any = _early_stopping()

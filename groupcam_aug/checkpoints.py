@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,12 @@ def read_checkpoint(path: str | Path) -> Any:
             raise ValueError(f"checkpoint {str(path)!r} is no whole safetensors file ({error}); fetch it again") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, KeyError, EOFError, OSError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file fails in any way: zip, pickle, text, index
         raise ValueError(
             f"checkpoint {str(path)!r} is no file of tensors and plain values "
-            f"({str(error).strip().partition(chr(10))[0]}); save model.state_dict(), not the model"
+            f"({str(error).strip().partition(chr(10))[0] or type(error).__name__}); save model.state_dict(), not the model"
         ) from error
 
 
@@ -58,7 +59,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file holds no state dict.
     """
     state = _nested(read_checkpoint(path))
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not state or not all(_is_named(key, value) for key, value in state.items()):
         content = f"a mapping with the keys {list(state)[:5]}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
         raise ValueError(f"checkpoint {str(path)!r} holds {content}, not names and tensors; save model.state_dict()")
     for prefix in _PREFIXES:
@@ -80,8 +81,7 @@ def state_dict_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """
     state, own = _nested(read_checkpoint(path)), network.state_dict()
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
-    if not isinstance(state, Mapping):
-        state = {}
+    state = {key: value for key, value in state.items() if _is_named(key, value)} if isinstance(state, Mapping) else {}
     prefixes = sorted({key.removesuffix(needed[0]) for key in state if key.endswith(needed[0])}, key=len) if needed else [""]
     for prefix in prefixes:
         if all(prefix + name in state and state[prefix + name].shape == own[name].shape for name in needed):
@@ -90,6 +90,10 @@ def state_dict_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
         f"checkpoint {str(path)!r} does not hold the weights of {type(network).__name__} (looked for {needed[0]!r} and "
         f"{len(needed) - 1} more, under any common prefix): give a checkpoint of the same network with the same classes"
     )
+
+
+def _is_named(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def _nested(content: Any) -> Any:

@@ -6,11 +6,12 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_line", "put_file", "read_lines"]
+__all__ = ["add_line", "put_file", "read_lines", "replacing"]
 
 
 def add_line(folder: Path, name: str, values: Mapping[str, Any]) -> None:
@@ -40,11 +41,23 @@ def put_file(folder: Path, name: str, content: bytes | str) -> None:
         name: of the file, relative to the folder.
         content: bytes, or text (written as UTF-8; names of files that are not UTF-8 as they are).
     """
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(folder / name) as part:
         part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new, empty file beside `path` to write to, which takes its place at the end; after an error the old file stands.
+
+    Args:
+        path: of the file in the end; its folder is made if missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name that nobody can guess, in a file that was not there: a link laid in its place is never followed.
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield part
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,48 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupcam_aug.checkpoints import read_checkpoint
-from groupcam_aug.recipes.networks import build_network, head_name, load_checkpoint
+from groupcam_aug.files import put_file
+from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
+from groupcam_aug.recipes.saved_classifier import INFO, check_network, described, kept_choices, read_classifier
 
 __all__ = ["Classifier", "export_state_dict", "load_classifier", "read_classifier"]
 
-INFO = ("network", "num_classes", "class_names", "mean", "std", "size")
-STARTS = ("checkpoint", "weights")  # arguments that name a file to start from, by their name now and their former one
 
-
-def read_classifier(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint that `Classifier` wrote, on the CPU, read with ``weights_only=True``.
-
-    What ``hyper_parameters`` says of a file of starting weights is left out: the checkpoint brings its own.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a checkpoint of `Classifier`.
-    """
-    content: Any = read_checkpoint(path)
-    known = isinstance(content, dict) and set(INFO) <= set(content.get("hyper_parameters", {}))
-    if not known:
-        raise ValueError(
-            f"{str(path)!r} is not a checkpoint of `groupcam-aug fit`: it lacks {', '.join(INFO)} in hyper_parameters "
-            "(a plain state dict needs the name of its network beside it)"
-        )
-    arguments = {name: value for name, value in content["hyper_parameters"].items() if name not in STARTS}
-    if arguments["network"] is not None:
-        arguments["network"] = _described(arguments["network"])
-    return {**content, "hyper_parameters": arguments}
-
-
-def kept_choices(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What `ImageData` left in a checkpoint: ``resize``, ``val_fraction`` and ``seed`` of the split; nothing of other data."""
-    return dict(checkpoint.get("ImageData") or {})  # where Lightning puts the `state_dict` of a data module of that name
-
-
-def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple[Classifier, dict[str, Any]]:
+def load_classifier(path: str | Path, network: nn.Module | None = None, trust: bool = False) -> tuple[Classifier, dict[str, Any]]:
     """Rebuild a classifier from its checkpoint alone, in eval mode on the CPU.
 
     Args:
         path: a ``.ckpt`` that ``groupcam-aug fit`` or a Trainer with `Classifier` wrote.
         network: needed only if the classifier was made around a live module, which a checkpoint cannot describe. Default: None.
+        trust: make a network of any class that the checkpoint names, which may run any code; without it only those of timm,
+            torchvision and this package. Default: False.
 
     Returns:
         The module, and a dict with ``network`` (name or class_path mapping), ``num_classes``, ``class_names`` (list or None),
@@ -61,16 +35,26 @@ def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not such a checkpoint, or one without a description of its network and no ``network`` given.
+        ValueError: not such a checkpoint, one without a description of its network and no ``network`` given, or a class
+            that needs ``trust``.
     """
     checkpoint = read_classifier(path)
     arguments = checkpoint["hyper_parameters"]
     if network is None and arguments["network"] is None:
         raise ValueError(f"{str(path)!r} was trained around a live module, which it cannot describe; pass network=<that module>")
+    if network is None and not trust:
+        check_network(arguments["network"], path)
     info = {key: arguments[key] for key in INFO}
     info["resize"] = kept_choices(checkpoint).get("resize")
     classifier = Classifier(**(arguments | {"network": network if network is not None else arguments["network"]}))
-    classifier.load_state_dict(checkpoint["state_dict"])
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:  # a line for each tensor
+        count = max(1, len(str(error).splitlines()) - 1)
+        raise ValueError(
+            f"{str(path)!r} holds weights that are not those of its network {info['network']!r} ({count} differences, first: "
+            f"{str(error).splitlines()[min(1, count)].strip()}); the file is damaged, or the network's class has changed"
+        ) from error
     return classifier.eval(), info
 
 
@@ -89,13 +73,15 @@ def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
         raise ValueError(f"out={str(out)!r} must end in .safetensors, .pt or .pth")
     saved = read_classifier(checkpoint)["state_dict"]
     state = {key.removeprefix("network."): value.contiguous() for key, value in saved.items() if key.startswith("network.")}
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file({key: value.clone() for key, value in state.items()}, out)
+        content = save({key: value.clone() for key, value in state.items()})
     else:
-        torch.save(state, out)
+        buffer = io.BytesIO()  # what torch.save says of a full disk helps nobody
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+    put_file(out.parent, out.name, content)
     return out
 
 
@@ -167,6 +153,8 @@ class Classifier(pl.LightningModule):
             other = "a live network" if checkpoint is None else f"checkpoint={checkpoint!r}"
             raise ValueError(f"pretrained={pretrained!r} together with {other}; choose one")
         self.network = network if isinstance(network, nn.Module) else build_network(network, num_classes, pretrained)
+        if size is not None and not isinstance(network, nn.Module):
+            check_size(self.network, size, str(network))
         if checkpoint is not None:
             load_checkpoint(self.network, checkpoint)
         self.lr, self.momentum, self.weight_decay, self.lr_step, self.lr_gamma = lr, momentum, weight_decay, lr_step, lr_gamma
@@ -179,7 +167,7 @@ class Classifier(pl.LightningModule):
         # What rebuilds this module without its starting weights: a checkpoint brings its own.
         self.save_hyperparameters(
             {
-                "network": _described(network),
+                "network": described(network),
                 "num_classes": num_classes,
                 **{name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "schedule", "lr_step", "lr_gamma")},
                 **{name: getattr(self, name) for name in ("head_lr_factor", "freeze_epochs", "label_smoothing")},
@@ -264,14 +252,3 @@ class Classifier(pl.LightningModule):
             return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
         return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, share), "interval": "step"}
-
-
-def _described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, Any] | None:
-    """The network's description without a file to start from, as builtins that a checkpoint can hold; None for a live module."""
-    if isinstance(network, nn.Module):
-        return None
-    if isinstance(network, str):
-        return network
-    beside = {key: value for key, value in network.items() if key not in ("class_path", "init_args")}
-    arguments = {key: value for key, value in {**(network.get("init_args") or {}), **beside}.items() if key not in STARTS}
-    return {"class_path": network["class_path"], "init_args": arguments}

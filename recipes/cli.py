@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dis
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +96,11 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _failed("stopped", 130)
         except Refused as refusal:
-            return _failed(str(refusal))
+            return _failed(str(refusal), refusal.status)
+        except Exception as error:
+            if not _on_purpose(error):
+                raise
+            return _failed(str(error))
     parser = argparse.ArgumentParser(
         prog="groupcam-aug",
         description="Saliency-guided training augmentation.\n\ncommands:\n" + _table([(row.name, row.help) for row in COMMANDS]),
@@ -124,7 +129,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Refused(Exception):
-    """A command refuses to go on. The message is shown without a traceback and the exit status is 1."""
+    """A command refuses to go on. The message is shown without a traceback.
+
+    Args:
+        message: what was wrong, and the way out.
+        status: of the process. Default: 1.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @contextmanager
@@ -214,13 +228,14 @@ def run_recipes(command: str, words: list[str]) -> int:
     if options.action == "show":
         print(source.read_text(encoding="utf-8"), end="")
         return 0
+    from groupcam_aug.files import put_file
+
     target = Path(options.destination)
     target = target / source.name if target.is_dir() or not target.suffix else target
     if target.exists() and not options.force:
         return _failed(f"{str(target)!r} exists; give another destination, or --force to overwrite it")
     with refusing():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        put_file(target.parent, target.name, source.read_bytes())
     print(f"wrote {target}")
     return 0
 
@@ -238,6 +253,20 @@ def run_export(command: str, words: list[str]) -> int:
     with refusing():
         print(f"wrote {export_state_dict(options.checkpoint, options.out)}")
     return 0
+
+
+def _on_purpose(error: Exception) -> bool:
+    """Whether an error is a refusal: Lightning's of a wrong set-up, or one that a `raise` of this package made."""
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    if step is None or not isinstance(error, (ValueError, TypeError, RuntimeError, OSError)):
+        return False
+    ours = str(step.tb_frame.f_globals.get("__name__")).startswith("groupcam_aug.")
+    # A line of ours may also fail in a library's C code, which is a fault and needs its traceback.
+    return ours and step.tb_frame.f_code.co_code[step.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _configs() -> Path:

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from groupcam_aug.draw import heat_map, overlay, panels, to_uint8
+from groupcam_aug.draw import heat_map, overlay, panels, png, to_uint8
+from groupcam_aug.files import put_file, replacing
 from groupcam_aug.guided import guided_grad_cam
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.image_files import find_images, shown
@@ -113,18 +114,20 @@ def explain(
                 if options.style == "raw":
                     import numpy as np
 
-                    np.save(out / f"{names[path]}.npy", maps[i].cpu().numpy())
+                    with replacing(out / f"{names[path]}.npy") as part, part.open("wb") as file:
+                        np.save(file, maps[i].cpu().numpy())
                     continue
                 labels = [f"{model.class_names[c]} {float(probability[i, c]):.0%}" for c in classes[i].tolist()]
                 row, caption = [pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])], [path.name, *labels]
-                panels([row], captions=[caption], size=max(224, *pixels.shape[-2:])).save(out / f"{names[path]}.png")
+                picture = panels([row], captions=[caption], size=max(224, *pixels.shape[-2:]))
+                put_file(out, f"{names[path]}.png", png(picture))
                 if len(rows) < ON_SHEET:
                     rows.append(row)
                     captions.append(caption)
             progress.update(task, completed=min(len(paths), progress.tasks[0].completed + len(batch)))
         progress.update(task, completed=len(paths))
     if len(rows) > 1:
-        panels(rows, captions=captions, size=160).save(out / "sheet.png")
+        put_file(out, "sheet.png", png(panels(rows, captions=captions, size=160)))
     things = "arrays" if options.style == "raw" else "pictures"
     cut = f" (on sheet.png the first {ON_SHEET})" if len(rows) == ON_SHEET < len(paths) - len(failed) else ""
     console.print(f"wrote {len(paths) - len(failed)} {things} to {escape(str(out))}/{cut}", soft_wrap=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import io
-import json
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,24 +11,22 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
-import torch
 import yaml
-from jsonargparse import get_loader, set_loader
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace, get_loader, set_loader
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
 
 import groupcam_aug.callbacks  # noqa: F401 - so that configs may name the callbacks by their classes alone
-from groupcam_aug.checkpoints import read_checkpoint
-from groupcam_aug.files import put_file
-from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_classifier
+from groupcam_aug.recipes.checkpoint_options import CLASSIFIER, check_same, from_checkpoint
+from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
 from groupcam_aug.recipes.named_tests import run_tests
-from groupcam_aug.recipes.unknown_names import RENAMED, given_options, imported_class, names_class, unknown_names
+from groupcam_aug.recipes.predictions import write_predictions
+from groupcam_aug.recipes.unknown_names import RENAMED, full_name, imported_class, names_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
 
-CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
 IMAGE_DATA = "groupcam_aug.recipes.data.ImageData"
 USUAL = {"model": CLASSIFIER, "data": IMAGE_DATA}
 _YAML = "yaml of any version"  # jsonargparse's name for our way of reading it
@@ -57,10 +53,14 @@ class GroupCAMCLI(LightningCLI):
 
     Number and names of the classes, normalisation and image size go from the data to the model if it takes them. To a model other
     than `Classifier` the first two go unless the config says otherwise, the rest only where it has no default either.
+
+    Args:
+        args: command and words.
+        restored: the model, in place of what the words say of one. Default: None.
     """
 
-    def __init__(self, args: list[str]) -> None:
-        self._words = args
+    def __init__(self, args: list[str], restored: Classifier | None = None) -> None:
+        self._words, self._restored = args, restored
         if str(Path.cwd()) not in sys.path:  # behind all else, so that nothing there hides an installed package
             sys.path.append(str(Path.cwd()))
         self._links = [_Attribute(name) for name in LINKED]  # for the parsers of all commands
@@ -72,6 +72,8 @@ class GroupCAMCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            # A config is code: what a checkpoint from elsewhere says must not become one.
+            save_config_callback=SaveConfigCallback if restored is None else None,
             args=args,
         )
 
@@ -95,30 +97,80 @@ class GroupCAMCLI(LightningCLI):
         # Not beside another class: the parser would hand it the values of arguments that both have.
         usual = {part: path for part, path in USUAL.items() if not names_class(self._words, part)}
         parser.set_defaults({part: {"class_path": path} for part, path in usual.items()})
-        for link in self._links:
+        for link in self._links if self._restored is None else ():
             parser.link_arguments("data", f"model.init_args.{link.name}", compute_fn=link, apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Make data, model and Trainer; what they refuse is told without a traceback."""
-        for link in self._links:
+        for link in self._links if self._restored is None else ():
             link.heed(self._get(self.config, "model"))
+        if self._restored is not None:
+            # The parser wants a model: an empty one.
+            self.config[self.subcommand]["model"] = Namespace(
+                class_path="pytorch_lightning.LightningModule", init_args=Namespace()
+            )
         try:
             super().instantiate_classes()
         except (OSError, ValueError, TypeError) as error:
             # jsonargparse wraps what a class raised in a message about types; the cause is what helps.
             raise Refused(str(error.__cause__ or error)) from error
+        self.model = self._restored or self.model
         if self.subcommand in ("test", "predict") and (reason := getattr(self.datamodule, "untestable", None)):
             raise Refused(reason)
-        path, here = self._get(self.config, "ckpt_path"), getattr(self.datamodule, "class_names", None)
-        # Only ours are looked into: checkpoints of other modules may hold what is not read without trust.
-        if path and here and type(self.model) is Classifier and Path(path).expanduser().is_file():
-            with refusing():
-                content = read_checkpoint(path)
-            kept = content.get("hyper_parameters", {}).get("class_names") if isinstance(content, dict) else None
-            if kept and list(kept) != list(here):
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        """What `from_checkpoint` cannot know before there are model, data and Trainer."""
+        path = self._get(self.config, "ckpt_path")
+        if path == "best":
+            raise Refused(f"--ckpt_path best names the best of a training in the same process: give its file{self._newest()}")
+        if path == "last":
+            folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
+            found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
+            if not found:
                 raise Refused(
-                    f"{path!r} was trained on the classes {_few(kept)}; the data have {_few(here)}: give data of the same classes"
+                    "--ckpt_path last finds no checkpoint: no ModelCheckpoint of the config has a dirpath with a last.ckpt; give "
+                    f"its file{self._newest()}"
                 )
+            path = str(max(found, key=lambda file: file.stat().st_mtime))
+            self.config_init[self.subcommand]["ckpt_path"] = path
+        if not path or path == "hpc" or "://" in path:
+            return
+        if not Path(path).exists():
+            raise Refused(f"checkpoint {path!r}: no such file{self._newest()}")
+        # Only ours are looked into: checkpoints of other modules may hold what is not read without trust.
+        if type(self.model) is Classifier and Path(path).is_file():
+            with refusing():
+                check_same(path, self.model, self.datamodule)
+
+    def _newest(self) -> str:
+        files = Path(self.trainer.default_root_dir).glob("lightning_logs/*/checkpoints/*.ckpt")
+        newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+        return "" if newest is None else f"; the newest here is {str(newest)!r}"
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Say how a run goes on that was stopped, with the usual exit status: 130 for Ctrl-C, 143 for SIGTERM."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException as error:
+            raise Refused(f"ended by SIGTERM{self._going_on()}", 143) from error
+        except SystemExit as error:
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            raise Refused(f"stopped{self._going_on()}", 130) from error
+
+    def _going_on(self) -> str:
+        if self.subcommand != "fit":
+            return ""
+        paths = [
+            getattr(c, name, "") for c in self.trainer.checkpoint_callbacks for name in ("last_model_path", "best_model_path")
+        ]
+        files = [Path(path) for path in paths if path and Path(path).is_file()]
+        config = Path(self.trainer.log_dir or ".") / "config.yaml"
+        if not files or not config.is_file():
+            return "; no checkpoint was written yet"
+        newest = max(files, key=lambda file: file.stat().st_mtime)
+        return f"; go on with: {shlex.join(['groupcam-aug', 'fit', '--config', str(config), '--ckpt_path', str(newest)])}"
 
     def test(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, **arguments: Any) -> None:
         """Test, on each data set by itself where the data have several by name."""
@@ -147,14 +199,13 @@ def run(command: str, words: list[str]) -> int:
         The exit status, 0. A wrong command line raises SystemExit(2) after its message.
     """
     with refusing():
-        words = with_recipes(words)
-        if command != "fit":
-            words = from_checkpoint(words)
+        trust = "--trust" in words
+        words, restored = from_checkpoint(with_recipes([word for word in words if word != "--trust"]), command, trust)
     with warnings.catch_warnings():
         if command != "fit":  # advice for going on with a training: its callbacks and folders do not matter any more
             warnings.filterwarnings("ignore", message="The dirpath has changed from")
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-        GroupCAMCLI([command, *words])
+        GroupCAMCLI([command, *words], restored)
     return 0
 
 
@@ -203,77 +254,15 @@ def _announce(name: str, loader: Any) -> None:
         print(f"test data: {name}")
 
 
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"
-
-
 def with_recipes(words: list[str]) -> list[str]:
     """Replace the value of ``--config`` by its absolute path: of the file, or of the shipped recipe of that name."""
     words = list(words)
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
-        if flag not in ("--config", "-c"):
+        if full_name(flag) != "--config":
             continue
         if equals:
             words[i] = f"{flag}={find_recipe(value).absolute()}"
         elif i + 1 < len(words):
             words[i + 1] = str(find_recipe(words[i + 1]).absolute())
     return words
-
-
-def from_checkpoint(words: list[str]) -> list[str]:
-    """Add model, size, normalisation and split from ``--ckpt_path``, where neither model nor config is given."""
-    given = dict(given_options(words))
-    path = given.get("--ckpt_path")
-    if not path or path in ("best", "last") or any(flag in ("--config", "-c") or flag.startswith("--model") for flag in given):
-        return words
-    checkpoint = read_classifier(path)
-    arguments = dict(checkpoint["hyper_parameters"])
-    if arguments["network"] is None:
-        raise ValueError(f"{path!r} was trained around a live module, which it cannot describe; give --model or --config")
-    linked = {name: arguments.pop(name) for name in LINKED}
-    model = ["--model", json.dumps({"class_path": CLASSIFIER, "init_args": arguments})]
-    data, kind = [], given.get("--data", IMAGE_DATA).rpartition(".")[2]
-    known = {name: linked[name] for name in ("size", "mean", "std")} if kind in ("ImageData", "ShapesDataModule") else {}
-    if kind == "ImageData":
-        known |= kept_choices(checkpoint)
-        if given.keys() & {"--data.size", "--data.init_args.size"}:
-            known.pop("resize", None)  # belongs to the other size
-    for name, value in known.items():
-        if value is not None and not given.keys() & {f"--data.{name}", f"--data.init_args.{name}"}:
-            data += [f"--data.{name}", json.dumps(value)]
-    return [*words, *data, *model]
-
-
-def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model: Any) -> Path:
-    """One line per sample: file (or index), predicted class, its probability.
-
-    Args:
-        folder: where ``predictions.csv`` goes; made if missing.
-        batches: probabilities (N, num_classes) in the order of the data's ``test_set``.
-        data: its ``test_set.samples``, or those of the data sets that it is a part or a sequence of, give the files, where it
-            has them.
-        model: its ``class_names``, where it has them, name the classes.
-    """
-    probability, label = torch.cat(list(batches)).max(dim=1)
-    files = _files(getattr(data, "test_set", None))
-    names = getattr(model, "class_names", None)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["file" if files else "index", "class", "probability"])
-    for i, (which, share) in enumerate(zip(label.tolist(), probability.tolist(), strict=True)):
-        writer.writerow([files[i] if files else i, names[which] if names else which, f"{share:.4f}"])
-    put_file(folder, "predictions.csv", text.getvalue())
-    return folder / "predictions.csv"
-
-
-def _files(dataset: Any) -> list[str] | None:
-    """The file of each sample; None where a data set does not say."""
-    if isinstance(dataset, ConcatDataset):
-        parts = [_files(part) for part in dataset.datasets]
-        return None if None in parts else [file for part in parts for file in part or ()]
-    if isinstance(dataset, Subset):
-        files = _files(dataset.dataset)
-        return None if files is None else [files[i] for i in dataset.indices]
-    samples = getattr(dataset, "samples", None)
-    return None if samples is None else [sample[0] for sample in samples]

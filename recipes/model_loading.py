@@ -17,7 +17,7 @@ from groupcam_aug.recipes.classifier import INFO, load_classifier
 from groupcam_aug.recipes.cli import device_of
 from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform, normalised
 from groupcam_aug.recipes.image_files import BROKEN, open_rgb
-from groupcam_aug.recipes.networks import build_network, head_name, load_checkpoint
+from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
 from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["LoadedModel", "add_arguments", "load_model", "read_images"]
@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         metavar="FILE",
         help="a .ckpt that `groupcam-aug fit` wrote, alone; or, with --model, a state dict (.safetensors, .pt, .pth)",
     )
+    group.add_argument(
+        "--trust", action="store_true", help="make a network of any class that the .ckpt names, which may run any code"
+    )
     group.add_argument("--model", metavar="NAME", help="timm/<name>, torchvision/<name>, or a bare name")
     group.add_argument("--pretrained", action="store_true", help="fetch --model's published weights, in place of --checkpoint")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line (default: those that come with the network)")
@@ -84,7 +87,7 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
     if options.pretrained and options.model is None:
         raise ValueError("--pretrained fetches the published weights of --model NAME, which is missing")
     if options.model is None:
-        classifier, info = load_classifier(options.checkpoint)
+        classifier, info = load_classifier(options.checkpoint, trust=options.trust)
         network, mean, std = classifier.network, info["mean"] or IMAGENET_MEAN, info["std"] or IMAGENET_STD
         size, resize, names = info["size"] or 224, info["resize"], info["class_names"]
         count, name = info["num_classes"], f"{options.checkpoint} ({type(network).__name__})"
@@ -95,6 +98,8 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         mean, std, size, resize = _expects(network)
         names, name = None, options.model
     network = network.to(device_of(options.device)).eval()
+    if options.size and options.size != size:
+        check_size(network, options.size, name)
     size = options.size or size
     finish = normalised(mean, std)
     shape = eval_transform(size, resize if resize is None or resize >= size else None)

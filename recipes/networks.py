@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from groupcam_aug.checkpoints import read_state_dict
 from groupcam_aug.recipes.unknown_names import RENAMED, nearest
 
-__all__ = ["BasicBlock", "CIFARResNet", "build_network", "head_name", "load_checkpoint", "pretrained_network"]
+__all__ = ["BasicBlock", "CIFARResNet", "build_network", "check_size", "head_name", "load_checkpoint", "pretrained_network"]
 
 
 def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Tensor]) -> list[str]:
@@ -59,6 +59,34 @@ def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Te
         state |= {name: own[name] for name in own if name.startswith(head)}
     network.load_state_dict(state)
     return fresh
+
+
+def check_size(network: nn.Module, size: int, name: str) -> None:
+    """Refuse a size of images that the network cannot take, by one forward of a black image in eval mode.
+
+    Args:
+        network: for images (N, 3, size, size); its modes and the random numbers come back as they were.
+        size: in pixels.
+        name: of the network, for the message.
+
+    Raises:
+        ValueError: the network fails on such an image.
+    """
+    modes = {module: module.training for module in network.modules()}
+    parameter = next(network.parameters())
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        usual = (getattr(network, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
+        raise ValueError(
+            f"{name} cannot take images of {size} x {size} px ({reason}): give another size (it was made for {usual}), "
+            "or another network"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def head_name(network: nn.Module) -> str:

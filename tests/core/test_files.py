@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupcam_aug.files import add_line, put_file, read_lines
+from groupcam_aug.files import add_line, put_file, read_lines, replacing
 
 
 def test_lines_come_back_in_order_and_plain(tmp_path):
@@ -87,3 +87,27 @@ def test_a_file_is_exchanged_whole(tmp_path, monkeypatch):
         put_file(tmp_path / "a", "b/c.txt", b"newer")
     assert (tmp_path / "a/b/c.txt").read_bytes() == b"\x00new", "the old one stands"
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["c.txt"], "and nothing beside it"
+
+
+def test_a_file_that_is_written_by_others_is_exchanged_whole(tmp_path):
+    path = tmp_path / "deep" / ("x" * 200 + ".pt")
+    with replacing(path) as part:
+        part.write_text("old")
+        assert not path.exists() and part.parent == path.parent
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError("full")
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode == _new_file(tmp_path).stat().st_mode
+
+
+def test_a_link_in_the_way_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "private").write_text("mine")
+    (tmp_path / "page.html").symlink_to(tmp_path / "private")
+    put_file(tmp_path, "page.html", "new")
+    assert (tmp_path / "private").read_text() == "mine" and not (tmp_path / "page.html").is_symlink()
+
+
+def _new_file(folder):
+    (folder / "new").write_text("")
+    return folder / "new"

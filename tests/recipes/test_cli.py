@@ -3,9 +3,11 @@
 import argparse
 import subprocess
 import sys
+import types
 
 import pytest
 
+from groupcam_aug.recipes import cli
 from groupcam_aug.recipes.cli import COMMANDS, Renamed, device_of, find_recipe, main, recipe_names
 
 
@@ -98,6 +100,49 @@ def test_export_writes_a_state_dict(folder, capsys):
     assert (folder / "out.safetensors").is_file()
     assert main(["export", "last.ckpt", "out.onnx"]) == 1
     assert ".safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_disk_that_fills_up_leaves_the_good_file_of_before(folder, suffix):
+    """A limit on the size of files stands in for a full disk."""
+    code = f"""
+import resource, signal, sys
+from groupcam_aug.recipes.cli import main
+import pytorch_lightning as pl, torch
+from groupcam_aug.recipes.classifier import Classifier
+network = {{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {{"depth": 8, "width": 16}}}}
+trainer = pl.Trainer(max_steps=0, logger=False, accelerator="cpu", enable_progress_bar=False)
+trainer.strategy.connect(Classifier(network, 3))
+trainer.save_checkpoint("last.ckpt")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+assert main(["recipes", "copy", "shapes_demo", "own.yaml", "--force"]) == 1
+sys.exit(main(["export", "last.ckpt", "out.{suffix}"]))
+"""
+    for name in (f"out.{suffix}", "own.yaml"):
+        (folder / name).write_text("the good one")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    for name in (f"out.{suffix}", "own.yaml"):
+        assert (folder / name).read_text() == "the good one"
+    assert not list(folder.glob("*.part")) and not list(folder.glob(".*.part"))
+
+
+def test_what_is_raised_on_purpose_is_a_sentence_and_a_fault_keeps_its_traceback(monkeypatch, capsys):
+    module = types.ModuleType("groupcam_aug.made_up")
+    source = "def run(command, words):\n    if words: raise {}('not 3; give 4')\n    return int('x')\n"
+    for kind in ("ValueError", "TypeError", "RuntimeError", "OSError"):
+        exec(source.format(kind), vars(module))
+        monkeypatch.setitem(sys.modules, "groupcam_aug.made_up", module)
+        monkeypatch.setattr(cli, "COMMANDS", (cli.Command("made", "", "groupcam_aug.made_up:run"),))
+        assert main(["made", "3"]) == 1
+        assert capsys.readouterr().err == "groupcam-aug: not 3; give 4\n"
+        with pytest.raises(ValueError, match="invalid literal"):
+            main(["made"])
+    exec(source.format("KeyError"), vars(module))
+    with pytest.raises(KeyError):
+        main(["made", "3"])
 
 
 def test_an_option_that_was_renamed_says_so(capsys):

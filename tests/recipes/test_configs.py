@@ -12,6 +12,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
 from safetensors.torch import save_file
 from torchvision import models
 
@@ -118,6 +121,33 @@ def test_configs_of_trials_are_fit_for_pairs(name):
     for line in find_recipe(name).read_text().splitlines():
         if line.startswith("#   groupcam-aug trial"):
             assert set(re.findall(r"(?<=--arms ).*(?= --seeds)", line)[0].split() if "--arms" in line else ()) <= set(ARMS)
+
+
+class Falling(BoringModel):
+    """Best at its first epoch."""
+
+    def on_validation_epoch_end(self):
+        self.log("val/acc", -float(self.current_epoch))
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "ModelCheckpoint" in find_recipe(name).read_text()])
+def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_stays(name, tmp_path):
+    entries = yaml.safe_load(find_recipe(name).read_text())["trainer"]["callbacks"]
+    kept = [ModelCheckpoint(**entry["init_args"]) for entry in entries if entry["class_path"].endswith(".ModelCheckpoint")]
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=4,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        callbacks=kept,
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Falling())
+    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.rglob("*.ckpt")}
+    assert epochs.pop("last.ckpt") == 3 and list(epochs.values()) == [0]
 
 
 def test_there_are_configs():

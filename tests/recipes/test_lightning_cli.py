@@ -3,8 +3,9 @@
 import csv
 import inspect
 import json
-import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ import yaml
 from PIL import Image
 from pytorch_lightning import Trainer
 
+from groupcam_aug.recipes.checkpoint_options import from_checkpoint
+from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import main
 
 NETWORK = '{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}'
@@ -139,20 +142,6 @@ def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
         assert ("val/acc" if command == "validate" else "test/acc") in told
 
 
-def test_a_checkpoint_brings_its_size_and_normalisation(checkpoint):
-    from groupcam_aug.recipes.lightning_cli import from_checkpoint
-
-    words = from_checkpoint(["--ckpt_path", str(checkpoint), "--data.std", "[1, 1, 1]"])
-    assert words[words.index("--data.size") + 1] == "32" and words[words.index("--data.mean") + 1] == "[0.1, 0.2, 0.3]"
-    assert words.count("--data.std") == 1
-    assert from_checkpoint(["--ckpt_path", str(checkpoint), "--config", "x.yaml"]) == [
-        "--ckpt_path",
-        str(checkpoint),
-        "--config",
-        "x.yaml",
-    ]
-
-
 def test_a_checkpoint_of_before_the_file_was_called_checkpoint_is_tested(checkpoint, folder, capsys):
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"] |= {"weights": "gone.safetensors"}
@@ -229,44 +218,20 @@ def test_what_a_model_was_given_is_not_overwritten_by_data_that_do_not_know_it(f
 
 
 def test_a_checkpoint_brings_the_split_it_was_trained_on(folder):
-    from groupcam_aug.recipes.classifier import load_classifier
-    from groupcam_aug.recipes.lightning_cli import from_checkpoint
-
     words = ["--data.root", "images/train", "--data.size", "32", "--data.num_workers", "0", "--data.seed", "3"]
     words += ["--data.val_fraction", "0.4", "--data.resize", "40"]
     limits = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.default_root_dir", "run"]
     assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
     path = str(next((folder / "run").rglob("*.ckpt")))
-    found = from_checkpoint(["--ckpt_path", path, "--data.root", "images/train"])
+    found = from_checkpoint(["--ckpt_path", path, "--data.root", "images/train"], "test")[0]
     assert [found[found.index(f"--data.{name}") + 1] for name in ("seed", "val_fraction", "resize")] == ["3", "0.4", "40"]
-    assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"])
+    assert "--data.seed" not in from_checkpoint(["--ckpt_path", path, "--data", "ShapesDataModule"], "test")[0]
     assert load_classifier(path)[1]["resize"] == 40
-    assert "--data.resize" not in from_checkpoint(["--ckpt_path", path, "--data.size", "64"]), "which belongs to the other size"
+    larger = from_checkpoint(["--ckpt_path", path, "--data.size", "64"], "test")[0]
+    assert "--data.resize" not in larger, "which belongs to the other size"
     assert main(["predict", "--ckpt_path", path, "--data.root", "images/train", "--trainer.logger", "false", *QUIET]) == 0
     lines = list(csv.reader((folder / "predictions.csv").open()))
     assert lines[0][0] == "file" and len(lines) == 3 and all("images/train" in line[0] for line in lines[1:])
-
-
-def test_predictions_are_the_likeliest_classes_in_the_order_of_the_files(tmp_path):
-    from types import SimpleNamespace
-
-    from torch.utils.data import Subset
-
-    from groupcam_aug.recipes.lightning_cli import write_predictions
-
-    batches = [torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.4, 0.6]])]
-    files = SimpleNamespace(samples=[(f"{i}.png", 0) for i in range(5)])
-    model = SimpleNamespace(class_names=["ant", "bee"])
-    for data, names in ((SimpleNamespace(samples=files.samples[:3]), "012"), (Subset(files, [4, 1, 0]), "410")):
-        path = write_predictions(tmp_path, batches, SimpleNamespace(test_set=data), model)
-        lines = list(csv.reader(path.open()))
-        assert lines[1:] == [
-            [f"{name}.png", *said] for name, said in zip(names, (("ant", "0.9000"), ("bee", "0.8000"), ("bee", "0.6000")))
-        ]
-    odd = SimpleNamespace(samples=[(os.fsdecode(b"caf\xe9.png"), 0), ("b", 0), ("c", 0)])
-    assert b"caf\xe9.png,ant" in write_predictions(tmp_path, batches, SimpleNamespace(test_set=odd), model).read_bytes()
-    path = write_predictions(tmp_path, batches, SimpleNamespace(), SimpleNamespace())
-    assert path.read_text().split() == ["index,class,probability", "0,0,0.9000", "1,1,0.8000", "2,1,0.6000"]
 
 
 def test_predictions_on_several_folders_name_the_files_of_all(checkpoint, folder):
@@ -353,3 +318,90 @@ def test_another_class_keeps_its_own_defaults(capsys, tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {class_path: own_project.Mine}\ndata: {class_path: own_project.MyData}\n")
     assert main(["fit", "--config", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["lr"] == 0.1
+
+
+STOP = """
+import os, signal
+from pytorch_lightning import Callback
+
+class Stop(Callback):
+    def __init__(self, how: str = "ctrl-c"):
+        self.how = how
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            if self.how == "sigterm":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(("how", "status", "told"), [("ctrl-c", 130, "stopped"), ("sigterm", 143, "ended by SIGTERM")])
+def test_a_training_that_is_stopped_says_how_it_goes_on(folder, monkeypatch, capsys, how, status, told):
+    (folder / "own_stop.py").write_text(STOP)
+    monkeypatch.syspath_prepend(folder)
+    words = ["--model.network", NETWORK, "--data.root", "images", "--data.size", "32", "--data.num_workers", "0"]
+    words += ["--data.batch_size", "2", "--trainer.callbacks", "own_stop.Stop", "--trainer.callbacks.how", how]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["fit", *words, "--trainer.max_epochs", "3", *QUIET]) == status
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"groupcam-aug: {told}; go on with: groupcam-aug fit --config ")
+    # As it stands, but for the callback that stopped it.
+    again = shlex.split(last.partition("go on with: groupcam-aug ")[2])
+    assert main([*again, "--trainer.callbacks", "null", *QUIET]) == 0
+    newest = max(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert torch.load(newest, weights_only=True)["epoch"] == 2
+
+
+def test_a_training_stopped_before_its_first_checkpoint_says_so(folder, monkeypatch, capsys):
+    (folder / "own_stop.py").write_text(STOP)
+    monkeypatch.syspath_prepend(folder)
+    words = ["--model.network", NETWORK, "--data.root", "images", "--data.size", "32", "--data.num_workers", "0"]
+    words += ["--trainer.callbacks", "own_stop.Stop", "--trainer.enable_checkpointing", "false"]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["fit", *words, "--trainer.max_epochs", "3", *QUIET]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "groupcam-aug: stopped; no checkpoint was written yet"
+
+
+def test_callbacks_of_lightning_go_by_their_classes_alone(folder, capsys):
+    for name in ("EarlyStopping", "SaliencyEarlyStopping", "ModelCheckpoint", "SaliencyMonitor"):
+        words = ["--trainer.callbacks", name, *(["--trainer.callbacks.monitor", "val/loss"] if name == "EarlyStopping" else [])]
+        assert main(["fit", "--config", "shapes_demo", *words, "--print_config"]) == 0
+        assert f".callbacks.{name}\n" in capsys.readouterr().out
+
+
+def test_a_recipe_s_augmentation_is_changed_on_the_line(folder, capsys):
+    for name in ("resnet50_folder", "resnet50_imagenet", "shapes_demo"):
+        words = ["--trainer.callbacks.preset", "balanced", "--trainer.callbacks.p=0.25"]
+        assert main(["fit", "--config", name, *words, "--print_config"]) == 0
+        *_, augmentation = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+        assert augmentation["class_path"] == "groupcam_aug.callbacks.GroupCAMAugmentation"
+        assert (augmentation["init_args"]["preset"], augmentation["init_args"]["p"]) == ("balanced", 0.25)
+        assert main(["fit", "--config", name, "--trainer.callbacks.prest", "fast"]) == 2
+        assert "GroupCAMAugmentation takes no 'prest'; did you mean 'preset'?" in capsys.readouterr().err
+
+
+def test_refusals_in_training_are_one_sentence(folder, monkeypatch, capsys):
+    words = ["--model.network", NETWORK, "--data.root", "images", "--data.size", "32", "--data.num_workers", "0", *QUIET]
+    augmentation = '{"class_path": "GroupCAMAugmentation", "init_args": {"network": "netwrk"}}'
+    assert main(["fit", *words, "--trainer.callbacks", augmentation, "--trainer.fast_dev_run", "true"]) == 1
+    told = capsys.readouterr().err
+    assert "'netwrk'" in told.splitlines()[-1] and "Traceback" not in told
+    assert main(["fit", *words, "--trainer.max_epochs", "-1", "--model.schedule", "cosine"]) == 1
+    assert "give the Trainer max_epochs or max_steps" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_size_that_the_network_cannot_take_is_refused_in_a_sentence(folder, capsys):
+    words = ["--data.root", "images", "--data.num_workers", "0", *QUIET]
+    for network, size in (("timm/vit_tiny_patch16_224", 64), ("torchvision/vit_b_32", 64), ("timm/mixer_s32_224", 96)):
+        assert main(["fit", *words, "--model.network", network, "--data.size", str(size)]) == 1
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert f"{network} cannot take images of {size} x {size} px" in told and "(it was made for 224)" in told

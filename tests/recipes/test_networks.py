@@ -7,7 +7,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from groupcam_aug.recipes.networks import CIFARResNet, build_network, head_name, load_checkpoint, pretrained_network
+from groupcam_aug.recipes.networks import (
+    CIFARResNet,
+    build_network,
+    check_size,
+    head_name,
+    load_checkpoint,
+    pretrained_network,
+)
 
 DATA = os.environ.get("GROUPCAM_DATA")
 
@@ -150,3 +157,16 @@ def test_pretrained_network_keeps_its_head(tmp_path):
     assert torch.equal(network.eval()(images), there.eval()(images))
     with pytest.raises(ValueError, match="head of another size than num_classes=10"):
         pretrained_network("torchvision/squeezenet1_1", str(tmp_path / "imagenet.safetensors"), num_classes=10)
+
+
+def test_a_size_is_tried_and_nothing_stays_changed():
+    network = build_network("timm/vit_tiny_patch16_224", 2)
+    small = build_network("torchvision/alexnet", 2)
+    network.blocks[0].eval()
+    modes, state = [module.training for module in network.modules()], torch.get_rng_state()
+    check_size(network, 224, "it")
+    with pytest.raises(ValueError, match=r"it cannot take images of 64 x 64 px .*64.*: give another size .it was made for 224."):
+        check_size(network, 64, "it")
+    with pytest.raises(ValueError, match="cannot take images of 16 x 16 px"):
+        check_size(small, 16, "alexnet")
+    assert modes == [module.training for module in network.modules()] and torch.equal(state, torch.get_rng_state())

@@ -6,7 +6,15 @@ import pytest
 
 from groupcam_aug.recipes import classifier, data, lightning_cli  # noqa: F401  (classes are looked up where their modules are imported)
 from groupcam_aug.recipes.lightning_cli import USUAL
-from groupcam_aug.recipes.unknown_names import given_options, imported_class, names_class, nearest, unknown_names
+from groupcam_aug.recipes.unknown_names import (
+    full_name,
+    given_options,
+    imported_class,
+    names_class,
+    nearest,
+    stated,
+    unknown_names,
+)
 
 OPTIONS = ["config", "model", "model.help", "data", "data.help", "trainer", "trainer.max_epochs", "trainer.callbacks"]
 OPTIONS += ["trainer.callbacks.help", "ckpt_path", "seed_everything"]
@@ -46,6 +54,12 @@ def test_right_names_say_nothing(tmp_path):
             "; SaliencyReport takes no 'dirpth'; did you mean 'dirpath'?",
         ),
         (["--model.weights", "x"], "; Classifier takes no 'weights'; it is called 'checkpoint' now (it takes"),
+        (["--lr", "0.1"], "; did you mean 'model.lr'?"),
+        (["--learning_rate=0.1"], "; did you mean 'model.lr'?"),
+        (["--batch_size", "8"], "; did you mean 'data.batch_size'?"),
+        (["--epochs", "3"], "; did you mean 'trainer.max_epochs'?"),
+        (["--trainer.epochs", "3"], "; did you mean 'trainer.max_epochs'?"),
+        (["--model.learning_rate", "1"], "; Classifier takes no 'learning_rate'; did you mean 'lr'?"),
         (
             ["--model=groupcam_aug.recipes.networks.CIFARResNet", "--model.dept=8"],
             "; CIFARResNet takes no 'dept'; did you mean 'depth'?",
@@ -100,7 +114,7 @@ def test_a_config_that_is_none_says_nothing(tmp_path, text):
 
 def test_options_with_their_values():
     words = ["fit", "--a=1", "--b", "2", "-c", "d.yaml", "--e"]
-    assert list(given_options(words)) == [("--a", "1"), ("--b", "2"), ("-c", "d.yaml"), ("--e", "")]
+    assert list(given_options(words)) == [("--a", "1"), ("--b", "2"), ("--config", "d.yaml"), ("--e", "")]
 
 
 def test_a_class_is_found_where_its_module_is_imported():
@@ -136,3 +150,27 @@ def test_a_class_is_named_on_the_line_or_in_a_config(words, named, tmp_path, mon
     Path("without.yaml").write_text("data: {init_args: {size: 32}}\nmodel: {class_path: package.Mine}")
     Path("part.yaml").write_text("class_path: package.Mine")
     assert names_class(words, "data") is named
+
+
+def test_what_a_line_and_its_configs_state(tmp_path):
+    (tmp_path / "part.yaml").write_text("class_path: own.Net\ninit_args: {lr: 1, depth: 2}\n")
+    (tmp_path / "whole.yaml").write_text("model: {class_path: Classifier, init_args: {lr: 3}, size: 5}\ndata: {root: x}\n")
+    (tmp_path / "link.yaml").write_text("model: part.yaml\n")
+    whole, link = ["--config", str(tmp_path / "whole.yaml")], ["--conf", str(tmp_path / "link.yaml")]
+    assert stated(whole, "model") == {"class_path": ("Classifier", False), "lr": (3, False), "size": (5, False)}
+    assert stated([*whole, "--model.init_args.lr=4", "--model.network.init_args.depth", "8"], "model") == {
+        "class_path": ("Classifier", False),
+        "lr": (4, True),
+        "size": (5, False),
+        "network.init_args.depth": (8, True),
+    }
+    assert stated([*whole, "--model", "own.Net"], "model") == {"class_path": ("own.Net", True)}
+    assert stated(link, "model") == {"class_path": ("own.Net", False), "lr": (1, False), "depth": (2, False)}
+    assert stated(["--model", str(tmp_path / "part.yaml")], "model")["depth"] == (2, True)
+    assert stated(['--data={"root": "y"}', "--data.help"], "data") == {"root": ("y", True)} and stated(whole, "trainer") == {}
+
+
+def test_flags_that_are_cut_short():
+    assert [full_name(flag) for flag in ("--ckpt", "--ck", "--c", "--con", "-c", "--ckpt_pathx", "--model")] == [
+        *("--ckpt_path", "--ckpt_path", "--c", "--config", "--config", "--ckpt_pathx", "--model")
+    ]
