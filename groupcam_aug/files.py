@@ -1,4 +1,7 @@
-"""Files that a crash leaves whole: JSON lines, and files that are exchanged rather than written over."""
+"""Files that a crash leaves whole: JSON lines, and files that are exchanged rather than written over.
+
+A folder may come from elsewhere. Links in it are neither written through nor read where they leave the folder.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_line", "put_file", "read_lines"]
+__all__ = ["add_line", "all_lines", "inside", "put_file", "read_lines", "replaced"]
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # neither is known everywhere
 
 
 def add_line(folder: Path, name: str, values: Mapping[str, Any]) -> None:
@@ -20,11 +26,16 @@ def add_line(folder: Path, name: str, values: Mapping[str, Any]) -> None:
         folder: made if missing.
         name: of the file, without its ending.
         values: numbers, strings, lists and mappings of them; tensors and arrays become lists, NaN and infinities null.
+
+    Raises:
+        OSError: it cannot be written, or is a link.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
+    if path.is_symlink():
+        raise OSError(f"{str(path)!r} is a link, which is not written through: put a file in its place")
     line = json.dumps(_plain(values), allow_nan=False, separators=(",", ":")) + "\n"
-    with path.open("a+b", buffering=0) as file:
+    with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | _NO_LINK, 0o666)) as file:  # noqa: PTH123
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -39,12 +50,20 @@ def put_file(folder: Path, name: str, content: bytes | str) -> None:
         folder: made if missing, like folders within `name`.
         name: of the file, relative to the folder.
         content: bytes, or text (written as UTF-8; names of files that are not UTF-8 as they are).
+
+    Raises:
+        OSError: it cannot be written; the old file stands.
+        ValueError: a folder within `name` is a link that leaves the folder.
     """
+    content = content.encode(errors="surrogateescape") if isinstance(content, str) else content
     path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    inside(folder, path.parent).mkdir(parents=True, exist_ok=True)
+    # Nobody can have placed a link under a name that nobody could know.
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
     try:
-        part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -52,29 +71,59 @@ def put_file(folder: Path, name: str, content: bytes | str) -> None:
         raise
 
 
+def inside(folder: Path, path: Path) -> Path:
+    """`path`, which is in `folder`, links in it followed.
+
+    Raises:
+        ValueError: it is a link, or lies behind one, that leaves the folder.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{str(path)!r} is a link that leaves the folder, and is not followed: put a file in its place")
+    return path
+
+
 def read_lines(folder: Path, name: str) -> list[dict[str, Any]]:
     """The lines of `folder/NAME.jsonl` that hold, in order; none if there is no such file.
 
     A run that is resumed, or started again in the same folder, goes back to an earlier epoch: its lines replace those of that
     epoch and of all later ones. Of several lines with the same "epoch" the last holds. Lines torn by a crash are left out.
+
+    Raises:
+        ValueError: the file is a link that leaves the folder.
     """
-    path = folder / f"{name}.jsonl"
+    return replaced(all_lines(folder, name))
+
+
+def all_lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of `folder/NAME.jsonl`, those that do not hold any more among them; otherwise as `read_lines`."""
+    path = inside(folder, folder / f"{name}.jsonl")
     if not path.is_file():
         return []
-    lines: list[dict[str, Any]] = []
+    lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # empty, or torn
-        if not isinstance(line, dict):
-            continue
-        epoch = line.get("epoch")
-        if epoch is not None:
-            while lines and lines[-1].get("epoch") is not None and lines[-1]["epoch"] >= epoch:
-                lines.pop()
-        lines.append(line)
+        if isinstance(line, dict):
+            lines.append(line)
     return lines
+
+
+def replaced(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the lines that hold, see `read_lines`."""
+    held: list[dict[str, Any]] = []
+    for line in lines:
+        epoch = line.get("epoch")
+        if _is_number(epoch):
+            while held and _is_number(held[-1].get("epoch")) and held[-1]["epoch"] >= epoch:
+                held.pop()
+        held.append(line)
+    return held
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:
