@@ -163,7 +163,9 @@ class _Writer:
                 f"another run has begun to write its records into {str(self.folder)!r}: the report shows that one. Give each run "
                 "a log directory of its own, by its logger's name or version, or by default_root_dir",
             )
-        of = {"started": chain[0].get("began"), "resumed": [line["epoch"] for line in chain if line.get("epoch")]} if chain else {}
+        of = (
+            {"started": chain[0].get("began"), "resumed": [line["epoch"] for line in chain if line.get("epoch")]} if chain else {}
+        )
         facts = {"run": run, **self.facts, **of, "status": status, "updated": now()}
         put_file(self.folder, "run.json", json.dumps(facts, indent=2, default=str))
 

@@ -35,7 +35,7 @@ def add_line(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     if path.is_symlink():
         raise OSError(f"{str(path)!r} is a link, which is not written through: put a file in its place")
     line = json.dumps(_plain(values), allow_nan=False, separators=(",", ":")) + "\n"
-    with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | _NO_LINK, 0o666)) as file:  # noqa: PTH123
+    with open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | _NO_LINK, 0o666)) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

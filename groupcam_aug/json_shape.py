@@ -17,8 +17,8 @@ def misfit(value: Any, shape: Any, name: str = "") -> str | None:
     Args:
         value: as `json.loads` gives it.
         shape: `int`, `float` (a finite number), `str`, `bool`, None or `object` (anything); `[shape]`: a list of such;
-            `[shape, shape]`: a list of just two, and so on; `{...: shape}`: a mapping of any names to such; `{"name": shape}`: a mapping with at least these names, where
-            "name?" may be missing; `(shape, shape)`: one of them.
+            `[shape, shape]`: a list of just two, and so on; `{...: shape}`: a mapping of any names to such;
+            `{"name": shape}`: a mapping with at least these names, where "name?" may be missing; `(shape, shape)`: one of them.
         name: of the value, for the words.
     """
     if isinstance(shape, tuple):

@@ -14,7 +14,7 @@ _USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
 
 
 def printable(text: object) -> str:
-    """The text with everything that steers a terminal written out, "\\x1b" for an escape; tabs and line ends stay.
+    r"""The text with everything that steers a terminal written out, "\\x1b" for an escape; tabs and line ends stay.
 
     Args:
         text: anything; `str` of it is taken.
@@ -26,7 +26,7 @@ def printable(text: object) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with `***` in place of what looks like a secret: after `token=`, `--api_key` and such, and before `@` in an address."""
+    """The text with `***` for what looks like a secret: after `token=`, `--api_key` and such, before `@` in an address."""
     return _SECRET.sub(r"\1***", _USER.sub("***@", text))
 
 

@@ -23,9 +23,11 @@ from torch.utils.data import ConcatDataset, Subset
 import groupcam_aug.callbacks  # noqa: F401 - so that configs may name the callbacks by their classes alone
 from groupcam_aug.checkpoints import read_checkpoint
 from groupcam_aug.files import put_file
+from groupcam_aug.printable import printable
 from groupcam_aug.recipes.classifier import Classifier, kept_choices, read_classifier
 from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
 from groupcam_aug.recipes.named_tests import run_tests
+from groupcam_aug.recipes.spreadsheet import harmless
 from groupcam_aug.recipes.unknown_names import RENAMED, given_options, imported_class, names_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
@@ -130,7 +132,8 @@ class GroupCAMCLI(LightningCLI):
             raise Refused(f"predict writes the file of one process, not of {self.trainer.world_size}: add --trainer.devices 1")
         batches: Any = self.trainer.predict(**arguments)
         if batches and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
-            print(f"wrote {write_predictions(Path(self.trainer.log_dir or '.'), batches, self.datamodule, self.model)}")
+            file = write_predictions(Path(self.trainer.log_dir or "."), batches, self.datamodule, self.model)
+            print(printable(f"wrote {file}"))
 
     def _parse_ckpt_path(self) -> None:
         """Newer Lightning merges a checkpoint's hyper-parameters into the config; here `from_checkpoint` does, or nothing."""
@@ -200,7 +203,7 @@ def _without_former_nulls(tree: Any) -> Any:
 
 def _announce(name: str, loader: Any) -> None:
     if name != "test":  # a lone one needs no name
-        print(f"test data: {name}")
+        print(printable(f"test data: {name}"))
 
 
 def _few(names: Sequence[str]) -> str:
@@ -262,7 +265,8 @@ def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model:
     writer = csv.writer(text)
     writer.writerow(["file" if files else "index", "class", "probability"])
     for i, (which, share) in enumerate(zip(label.tolist(), probability.tolist(), strict=True)):
-        writer.writerow([files[i] if files else i, names[which] if names else which, f"{share:.4f}"])
+        file, name = files[i] if files else i, names[which] if names else which
+        writer.writerow([harmless(file), harmless(name), f"{share:.4f}"])
     put_file(folder, "predictions.csv", text.getvalue())
     return folder / "predictions.csv"
 

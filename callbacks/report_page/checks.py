@@ -69,11 +69,12 @@ def _files(records: RunRecords) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "Another run wrote into this folder at the same time.",
-            f"{records.others} of its records are left out; pictures may be its. Give each run a log directory of its own, by its "
+            f"{records.others} of its records are left out; pictures may be its. Give each run another log directory, by its "
             "logger's name or version, or by default_root_dir.",
         )
     elif records.others:
-        yield Finding("note", f"{records.others} records of other runs in this folder are left out.", "The last to begin is shown.")
+        text = f"{records.others} records of other runs in this folder are left out."
+        yield Finding("note", text, "The run that began last is shown, with those that it resumes.")
 
 
 def _run(records: RunRecords) -> Iterator[Finding]:

@@ -84,7 +84,9 @@ def samples(records: RunRecords, quality: int = 82, epochs: int = 3) -> list[dic
         if picture is None:
             continue
         if not (0 < width * len(sheet["columns"]) <= picture.width and 0 < height * len(sheet["rows"]) <= picture.height):
-            records.note_problem(path, f"has {picture.width} x {picture.height} pixels, too few for its cells of {width} x {height}", None)
+            records.note_problem(
+                path, f"has {picture.width} x {picture.height} pixels, too few for its cells of {width} x {height}", None
+            )
             continue
         rows = []
         for i, row in enumerate(sheet["rows"]):
