@@ -52,33 +52,34 @@ def put_file(folder: Path, name: str, content: bytes | str) -> None:
         content: bytes, or text (written as UTF-8; names of files that are not UTF-8 as they are).
 
     Raises:
-        OSError: it cannot be written; the old file stands.
-        ValueError: a folder within `name` is a link that leaves the folder.
+        OSError: it cannot be written, and the old file stands; or a folder within `name` is a link that leaves the folder.
     """
     content = content.encode(errors="surrogateescape") if isinstance(content, str) else content
     path = folder / name
     inside(folder, path.parent).mkdir(parents=True, exist_ok=True)
-    # Nobody can have placed a link under a name that nobody could know.
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")  # nobody can have placed a link there
     try:
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+        number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(content)
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+    except OSError as error:  # of a full disk names no file, others that of the part
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def inside(folder: Path, path: Path) -> Path:
     """`path`, which is in `folder`, links in it followed.
 
     Raises:
-        ValueError: it is a link, or lies behind one, that leaves the folder.
+        OSError: it is a link, or lies behind one, that leaves the folder.
     """
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{str(path)!r} is a link that leaves the folder, and is not followed: put a file in its place")
+        raise OSError(f"{str(path)!r} is a link that leaves the folder, and is not followed: put a file in its place")
     return path
 
 
@@ -89,7 +90,7 @@ def read_lines(folder: Path, name: str) -> list[dict[str, Any]]:
     epoch and of all later ones. Of several lines with the same "epoch" the last holds. Lines torn by a crash are left out.
 
     Raises:
-        ValueError: the file is a link that leaves the folder.
+        OSError: the file is a link that leaves the folder.
     """
     return replaced(all_lines(folder, name))
 

@@ -62,7 +62,7 @@ def find_records(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: no such path, or no records; near names are suggested.
-        ValueError: the records are behind a link that leaves the folder.
+        OSError: the records are behind a link that leaves the folder.
     """
     path = Path(path).expanduser()
     if not path.exists():
