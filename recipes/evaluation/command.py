@@ -93,7 +93,7 @@ def run(command: str, words: list[str]) -> int:
     description = f"{model.description}, layer {setup.layer}; {data}; {plan.description()}"
     say(console, description)
     if results.damaged:
-        say(console, f"{results.damaged} lines of {shown(out)}/images.jsonl are damaged: what they held is measured again")
+        say(console, f"damaged lines of {shown(out)}/images.jsonl, which are left out: {results.damaged}")
     for method in every:
         if reason := method.missing():
             say(console, f"{method.name}: {reason}", mark="left out:", style="yellow")
@@ -117,7 +117,8 @@ def run(command: str, words: list[str]) -> int:
     with refusing():
         files = write_files(out, record)
         if records is not None:
-            of_run = {"run": current_run(records), **record}
+            run = current_run(records)
+            of_run = record if run is None else {"run": run, **record}
             put_file(records, "evaluation.json", json.dumps(of_run, indent=1) + "\n")
             put_file(records, "report.html", render(records))
             more = f", and evaluation.json, report.html to {shown(records)}/"

@@ -183,9 +183,12 @@ def _changed(before: str, after: str) -> str:
     import yaml
 
     try:
-        flat = [_flattened(yaml.safe_load(text)) for text in (before, after)]
-    except yaml.YAMLError:  # damaged: the records say of which config they are
+        trees = [yaml.safe_load(text) for text in (before, after)]
+    except yaml.YAMLError:
         return ""
+    if not isinstance(trees[0], dict):  # damaged, too: the records say of which config they are
+        return ""
+    flat = [_flattened(tree) for tree in trees]
     keys = [key for key in {**flat[0], **flat[1]} if key != "seed_everything" and flat[0].get(key) != flat[1].get(key)]
     some = [f"{key}: {flat[0].get(key)!r} then, {flat[1].get(key)!r} now" for key in keys]
     return "; ".join(some[:3]) + (f"; {len(some) - 3} more" if len(some) > 3 else "")
