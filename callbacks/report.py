@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,13 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
-from groupcam_aug.callbacks.records.folder import record_folder
-from groupcam_aug.callbacks.report_page.page import installed_version, render
-from groupcam_aug.callbacks.report_page.run_records import FILES
-from groupcam_aug.files import add_line, put_file
+from groupcam_aug.callbacks.records.folder import RUNS, now, record_folder, run_id
+from groupcam_aug.callbacks.report_page.page import installed_version, render, render_records
+from groupcam_aug.callbacks.report_page.run_records import FILES, current_run, read_records
+from groupcam_aug.files import add_line, put_file, read_lines
+from groupcam_aug.printable import without_secrets
 
-__all__ = ["FILES", "SaliencyReport", "render"]
+__all__ = ["FILES", "SaliencyReport", "current_run", "read_records", "render", "render_records"]
 
 PATIENCE = 20  # a page is not written again before this many times the seconds that the last one took
 _LOG = logging.getLogger(__name__)
@@ -53,7 +52,6 @@ class SaliencyReport(Callback):
     """
 
     _fit: _Fit | None  # the fit under way
-    _set_up: str  # when this fit was
     _path: Path | None  # of the current or last fit's report
 
     def __init__(self, dirpath: str | None = None, filename: str = "report.html") -> None:
@@ -68,10 +66,6 @@ class SaliencyReport(Callback):
         """Where the report is written in the current or last fit; None before, and where nothing is recorded."""
         return self._path
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Note the time, before any callback of this run writes."""
-        self._set_up = _now()
-
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Note the facts of the run."""
         self._fit, self._path, folder = _Fit(), None, record_folder(trainer)
@@ -79,8 +73,8 @@ class SaliencyReport(Callback):
             return
         self._path = Path(self.dirpath or folder) / self.filename
         with _sparing_the_run(trainer):
+            self._fit.writer = _Writer(trainer, folder, self._path, _facts(trainer, pl_module, folder))
             folder.mkdir(parents=True, exist_ok=True)  # tells the others that this run is recorded
-            self._fit.writer = _Writer(folder, self._path, _facts(trainer, pl_module, folder, self._set_up))
             self._fit.writer.write_facts("running")
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -111,7 +105,7 @@ class SaliencyReport(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Report what there is."""
         status = f"stopped by {type(exception).__name__} in epoch {trainer.current_epoch}"
-        message = " ".join(str(exception).split())[:200]
+        message = without_secrets(" ".join(str(exception).split()))[:200]
         self._report_epoch(trainer, f"{status}: {message}" if message else status, alone=True)
         self._fit = None
 
@@ -149,21 +143,34 @@ class _Writer:
     """Writes the records and the page of a fit.
 
     Args:
+        trainer: of the fit.
         folder: of the records.
         path: of the page.
         facts: of the run.
     """
 
-    def __init__(self, folder: Path, path: Path, facts: dict[str, Any]) -> None:
-        self.folder, self.path, self.facts = folder, path, facts
+    def __init__(self, trainer: Any, folder: Path, path: Path, facts: dict[str, Any]) -> None:
+        self.trainer, self.folder, self.path, self.facts = trainer, folder, path, facts
         self._next = 0.0  # when the page may be written again
+        self._disturbed = False  # whether another run has been noticed
 
     def write_facts(self, status: str) -> None:
-        facts = {**self.facts, "status": status, "updated": _now()}
+        run, chain = run_id(self.trainer, self.folder), read_lines(self.folder, RUNS)
+        if chain and chain[-1].get("run") != run and not self._disturbed:
+            self._disturbed = True
+            warn(
+                self.trainer,
+                f"another run has begun to write its records into {str(self.folder)!r}: the report shows that one. Give each run "
+                "a log directory of its own, by its logger's name or version, or by default_root_dir",
+            )
+        of = (
+            {"started": chain[0].get("began"), "resumed": [line["epoch"] for line in chain if line.get("epoch")]} if chain else {}
+        )
+        facts = {"run": run, **self.facts, **of, "status": status, "updated": now()}
         put_file(self.folder, "run.json", json.dumps(facts, indent=2, default=str))
 
     def add_epoch(self, numbers: dict[str, Any]) -> None:
-        add_line(self.folder, "run", numbers)
+        add_line(self.folder, "run", {"run": run_id(self.trainer, self.folder), **numbers})
 
     def write_page(self, *, at_once: bool) -> None:
         start = time.perf_counter()
@@ -185,11 +192,8 @@ def _sparing_the_run(trainer: Any) -> Iterator[None]:
         _LOG.exception("SaliencyReport could not write its report; training goes on")
 
 
-def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any]:
+def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
     """What is known of a run before its first step."""
-    before: dict[str, Any] = {}
-    if trainer.current_epoch and (folder / "run.json").is_file():
-        before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     sources = [source for source in (module, trainer.datamodule) if source is not None]
     names = next((names for source in sources if _are_names(names := getattr(source, "class_names", None))), None)
     network = next((child for child in module.children() if next(child.parameters(), None) is not None), None)
@@ -207,23 +211,11 @@ def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
         "max_epochs": trainer.max_epochs,
-        "command": _command(sys.argv),
+        "command": without_secrets(shlex.join(sys.argv)),
         "directory": str(Path.cwd()),
         "versions": {"Python": platform.python_version(), **{name: installed_version(name) for name in packages}},
-        "started": before.get("started") or began,
-        "resumed": [*before.get("resumed", []), *([trainer.current_epoch] if trainer.current_epoch else [])],
     }
 
 
 def _are_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, (str, int)) for name in value)
-
-
-def _command(words: list[str]) -> str:
-    """The command as it was typed, without what looks like a secret."""
-    secret = r"(?i)((?:token|secret|password|api[-_]?key)[\w-]*(?:=| ))\S+"
-    return re.sub(secret, r"\1***", shlex.join(words))
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")

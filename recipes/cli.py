@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from groupcam_aug.printable import printable
 from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = [
@@ -287,7 +288,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 
 def _failed(message: str, status: int = 1) -> int:
-    print(f"groupcam-aug: {message}", file=sys.stderr)
+    print(f"groupcam-aug: {printable(message)}", file=sys.stderr)
     return status
 
 

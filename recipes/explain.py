@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from groupcam_aug.draw import heat_map, overlay, panels, png, to_uint8
-from groupcam_aug.files import put_file, replacing
 from groupcam_aug.guided import guided_grad_cam
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
+from groupcam_aug.recipes.terminal import say
+from groupcam_aug.recipes.written_files import WrittenFiles
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["explain", "run"]
@@ -64,11 +65,11 @@ def run(command: str, words: list[str]) -> int:
         fixed = None if options.target is None else model.class_index(options.target)
         if options.top > len(model.class_names):
             raise ValueError(f"--top {options.top}, but the network has {len(model.class_names)} classes")
-    console.print(escape(f"{model.description}; {len(paths)} images, {options.method}"), soft_wrap=True)
+    say(console, f"{model.description}; {len(paths)} images, {options.method}")
     with refusing():
         failed = explain(model, paths, options, fixed, console)
     for path, reason in failed.items():
-        console.print(f"[red]not read:[/] {escape(shown(path))}: {escape(reason)}", soft_wrap=True)
+        say(console, f"{shown(path)}: {reason}", mark="not read:")
     return 1 if failed else 0
 
 
@@ -82,9 +83,10 @@ def explain(
 
     Raises:
         ValueError: a picture would take the place of an image.
+        FileExistsError: or of another file that this command did not write.
     """
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    files = WrittenFiles(out, "explained")
     maps_of = _method(model, options)
     failed: dict[Path, str] = {}
     rows: list[list[Tensor]] = []
@@ -97,7 +99,8 @@ def explain(
     for path in paths:
         if path.resolve() in targets:
             raise ValueError(f"{str(path)!r} would be overwritten: give another folder by --out")
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    files.check(written[1:] if len(paths) == 1 and options.style != "raw" else written)  # there is no sheet of one
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("mapping", total=len(paths))
         for batch, images in read_images(paths, model, options.batch_size, failed):
@@ -114,26 +117,25 @@ def explain(
                 if options.style == "raw":
                     import numpy as np
 
-                    with replacing(out / f"{names[path]}.npy") as part, part.open("wb") as file:
-                        np.save(file, maps[i].cpu().numpy())
+                    np.save(buffer := io.BytesIO(), maps[i].cpu().numpy())
+                    files.put(f"{names[path]}.npy", buffer.getvalue())
                     continue
                 labels = [f"{model.class_names[c]} {float(probability[i, c]):.0%}" for c in classes[i].tolist()]
                 row, caption = [pixels[i], *(_drawn(pixels[i], m, options.style) for m in maps[i])], [path.name, *labels]
                 picture = panels([row], captions=[caption], size=max(224, *pixels.shape[-2:]))
-                put_file(out, f"{names[path]}.png", png(picture))
+                files.put(f"{names[path]}.png", png(picture))
                 if len(rows) < ON_SHEET:
                     rows.append(row)
                     captions.append(caption)
             progress.update(task, completed=min(len(paths), progress.tasks[0].completed + len(batch)))
         progress.update(task, completed=len(paths))
     if len(rows) > 1:
-        put_file(out, "sheet.png", png(panels(rows, captions=captions, size=160)))
+        files.put("sheet.png", png(panels(rows, captions=captions, size=160)))
     things = "arrays" if options.style == "raw" else "pictures"
     cut = f" (on sheet.png the first {ON_SHEET})" if len(rows) == ON_SHEET < len(paths) - len(failed) else ""
-    console.print(f"wrote {len(paths) - len(failed)} {things} to {escape(str(out))}/{cut}", soft_wrap=True)
+    say(console, f"wrote {len(paths) - len(failed)} {things} to {shown(out)}/{cut}")
     if missing:
-        empty = f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does"
-        console.print(empty, soft_wrap=True)
+        say(console, f"{missing} maps are empty: nothing in the image speaks for that class more than its blurred copy does")
     return failed
 
 

@@ -23,6 +23,7 @@ from groupcam_aug.presets import PRESETS, mode_name
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
+from groupcam_aug.recipes.terminal import say
 
 __all__ = ["run", "training_line"]
 
@@ -57,7 +58,7 @@ def run(command: str, words: list[str]) -> int:
         model = load_model(options)
         paths = find_images(options.paths)
         paths = paths[:: math.ceil(len(paths) / options.limit)]
-        console.print(f"{model.description}; {len(paths)} images", soft_wrap=True, highlight=False)
+        say(console, f"{model.description}; {len(paths)} images")
         images, targets = _read(paths, model, options.batch_size, failed, console)
         result = measure_fidelity(
             model.network,
@@ -70,14 +71,15 @@ def run(command: str, words: list[str]) -> int:
             batch_size=options.batch_size,
             progress=lambda parts: track(parts, "mapping", console=console),
         )
-    console.print(str(result), soft_wrap=True, highlight=False, markup=False)
-    console.print(training_line(result, options.layer), soft_wrap=True, highlight=False, markup=False)
+    say(console, result)
+    say(console, training_line(result, options.layer))
     for path, reason in failed.items():
-        console.print(f"left out {shown(path)}: {reason}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"left out {shown(path)}: {reason}")
     if options.json:
         record: dict[str, Any] = {**asdict(result), "rows": [row._asdict() for row in result.rows], "torch": torch.__version__}
         file = Path(options.json)
-        put_file(file.parent, file.name, json.dumps(record, indent=2) + "\n")
+        with refusing():
+            put_file(file.parent, file.name, json.dumps(record, indent=2) + "\n")
     return 1 if failed else 0
 
 
@@ -104,7 +106,7 @@ def _read(
     paths: list[Path], model: LoadedModel, batch_size: int, failed: dict[Path, str], console: Console
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All images, and their classes if every one lies in a folder named after one."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     images, kept = [], []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("reading", total=len(paths))

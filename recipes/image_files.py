@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from groupcam_aug.printable import printable
+
 __all__ = ["BROKEN", "as_rgb", "find_images", "is_image", "open_rgb", "shown"]
 
 # What Pillow raises for damaged files; the last two for some PNG, and where a size has become absurd.
@@ -43,8 +45,8 @@ def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
 
 
 def shown(path: Path) -> str:
-    """A path for people; of a name that is not UTF-8, what can be shown."""
-    return os.fsencode(path).decode(errors="replace")
+    """A path for people, in one line: of a name that is not UTF-8 what can be shown, control characters written out."""
+    return printable(os.fsencode(path).decode(errors="replace")).replace("\n", "\\n")
 
 
 def is_image(path: str | Path, root: Path) -> bool:

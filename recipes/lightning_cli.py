@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 import groupcam_aug.callbacks  # noqa: F401 - so that configs may name the callbacks by their classes alone
+from groupcam_aug.printable import printable
 from groupcam_aug.recipes.checkpoint_options import CLASSIFIER, check_same, from_checkpoint
 from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
@@ -182,7 +183,8 @@ class GroupCAMCLI(LightningCLI):
             raise Refused(f"predict writes the file of one process, not of {self.trainer.world_size}: add --trainer.devices 1")
         batches: Any = self.trainer.predict(**arguments)
         if batches and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
-            print(f"wrote {write_predictions(Path(self.trainer.log_dir or '.'), batches, self.datamodule, self.model)}")
+            file = write_predictions(Path(self.trainer.log_dir or "."), batches, self.datamodule, self.model)
+            print(printable(f"wrote {file}"))
 
     def _parse_ckpt_path(self) -> None:
         """Newer Lightning merges a checkpoint's hyper-parameters into the config; here `from_checkpoint` does, or nothing."""
@@ -251,7 +253,7 @@ def _without_former_nulls(tree: Any) -> Any:
 
 def _announce(name: str, loader: Any) -> None:
     if name != "test":  # a lone one needs no name
-        print(f"test data: {name}")
+        print(printable(f"test data: {name}"))
 
 
 def with_recipes(words: list[str]) -> list[str]:

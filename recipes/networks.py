@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupcam_aug.checkpoints import read_state_dict
+from groupcam_aug.printable import printable
 from groupcam_aug.recipes.unknown_names import RENAMED, nearest
 
 __all__ = ["BasicBlock", "CIFARResNet", "build_network", "check_size", "head_name", "load_checkpoint", "pretrained_network"]
@@ -55,7 +56,7 @@ def load_checkpoint(network: nn.Module, checkpoint: str | Path | Mapping[str, Te
         raise ValueError(f"{source}: {wrong[0]!r} has shape {shapes}; only the last layer ({head[:-1]}) may differ")
     if fresh:
         classes = f"{state[fresh[0]].shape[0]} classes there, {own[fresh[0]].shape[0]} here"
-        print(f"{source}: {classes}, so the head ({', '.join(fresh)}) starts fresh")
+        print(printable(f"{source}: {classes}, so the head ({', '.join(fresh)}) starts fresh"))
         state |= {name: own[name] for name in own if name.startswith(head)}
     network.load_state_dict(state)
     return fresh

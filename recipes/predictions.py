@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from groupcam_aug.files import put_file
+from groupcam_aug.recipes.spreadsheet import harmless
 
 __all__ = ["write_predictions"]
 
@@ -34,7 +35,8 @@ def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model:
     writer = csv.writer(text)
     writer.writerow(["file" if files else "index", "class", "probability"])
     for i, (which, share) in enumerate(zip(label.tolist(), probability.tolist(), strict=True)):
-        writer.writerow([files[i] if files else i, names[which] if names else which, f"{share:.4f}"])
+        file, name = files[i] if files else i, names[which] if names else which
+        writer.writerow([harmless(file), harmless(name), f"{share:.4f}"])
     put_file(folder, "predictions.csv", text.getvalue())
     return folder / "predictions.csv"
 

@@ -6,7 +6,12 @@ import argparse
 import webbrowser
 from pathlib import Path
 
+from rich.console import Console
+
+from groupcam_aug.files import inside, put_file
 from groupcam_aug.recipes.cli import refusing
+from groupcam_aug.recipes.image_files import shown
+from groupcam_aug.recipes.terminal import say
 from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["find_records", "run"]
@@ -20,7 +25,7 @@ RUN_DIR is a run's log directory, its folder `groupcam`, a checkpoint in it, or 
 
 
 def run(command: str, words: list[str]) -> int:
-    """The command: find the records, render, write."""
+    """The command: find the records, render, write; exit status 1 if something in them could not be read."""
     parser = argparse.ArgumentParser(
         prog=f"groupcam-aug {command}",
         description="Write the report of a run again, from what SaliencyReport, SaliencyMonitor, GroupCAMAugmentation and "
@@ -32,19 +37,21 @@ def run(command: str, words: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="file to write (default: report.html beside the records)")
     parser.add_argument("--open", action="store_true", help="show it in the web browser")
     options = parser.parse_args(words)
-    from groupcam_aug.callbacks.report import render
-    from groupcam_aug.files import put_file
+    from groupcam_aug.callbacks.report import read_records, render_records
 
     with refusing():
         folder = find_records(options.run_dir)
         out = folder / "report.html" if options.out is None else Path(options.out).expanduser()
         out = out / "report.html" if out.is_dir() else out
-        page = render(folder)
+        records = read_records(folder)
+        page = render_records(records)
         put_file(out.parent, out.name, page)
-    print(f"wrote {out} ({len(page.encode()) / 1000:.0f} kB) from {folder}")
+    say(console := Console(), f"wrote {shown(out)} ({len(page.encode()) / 1000:.0f} kB) from {shown(folder)}")
+    for problem in records.problems.values():
+        say(Console(stderr=True), problem, mark="left out:")
     if options.open and not webbrowser.open(out.resolve().as_uri()):
-        print("no web browser found: open the file yourself")
-    return 0
+        say(console, "no web browser found: open the file yourself")
+    return 1 if records.problems else 0
 
 
 def find_records(path: str | Path) -> Path:
@@ -55,6 +62,7 @@ def find_records(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: no such path, or no records; near names are suggested.
+        OSError: the records are behind a link that leaves the folder.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -66,10 +74,10 @@ def find_records(path: str | Path) -> Path:
     for folder in above:
         for records in (folder, folder / "groupcam"):
             if _age(records):
-                return records
+                return inside(folder, records)
     runs = [records for pattern in ("*", "*/*", "*/*/*") for records in path.glob(f"{pattern}/groupcam") if _age(records)]
     if runs:
-        return max(runs, key=_age)
+        return inside(path, max(runs, key=_age))
     raise FileNotFoundError(
         f"{str(path)!r} holds no records of a run: no folder `groupcam` in it or up to three levels below. They are written by "
         "GroupCAMAugmentation, SaliencyMonitor and SaliencyReport (groupcam_aug.callbacks), each for itself, while a Trainer fits"

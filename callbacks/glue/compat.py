@@ -6,6 +6,8 @@ import importlib
 from importlib.util import find_spec
 from typing import Any
 
+from groupcam_aug.printable import printable
+
 __all__ = ["Callback", "announce", "misconfigured", "warn"]
 
 
@@ -35,12 +37,12 @@ def misconfigured(trainer: Any, message: str) -> Exception:
 
 def announce(trainer: Any, message: str) -> None:
     """Tell the user once, on rank zero, where Lightning tells its own facts."""
-    _of(trainer, "utilities.rank_zero").rank_zero_info(message)
+    _of(trainer, "utilities.rank_zero").rank_zero_info(printable(message))
 
 
 def warn(trainer: Any, message: str) -> None:
     """Warn the user, on rank zero."""
-    _of(trainer, "utilities.rank_zero").rank_zero_warn(message)
+    _of(trainer, "utilities.rank_zero").rank_zero_warn(printable(message))
 
 
 def _of(trainer: Any, module: str) -> Any:

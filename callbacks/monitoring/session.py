@@ -18,7 +18,7 @@ from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
 from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
 from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost
 from groupcam_aug.callbacks.monitoring.snapshots import Snapshots
-from groupcam_aug.callbacks.records.folder import open_folder
+from groupcam_aug.callbacks.records.folder import open_folder, run_id
 from groupcam_aug.files import add_line, put_file
 from groupcam_aug.targets import Activation
 
@@ -135,7 +135,7 @@ class Session:
         }
         if (folder := self.open()) is not None:
             with self._writing():
-                add_line(folder, self._name, line)
+                add_line(folder, self._name, {"run": run_id(trainer, folder), **line})
 
     def evaluate(self, activation: Activation, seed: int) -> None:
         """Measure the maps as they are now, and write the result to `evaluation.json`, whose name follows the monitor's."""
@@ -145,6 +145,7 @@ class Session:
         try:
             with mapper.borrow():
                 result = assess(mapper.cam, mapper.images(), self.labels, mapper.name, activation=activation, seed=seed)
+            result = {"run": run_id(self._trainer, folder), **result}
             put_file(folder, f"{name}.json", json.dumps(result, indent=1) + "\n")
         except (RuntimeError, ValueError, TypeError, OSError) as error:  # hours of training must not end on this
             warn(self._trainer, f"SaliencyMonitor could not evaluate its maps: {error}. The training itself is complete")
@@ -159,7 +160,7 @@ class Session:
         if folder is not None and self._snapshots is None:
             with self._writing():
                 snapshots = Snapshots(folder, self._name, self.mapper.probes.images, self.labels, self._shown, **self._style)
-                snapshots.open(self._facts)
+                snapshots.open({"run": run_id(self._trainer, folder), **self._facts})
                 self._snapshots = snapshots
         return None if self._failed else folder
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from groupcam_aug.augment import Augmented
-from groupcam_aug.callbacks.records.folder import open_folder
+from groupcam_aug.callbacks.records.folder import open_folder, run_id
 from groupcam_aug.callbacks.records.sample_grid import SampleGrid
 from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.files import add_line, put_file
@@ -22,7 +22,7 @@ from groupcam_aug.targets import class_labels
 __all__ = ["BINS", "AugmentationStats", "open_stats"]
 
 BINS = 20  # of the histogram of keep fractions
-CLASSES = 32_768  # counted one by one at most; how many there are could only be learned by waiting for the device
+CLASSES = 32_768  # counted one by one; how many there are could only be learned by waiting for the device
 STEPS = 1_000  # the last so many steps of an epoch give the medians
 
 
@@ -50,7 +50,7 @@ class AugmentationStats:
         """Begin an epoch."""
         self.steps = self.due_images = self.drawn = self.augmented_steps = 0
         self._sums: Tensor | None = None  # (2 + BINS,): images without a map, sum of the others' keep fractions, their histogram
-        self._classes: Tensor | None = None  # (classes, 2): drawn, of those without a map
+        self._classes: Tensor | None = None  # (classes + 1, 2): drawn, of those without a map; last row: of other labels
         self._kept: Tensor | None = None  # (4,) int64: pixels of objects kept, of objects, of backgrounds kept, of backgrounds
         self._steps: deque[tuple[float, float | None]] = deque(maxlen=STEPS)
         self._samples = SampleGrid()
@@ -99,10 +99,10 @@ class AugmentationStats:
 
     def write(self, trainer: Any, module: Any, facts: Mapping[str, Any]) -> None:
         """Write the epoch, and begin the next one. The only moment that waits for the device."""
-        epoch = trainer.current_epoch
-        put_file(self.folder, "augmentation.json", json.dumps(facts, indent=2, default=str))
-        add_line(self.folder, "augmentation", {"epoch": epoch, "step": trainer.global_step, **self.values()})
-        self._samples.write(self.folder, epoch, module)
+        epoch, run = trainer.current_epoch, run_id(trainer, self.folder)
+        put_file(self.folder, "augmentation.json", json.dumps({**facts, "run": run}, indent=2, default=str))
+        add_line(self.folder, "augmentation", {"run": run, "epoch": epoch, "step": trainer.global_step, **self.values()})
+        self._samples.write(self.folder, epoch, module, run)
         self.reset()
 
     def values(self) -> dict[str, Any]:
@@ -113,16 +113,17 @@ class AugmentationStats:
             `keep_fraction` (mean over the drawn images with a map; None without any), `keep_histogram` (of the same, `BINS`
             counts over [0, 1]), `object_kept` and `ground_kept` (shares of the objects' and of the backgrounds' pixels that are
             kept, over all drawn images with a map and an object mask; None without any), `per_class` (label to [drawn, no_map];
-            an image with several labels counts in parts), and medians in seconds: `seconds` (the augmentation of a batch),
+            an image with several labels counts in parts), `other_classes` (the same of labels from `CLASSES` on and of negative
+            ones, together), and medians in seconds: `seconds` (the augmentation of a batch),
             `step_seconds` (a whole step, from the batch's arrival on the device), `plain_seconds` (a step less its
             augmentation).
         """
         sums = [0.0] * (2 + BINS) if self._sums is None else self._sums.tolist()
         mapped = self.drawn - round(sums[0])
         kept = [0] * 4 if self._kept is None else self._kept.tolist()
-        per_class = {}
+        per_class, others = {}, [0.0, 0.0]
         if self._classes is not None:
-            table = self._classes.cpu()
+            table, others = self._classes[:-1].cpu(), self._classes[-1].tolist()
             for label in table[:, 0].nonzero()[:, 0].tolist():
                 per_class[str(label)] = [_count(value) for value in table[label].tolist()]
         augmented = [part for _, part in self._steps if part is not None]
@@ -137,6 +138,7 @@ class AugmentationStats:
             "object_kept": kept[0] / kept[1] if kept[1] else None,
             "ground_kept": kept[2] / kept[3] if kept[3] else None,
             "per_class": per_class,
+            "other_classes": [_count(value) for value in others],
             "seconds": _median(augmented),
             "step_seconds": _median([whole for whole, _ in self._steps]),
             "plain_seconds": _median([whole - (part or 0.0) for whole, part in self._steps]),
@@ -147,9 +149,10 @@ class AugmentationStats:
             return
         if self._classes is None:
             classes = max(CLASSES, 0 if weights is None else weights.shape[1])
-            self._classes = torch.zeros(classes, 2, device=counts.device)
+            self._classes = torch.zeros(classes + 1, 2, device=counts.device)
         if weights is None:
-            self._classes.index_add_(0, labels.clamp(0, len(self._classes) - 1), counts)
+            others = len(self._classes) - 1
+            self._classes.index_add_(0, labels.where((labels >= 0) & (labels < others), others), counts)
         else:
             self._classes[: weights.shape[1]] += weights.t() @ counts
 

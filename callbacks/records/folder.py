@@ -6,10 +6,18 @@ The callbacks do not know each other. Each writes its own; `SaliencyReport` and 
 from __future__ import annotations
 
 import os
+import secrets
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-__all__ = ["open_folder", "record_folder"]
+from groupcam_aug.files import add_line
+
+__all__ = ["RUNS", "now", "open_folder", "record_folder", "run_id"]
+
+RUNS = "runs"  # runs.jsonl
+_IDS: WeakKeyDictionary[Any, dict[Path, str]] = WeakKeyDictionary()  # by trainer
 
 
 def record_folder(trainer: Any) -> Path | None:
@@ -48,3 +56,25 @@ def open_folder(trainer: Any) -> Path | None:
     if folder is None or not (trainer.loggers or trainer.checkpoint_callback or folder.is_dir()):
         return None
     return folder
+
+
+def run_id(trainer: Any, folder: Path) -> str:
+    """What tells the records of this run from others in the same folder: each of its lines and files says it as "run".
+
+    With the first record of a run a line is added to `runs.jsonl`: its id, its first epoch, and when. So a run that is resumed
+    goes on with the records of those before it, and one that starts anew replaces them, whatever clocks say.
+
+    Raises:
+        OSError: the line cannot be written.
+    """
+    ids = _IDS.setdefault(trainer, {})
+    if folder not in ids:
+        made = secrets.token_hex(6)  # of the system's randomness: the run's is left alone
+        add_line(folder, RUNS, {"run": made, "epoch": trainer.current_epoch, "began": now()})
+        ids[folder] = made
+    return ids[folder]
+
+
+def now() -> str:
+    """The time, with its zone."""
+    return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")

@@ -64,7 +64,7 @@ class SampleGrid:
         facts = torch.stack([fraction, label, torch.full_like(fraction, float(step)), index.to(fraction)], dim=1)
         self._merge(best, facts.index_select(0, chosen).unflatten(0, places.shape), pictures)
 
-    def write(self, folder: Path, epoch: int, module: Any = None) -> None:
+    def write(self, folder: Path, epoch: int, module: Any = None, run: str | None = None) -> None:
         """Write `gallery/epoch_00003.png` and `.json`, and delete what is no longer wanted.
 
         Kept are the first epoch's, the last one's and those of epochs 1, 2, 4, 8 and so on, so the folder stays small.
@@ -73,6 +73,7 @@ class SampleGrid:
             folder: of the run's records.
             epoch: number of the epoch.
             module: whose `mean` and `std`, if it has them, undo the images' normalisation.
+            run: id of the run.
         """
         if self._scores is not None and self._facts is not None and self._pictures is not None:
             rows, pictures = _rows(self._scores.cpu(), self._facts.cpu(), self._pictures.cpu())
@@ -81,7 +82,8 @@ class SampleGrid:
                 name = f"gallery/epoch_{epoch:05d}"
                 put_file(folder, f"{name}.png", png(sheet))
                 cell = [sheet.width // len(COLUMNS), sheet.height // len(rows)]
-                put_file(folder, f"{name}.json", json.dumps({"epoch": epoch, "cell": cell, "columns": COLUMNS, "rows": rows}))
+                facts = {"run": run, "epoch": epoch, "cell": cell, "columns": COLUMNS, "rows": rows}
+                put_file(folder, f"{name}.json", json.dumps(facts))
         _thin_out(folder / "gallery", epoch)
 
     def _merge(self, scores: Tensor, facts: Tensor, pictures: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+from groupcam_aug.callbacks.records.augmentation_stats import CLASSES
 from groupcam_aug.callbacks.report_page.run_records import RunRecords, series
 
 __all__ = ["Finding", "findings", "overhead", "verdict", "watching_share", "worst_classes"]
@@ -32,7 +33,7 @@ def findings(records: RunRecords) -> list[Finding]:
     Args:
         records: of the run.
     """
-    every = [*_run(records), *_maps(records), *_augmentation(records), *_cost(records), *_evaluation(records)]
+    every = [*_files(records), *_run(records), *_maps(records), *_augmentation(records), *_cost(records), *_evaluation(records)]
     return sorted(every, key=lambda finding: finding.level != "warning")
 
 
@@ -56,6 +57,24 @@ def overhead(line: dict[str, Any]) -> float | None:
     if not seconds or not plain or not steps:
         return None
     return seconds * line.get("augmented_steps", steps) / (plain * steps)
+
+
+def _files(records: RunRecords) -> Iterator[Finding]:
+    if records.problems:
+        count = len(records.problems)
+        files = "A file of the records" if count == 1 else f"{count} files of the records"
+        some = "; ".join(list(records.problems.values())[:5]) + (f"; and {count - 5} more" if count > 5 else "")
+        yield Finding("warning", f"{files} could not be read as a whole.", f"This page does without: {some}.")
+    if records.mixed:
+        yield Finding(
+            "warning",
+            "Another run wrote into this folder at the same time.",
+            f"{records.others} of its records are left out; pictures may be its. Give each run another log directory, by its "
+            "logger's name or version, or by default_root_dir.",
+        )
+    elif records.others:
+        text = f"{records.others} records of other runs in this folder are left out."
+        yield Finding("note", text, "The run that began last is shown, with those that it resumes.")
 
 
 def _run(records: RunRecords) -> Iterator[Finding]:
@@ -176,6 +195,13 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
             f"{shares} have no map.",
             f"Epoch {line['epoch']}, {' and '.join(f'{drawn:,.0f}' for _, drawn, _ in blind)} images drawn. They are trained on "
             "unchanged: a class that its blurred image resembles is invisible to this method.",
+        )
+    others = (line.get("other_classes") or [0])[0]
+    if others:
+        yield Finding(
+            "note",
+            f"{others:,.0f} of the images drawn in epoch {line['epoch']} have labels that are not counted by class.",
+            f"Labels from 0 to {CLASSES - 1:,} are.",
         )
     keep = line.get("keep_fraction")
     thresholded = records.augmentation.get("mask_from", "saliency") in ("saliency", "other", "centre", "inverse")

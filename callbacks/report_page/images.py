@@ -12,10 +12,12 @@ from PIL import Image
 
 from groupcam_aug.callbacks.report_page.run_records import RunRecords
 from groupcam_aug.draw import png, resized
+from groupcam_aug.files import inside
 
 __all__ = ["film_strip", "log_spaced", "samples"]
 
 SIDE = 112  # pixels: what is larger is reduced
+LARGEST = 2**24  # pixels of a picture: none of the callbacks' comes near
 TINY = 64  # pixels, up to which a picture is enlarged pixel by pixel
 
 
@@ -35,20 +37,26 @@ def film_strip(records: RunRecords, quality: int = 82, columns: int = 16) -> dic
     files = {int(match[1]): path for path in folder.glob("epoch_*.png") if (match := re.fullmatch(r"epoch_(-?\d+)", path.stem))}
     last = max((int(line["epoch"]) for line in records.probings if "epoch" in line), default=None)
     epochs = sorted(epoch for epoch in files if last is None or epoch <= last)  # later ones are of a run that this one replaced
-    if not epochs or not (folder / "probes.png").is_file():
+    path = folder / "probes.png"
+    if not epochs or not (path.is_file() or path.is_symlink()):
         return None
     shown, labels = records.monitor.get("shown") or [], records.monitor.get("labels") or []
     rows = [records.class_name(labels[i]) if i < len(labels) else f"probe {i}" for i in shown]
     alive = {int(line["epoch"]): line.get("alive") for line in records.probings if "epoch" in line}
-    strip = [{"title": "image", "note": "", "src": _column(folder / "probes.png", len(rows), quality), "alt": "the probes"}]
+    probes = _column(records, path, len(rows), quality)
+    strip = [{"title": "image", "note": "", "src": probes, "alt": "the probes"}]
+    if probes is None:
+        return None
     for epoch in log_spaced(epochs, columns):
         title = "start" if epoch < 0 else f"epoch {epoch}"
+        if (src := _column(records, files[epoch], len(rows), quality)) is None:
+            continue
         share = alive.get(epoch)
         strip.append(
             {
                 "title": title,
                 "note": "" if share is None else f"{share:.0%}",
-                "src": _column(files[epoch], len(rows), quality),
+                "src": src,
                 "alt": f"maps of {len(rows)} probes, {title}",
             }
         )
@@ -71,11 +79,15 @@ def samples(records: RunRecords, quality: int = 82, epochs: int = 3) -> list[dic
     result = []
     for epoch in reversed(log_spaced(sorted(chosen), epochs)):
         sheet, path = chosen[epoch], records.folder / "gallery" / f"epoch_{epoch:05d}.png"
-        if not path.is_file():
-            continue
         width, height = sheet["cell"]
-        with Image.open(path) as picture:
-            picture = picture.convert("RGB")
+        picture = _read(records, path) if path.is_file() or path.is_symlink() else None
+        if picture is None:
+            continue
+        if not (0 < width * len(sheet["columns"]) <= picture.width and 0 < height * len(sheet["rows"]) <= picture.height):
+            records.note_problem(
+                path, f"has {picture.width} x {picture.height} pixels, too few for its cells of {width} x {height}", None
+            )
+            continue
         rows = []
         for i, row in enumerate(sheet["rows"]):
             name = records.class_name(row.get("label"))
@@ -111,12 +123,23 @@ def log_spaced(numbers: list[int], count: int) -> list[int]:
     return [numbers[min(place, last)] for place in places]
 
 
-def _column(path: Path, rows: int, quality: int) -> str:
-    with Image.open(path) as picture:
-        picture = picture.convert("RGB")
+def _read(records: RunRecords, path: Path) -> Image.Image | None:
+    """A picture of the records; None, and a note, of one that cannot be read."""
+    try:
+        with Image.open(inside(records.folder, path)) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise ValueError(f"{picture.width} x {picture.height} pixels are more than any picture of the records has")
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
+        return records.note_problem(path, f"cannot be read: {error}", None)
+
+
+def _column(records: RunRecords, path: Path, rows: int, quality: int) -> str | None:
+    if (picture := _read(records, path)) is None:
+        return None
     side = max(picture.width, picture.height // max(rows, 1))
     if side > SIDE:
-        size = round(picture.width * SIDE / side), round(picture.height * SIDE / side)
+        size = max(1, round(picture.width * SIDE / side)), max(1, round(picture.height * SIDE / side))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     return _embedded(picture, quality)
 

@@ -13,9 +13,9 @@ from groupcam_aug.callbacks.records.sample_grid import KINDS
 from groupcam_aug.callbacks.report_page import sections
 from groupcam_aug.callbacks.report_page.checks import findings, verdict
 from groupcam_aug.callbacks.report_page.images import film_strip, samples
-from groupcam_aug.callbacks.report_page.run_records import read_records
+from groupcam_aug.callbacks.report_page.run_records import RunRecords, read_records
 
-__all__ = ["installed_version", "render"]
+__all__ = ["installed_version", "render", "render_records"]
 
 LIMIT = 5_000_000  # bytes of a page
 _KIND_NAMES = dict(zip(KINDS, ("fewest pixels kept", "most pixels kept", "no map", "typical"), strict=True))
@@ -33,20 +33,23 @@ def render(folder: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: no records in that folder.
-        ValueError: a record there is not what it should be.
+        ValueError: none of the records there can be read.
     """
-    folder = Path(folder)
-    records = read_records(folder)
+    return render_records(read_records(Path(folder)))
+
+
+def render_records(records: RunRecords) -> str:
+    """The same of records that are read; what pictures cannot be read is added to their `problems`."""
+    folder = records.folder
     if records.is_empty:
+        if records.problems:
+            raise ValueError(f"no record in {str(folder)!r} can be read: {'; '.join(records.problems.values())}")
         raise FileNotFoundError(f"{str(folder)!r} holds no records of a run")
-    noted = findings(records)
     content = {
         "version": installed_version("groupcam-aug"),
         "name": records.run.get("name") or str(folder.resolve().parent if folder.name == "groupcam" else folder.resolve()),
         "headline": sections.headline(records),
-        "verdict": verdict(noted),
         "cards": sections.cards(records),
-        "findings": noted,
         "curves": sections.curves(records),
         "probed": bool(records.probings),
         "epochs": bool(records.epochs),
@@ -59,7 +62,10 @@ def render(folder: str | os.PathLike[str]) -> str:
     page = ""
     for quality, columns, epochs in ((82, 16, 3), (60, 12, 2), (40, 8, 1)):
         pictures = {"film_strip": film_strip(records, quality, columns), "samples": samples(records, quality, epochs)}
-        page = _template().render(content, **pictures)
+        noted = findings(records)
+        page = _template().render(content, verdict=verdict(noted), findings=noted, **pictures)
+        # Names of files and texts of errors may hold halves of surrogate pairs, which no file in UTF-8 does.
+        page = page.encode(errors="replace").decode()
         if len(page.encode()) < LIMIT:
             break
     return page

@@ -6,18 +6,20 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from groupcam_aug.files import read_lines
+from groupcam_aug.callbacks.report_page.record_shapes import FACTS, SAMPLES, line_misfit
+from groupcam_aug.files import all_lines, inside, read_lines, those_that_hold
+from groupcam_aug.json_shape import fitting, misfit
 
-__all__ = ["FILES", "RunRecords", "higher_is_better", "main_metric", "read_records", "series"]
+__all__ = ["FILES", "RunRecords", "current_run", "higher_is_better", "main_metric", "read_records", "series"]
 
-CLOCK_SKEW = 5.0  # seconds by which the clocks of file servers may differ
 ENOUGH_ALIVE = 0.5  # where the monitor does not say
 OUR_PREFIXES = ("groupcam/", "saliency/")  # of what the callbacks log, which is no score
 FILES = ("run.json", "run.jsonl", "monitor.json", "monitor.jsonl", "augmentation.json", "augmentation.jsonl", "evaluation.json")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -33,6 +35,14 @@ class RunRecords:
     augmentation_epochs: list[dict[str, Any]] = field(default_factory=list)
     sample_grids: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)  # what could not be read, by its path
+    others: int = 0  # lines and files of other runs in the folder
+    mixed: bool = False  # whether another run wrote on after this one had begun
+
+    def note_problem(self, path: Path, problem: object, instead: T) -> T:
+        """Keep in mind what is wrong with a file, and return what is taken in its place."""
+        self.problems[str(path)] = f"{path.relative_to(self.folder).as_posix()} {problem}"
+        return instead
 
     @property
     def is_empty(self) -> bool:
@@ -68,34 +78,76 @@ class RunRecords:
 
 
 def read_records(folder: Path) -> RunRecords:
-    """Read `folder`, the `groupcam` folder of a run. Files last written before the run began are of an earlier one there.
+    """Read `folder`, the `groupcam` folder of a run.
 
-    Raises:
-        ValueError: a file there is not what it should be; it is named.
+    Of several runs in one folder the last to begin is read, with those that it resumes. What is damaged is left out and named in
+    `problems`.
     """
-    run = _read(folder / "run.json")
-    began = _began(run)
+    found = RunRecords(folder)
+    try:
+        chain = [line for line in read_lines(folder, "runs") if isinstance(line.get("run"), str)]
+    except (OSError, ValueError) as error:
+        chain = found.note_problem(folder / "runs.jsonl", f"cannot be read: {error}", [])
+    ids = {line["run"] for line in chain} if chain else None
+    if ids is not None and chain[0].get("epoch"):
+        ids.add(None)  # it resumes one that had no id
+
+    def is_other(content: dict[str, Any]) -> bool:
+        return ids is not None and not (isinstance(run := content.get("run"), (str, type(None))) and run in ids)
+
+    def facts(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+        content = _read(path, found)
+        may_be_copied = path.name == "evaluation.json" and "run" not in content  # there by hand
+        if content and is_other(content) and not may_be_copied:
+            found.others += 1
+            return {}
+        kept, problems = fitting(content, shape)
+        if problems:
+            found.note_problem(path, f"is not what it should be ({'; '.join(problems)})", None)
+        return kept
 
     def lines(name: str) -> list[dict[str, Any]]:
-        return read_lines(folder, name) if _is_new(folder / f"{name}.jsonl", began) else []
+        path = folder / f"{name}.jsonl"
+        try:
+            every = all_lines(folder, name)
+        except (OSError, ValueError) as error:
+            return found.note_problem(path, f"cannot be read: {error}", [])
+        kept, problems, began = [], [], False
+        for line in every:
+            if is_other(line):
+                found.others += 1
+                found.mixed |= began
+            elif problem := line_misfit(name, line):
+                problems.append(problem)
+            else:
+                kept.append(line)
+                began |= bool(chain) and line.get("run") == chain[-1]["run"]
+        if problems:
+            count = "a line" if len(problems) == 1 else f"{len(problems)} lines"
+            found.note_problem(path, f"has {count} not as it should be ({problems[0]})", None)
+        return those_that_hold(kept)
 
-    def facts(path: Path) -> dict[str, Any]:
-        return _read(path) if _is_new(path, began) else {}
+    found.run = facts(folder / "run.json", FACTS["run"])
+    found.epochs = lines("run")
+    found.monitor = facts(folder / "monitor.json", FACTS["monitor"])
+    found.probings = lines("monitor")
+    found.augmentation = facts(folder / "augmentation.json", FACTS["augmentation"])
+    found.augmentation_epochs = lines("augmentation")
+    found.evaluation = facts(folder / "evaluation.json", FACTS["evaluation"])
+    last = max((line["epoch"] for line in found.augmentation_epochs), default=None)
+    for path in sorted((folder / "gallery").glob("epoch_*.json")):
+        grid = facts(path, {})
+        if grid and (problem := misfit(grid, SAMPLES)):
+            found.note_problem(path, f"is not what it should be ({problem})", None)
+        elif grid and (last is None or grid["epoch"] <= last):
+            found.sample_grids.append(grid)
+    return found
 
-    augmentation_epochs = lines("augmentation")
-    last = max((line["epoch"] for line in augmentation_epochs if _is_number(line.get("epoch"))), default=None)
-    grids = [grid for path in sorted((folder / "gallery").glob("epoch_*.json")) if (grid := facts(path))]
-    return RunRecords(
-        folder=folder,
-        run=run,
-        epochs=lines("run"),
-        monitor=facts(folder / "monitor.json"),
-        probings=lines("monitor"),
-        augmentation=facts(folder / "augmentation.json"),
-        augmentation_epochs=augmentation_epochs,
-        sample_grids=[grid for grid in grids if last is None or grid.get("epoch", 0) <= last],
-        evaluation=facts(folder / "evaluation.json"),
-    )
+
+def current_run(folder: Path) -> str | None:
+    """Id of the run that began last in a folder of records; None of one without ids."""
+    lines = read_lines(folder, "runs")
+    return lines[-1].get("run") if lines else None
 
 
 def series(lines: Iterable[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -123,30 +175,20 @@ def higher_is_better(name: str) -> bool:
 _SCORES = r"(acc|f1|auroc|auc|iou|dice|precision|recall|top1|top_1|kappa|map\b)"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _read(path: Path, found: RunRecords) -> dict[str, Any]:
+    """A file of facts; empty if there is none, or none that can be read."""
     try:
+        if not inside(found.folder, path).is_file():
+            return {}
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); move it away, the report does without it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return found.note_problem(path, f"is no JSON ({error})", {})
+    except (OSError, ValueError) as error:
+        return found.note_problem(path, f"cannot be read: {error}", {})
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, not an object; move it away, the report does without it")
+        return found.note_problem(path, f"holds {type(content).__name__}, not an object", {})
     return content
 
 
-def _began(run: dict[str, Any]) -> float:
-    """When the run began, in seconds since 1970; 0 if that is not known."""
-    try:
-        return datetime.fromisoformat(run["started"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        return 0.0
-
-
-def _is_new(path: Path, began: float) -> bool:
-    """Whether a file is of a run that began then."""
-    return path.is_file() and path.stat().st_mtime >= began - CLOCK_SKEW
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return misfit(value, float) is None

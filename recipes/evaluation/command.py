@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torchvision.transforms import v2
 
-from groupcam_aug.callbacks.report import render
+from groupcam_aug.callbacks.report import current_run, render
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.data import normalised
@@ -37,6 +36,7 @@ from groupcam_aug.recipes.evaluation.tables_and_plots import show, write_files
 from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model
 from groupcam_aug.recipes.report import find_records
+from groupcam_aug.recipes.terminal import say
 
 __all__ = ["evaluate", "run"]
 
@@ -91,10 +91,12 @@ def run(command: str, words: list[str]) -> int:
         fixed |= {"size": list(image.shape[-2:]), "classes": classes}
         results = ResultsFile(out, {**fixed, **plan.settings()}, restart=options.restart)
     description = f"{model.description}, layer {setup.layer}; {data}; {plan.description()}"
-    console.print(escape(description), soft_wrap=True, highlight=False)
+    say(console, description)
+    if results.damaged:
+        say(console, f"damaged lines of {shown(out)}/images.jsonl, which are left out: {results.damaged}")
     for method in every:
         if reason := method.missing():
-            console.print(f"[yellow]left out:[/] {escape(method.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
+            say(console, f"{method.name}: {reason}", mark="left out:", style="yellow")
     if options.dry_run:
         _dry_run(console, estimate(model, setup, items, every, plan), items, every, plan, results, out)
         return 0
@@ -103,21 +105,24 @@ def run(command: str, words: list[str]) -> int:
             outcome = evaluate(model, setup, items, every, plan, results)
     except KeyboardInterrupt:
         kept = f"{len(results.rows)} maps are kept in {out}/images.jsonl; the same command goes on from there"
-        console.print(escape(kept), soft_wrap=True, highlight=False)
+        say(console, kept)
         raise
     figures = figures_of(items, methods, results, plan.seed)
     tables = {kind: ablation_rows(rows, items, results, plan.seed) for kind, rows in ablations.items()}
     record = make_record(figures, tables, every, results, outcome, description, setup)
-    files = write_files(out, record)
-    show(console, record)
-    more = ""
-    if records is not None:
-        put_file(records, "evaluation.json", json.dumps(record, indent=1) + "\n")
-        put_file(records, "report.html", render(records))
-        more = f", and evaluation.json, report.html to {records}/"
+    show(console, record)  # before it is written: a full disk takes no figures away
     for path, reason in outcome.failed.items():
-        console.print(f"[red]not read:[/] {escape(shown(path))}: {escape(reason)}", soft_wrap=True, highlight=False)
-    console.print(escape(f"wrote {', '.join(files)} to {out}/" + more), soft_wrap=True, highlight=False)
+        say(console, f"{shown(path)}: {reason}", mark="not read:")
+    more = ""
+    with refusing():
+        files = write_files(out, record)
+        if records is not None:
+            run = current_run(records)
+            of_run = record if run is None else {"run": run, **record}
+            put_file(records, "evaluation.json", json.dumps(of_run, indent=1) + "\n")
+            put_file(records, "report.html", render(records))
+            more = f", and evaluation.json, report.html to {shown(records)}/"
+    say(console, f"wrote {', '.join(files)} to {shown(out)}/{more}")
     return 1 if outcome.failed or outcome.left_out else 0
 
 
@@ -126,7 +131,7 @@ def evaluate(
 ) -> Outcome:
     """`runner.measure` with a progress bar on standard error."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -288,11 +293,9 @@ def _dry_run(
     console.print(table)
     left += sum(cost for key, cost in costs["sanity"].items() if key not in results.sanity)
     text = f"{left:,.0f} passes, about {_duration(left * costs['seconds'])} at {1000 * costs['seconds']:.3g} ms each"
-    console.print(
-        f"{text} (one batch timed). Nothing is written; without --dry-run {escape(str(out))}/ would be.", soft_wrap=True
-    )
+    say(console, f"{text} (one batch timed). Nothing is written; without --dry-run {shown(out)}/ would be.")
     for key, reason in costs["left_out"].items():
-        console.print(f"left out: {key}: {escape(reason)}", soft_wrap=True, highlight=False)
+        say(console, f"left out: {key}: {reason}")
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groupcam_aug.files import add_line, put_file, read_lines
+from groupcam_aug.json_shape import misfit
 from groupcam_aug.recipes.evaluation.datasets import Item
 from groupcam_aug.recipes.evaluation.map_method import Method
 from groupcam_aug.recipes.evaluation.methods import RENAMED
@@ -16,6 +17,27 @@ from groupcam_aug.recipes.evaluation.methods import RENAMED
 __all__ = ["Outcome", "Plan", "ResultsFile"]
 
 _KEPT = "images"  # images.jsonl
+_CURVES = ("insertion", "deletion")
+# What lines hold, for a file that was damaged or changed by hand.
+_SANITY = {
+    "mode": str,
+    "stages": [str],
+    "spearman": [(float, None)],
+    "undefined": [float],
+    "floors": {...: (float, None)},
+    "passed": (bool, None),
+}
+_ROW = {
+    "file": str,
+    "stamp": object,
+    "method": str,
+    "label": object,
+    "undefined": bool,
+    "hit?": bool,
+    **{f"{name}?": (float, None) for name in (*_CURVES, "drop", "activation", "energy", "seconds")},
+    **{f"{name}_curve?": ([float], None) for name in _CURVES},
+}
+_OTHER_LINES = ({"method": str, "cost": float}, {"method": str, "files": [str], "sanity": _SANITY}, {"fractions": [float]})
 
 
 @dataclass(frozen=True)
@@ -80,12 +102,18 @@ class ResultsFile:
         self.costs: dict[str, float] = {}
         self.sanity: dict[str, dict[str, Any]] = {}
         self.fractions: list[float] = []
+        self.damaged = 0  # lines left out, whose rows are measured again
         self._opened = False
+        pointing = {"hit": bool, "energy": float} if "pointing" in self.settings.get("measures", ()) else {}
+        kinds = ({**_ROW, **pointing}, *_OTHER_LINES)
         lines = [] if restart else read_lines(folder, _KEPT)
         if lines:
             there = lines[0].get("settings")
             if not isinstance(there, dict):
-                raise ValueError(f"{folder / _KEPT}.jsonl was not written by this command; give another folder by --out")
+                raise ValueError(
+                    f"'{folder / _KEPT}.jsonl' does not begin with the settings of this command (damaged, or another's): give "
+                    "another folder by --out, or drop it by --restart"
+                )
             now = self.settings
             names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
             if names:
@@ -95,7 +123,13 @@ class ResultsFile:
                 )
             self._opened = True
         for line in lines[1:]:
-            self._take(line)
+            if misfit(line, kinds):
+                self.damaged += 1
+            else:
+                self._take(line)
+        for key in [key for key, row in self.rows.items() if not self._has_whole_curves(row)]:
+            self.damaged += 1
+            del self.rows[key]
 
     def add(self, line: dict[str, Any]) -> None:
         """Keep a row, a cost, or a sanity check; on disk at once."""
@@ -116,6 +150,11 @@ class ResultsFile:
     def todo(self, items: Iterable[Item], method: Method) -> list[Item]:
         """Those without a row of this method."""
         return [item for item in items if self.row(item, method.key) is None]
+
+    def _has_whole_curves(self, row: dict[str, Any]) -> bool:
+        lengths = {len(row.get(f"{kind}_curve") or ()) for kind in _CURVES}
+        areas = {row.get(kind) is None for kind in _CURVES}
+        return len(areas) == len(lengths) == 1 and lengths <= {0, len(self.fractions)}
 
     def _take(self, line: dict[str, Any]) -> None:
         if line.get("method") in RENAMED:

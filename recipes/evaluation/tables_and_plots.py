@@ -16,6 +16,7 @@ from rich.table import Table
 
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.markdown import markdown_table
+from groupcam_aug.recipes.terminal import say
 from groupcam_aug.sanity import LEAST
 
 __all__ = ["ablation_picture", "curves_picture", "markdown", "rich_table", "show", "write_files"]
@@ -62,7 +63,7 @@ def show(console: Console, record: Mapping[str, Any]) -> None:
     """The tables on the terminal, and a line on how to read them."""
     if record["methods"]:
         console.print(rich_table(record["methods"], console.width))
-        console.print(record["reading"], soft_wrap=True, highlight=False, markup=False)
+        say(console, record["reading"])
     for kind, rows in record["ablations"].items():
         table = Table(title=_TITLES[kind], title_justify="left", header_style="bold")
         header, lines = _ablation(kind, rows)
@@ -72,9 +73,9 @@ def show(console: Console, record: Mapping[str, Any]) -> None:
             table.add_row(*line)
         console.print(table)
     for sanity in record["sanity_of"].values():
-        console.print(_sanity(sanity), soft_wrap=True, highlight=False, markup=False)
+        say(console, _sanity(sanity))
     for note in [*record["notes"], *(f"left out: {name}: {reason}" for name, reason in record["left_out"].items())]:
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+        say(console, note)
 
 
 def rich_table(methods: Mapping[str, dict[str, Any]], width: int) -> Table:

@@ -9,7 +9,6 @@ the control that blurs as much elsewhere, and stands in OUT/index.html.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from groupcam_aug.files import inside, put_file
+from groupcam_aug.printable import without_secrets
 from groupcam_aug.recipes.cli import Refused, refusing
+from groupcam_aug.recipes.terminal import cell, say
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for `--help`
     from groupcam_aug.recipes.trial.run import Rehearsal, Run
@@ -63,11 +64,11 @@ def run(command: str, words: list[str]) -> int:
         if reference not in [arm.name for arm in arms]:
             raise ValueError(f"--reference {reference} is none of the arms: {', '.join(arm.name for arm in arms)}")
         runs = _plan(config, rest, arms, seeds, Path(options.out), options.checkpoints)
-        finished = [run for run in runs if run.path.is_file()]
+        finished = [run for run in runs if _record(run, console) is not None]
         _check_finished(finished)
     pending = [run for run in runs if run not in finished]
     if finished:
-        console.print(f"{len(finished)} of {len(runs)} runs are finished already", highlight=False)
+        say(console, f"{len(finished)} of {len(runs)} runs are finished already")
     known = _known_seconds(finished)
     rehearsals, failures = _rehearse(pending, console)
     costs = {name: known.get(name, found.total) for name, found in rehearsals.items()}
@@ -80,14 +81,24 @@ def run(command: str, words: list[str]) -> int:
 
     # Seed by seed, so that a trial that is stopped has whole seeds to show.
     doable = sorted((run for run in pending if run.arm.name not in failed), key=lambda run: run.seed)
+    ended: Refused | None = None  # before all runs were done
     try:
         failures += do_runs(doable, costs, min(options.jobs, max(1, len(doable))), console, _line(options.metric))
     except KeyboardInterrupt:
-        console.print(f"finished runs are kept in {options.out}/runs; the same command goes on", highlight=False, markup=False)
+        say(console, f"finished runs are kept in {options.out}/runs; the same command goes on")
         raise
+    except Refused as refusal:
+        if not any(_record(run) for run in runs):
+            raise
+        ended = refusal
     with refusing():
-        written = _write(runs, failures, options, reference, shlex.join(["groupcam-aug", command, config, *words]))
-    _print_results(console, written)
+        line = without_secrets(shlex.join(["groupcam-aug", command, config, *words]))
+        written = _write(runs, failures, options, reference, line, console)
+    page = next(path for path in written if path.name == "index.html")
+    others = ", ".join(sorted(path.name for path in written if path != page))
+    say(console, f"\nlook at {page} (tables, plot, samples; also {others})")
+    if ended is not None:
+        raise ended
     if failures:
         raise Refused(f"{len(failures)} of {len(runs)} runs are missing; the same command tries them again")
     return 0
@@ -148,7 +159,6 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequence[int], out: Path, keep: bool) -> list[Run]:
     """Every run; the arms' configs are written."""
-    from groupcam_aug.files import put_file
     from groupcam_aug.recipes.trial.arms import where_things_are
     from groupcam_aug.recipes.trial.configured import read_config, resolve
     from groupcam_aug.recipes.trial.run import Run
@@ -157,7 +167,7 @@ def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequenc
     where = where_things_are(tree, arms)
     for arm in arms:
         before = out / "arms" / f"{arm.name}.yaml"
-        text = before.read_text(encoding="utf-8") if before.is_file() else None
+        text = before.read_text(encoding="utf-8", errors="replace") if before.is_file() else None
         resolve(tree, arm, out / "arms")
         started = any((out / "runs").glob(f"{arm.name}__seed*.json"))
         if text is not None and started and (changed := _changed(text, before.read_text(encoding="utf-8"))):
@@ -172,7 +182,13 @@ def _changed(before: str, after: str) -> str:
     """Where two configs differ, in words; the seed does not count."""
     import yaml
 
-    flat = [_flattened(yaml.safe_load(text)) for text in (before, after)]
+    try:
+        trees = [yaml.safe_load(text) for text in (before, after)]
+    except yaml.YAMLError:
+        return ""
+    if not isinstance(trees[0], dict):  # damaged, too: the records say of which config they are
+        return ""
+    flat = [_flattened(tree) for tree in trees]
     keys = [key for key in {**flat[0], **flat[1]} if key != "seed_everything" and flat[0].get(key) != flat[1].get(key)]
     some = [f"{key}: {flat[0].get(key)!r} then, {flat[1].get(key)!r} now" for key in keys]
     return "; ".join(some[:3]) + (f"; {len(some) - 3} more" if len(some) > 3 else "")
@@ -189,10 +205,24 @@ def _flattened(tree: Any, above: str = "") -> dict[str, Any]:
     return {above: tree}
 
 
+def _record(run: Run, console: Console | None = None) -> dict[str, Any] | None:
+    """The record of a run; None where there is none, or one that cannot be read, which is said on the console."""
+    from groupcam_aug.recipes.trial.record import read_record
+
+    if not run.path.is_file():
+        return None
+    try:
+        return read_record(run.path)
+    except ValueError as error:
+        if console is not None:
+            say(console, f"{error}: it is run again", mark="damaged", style="yellow")
+        return None
+
+
 def _check_finished(runs: Sequence[Run]) -> None:
     """Records must be those of the arms as they are now."""
     from groupcam_aug.recipes.trial.configured import settings_hash
-    from groupcam_aug.recipes.trial.run import read_record
+    from groupcam_aug.recipes.trial.record import read_record
 
     for run in runs:
         if read_record(run.path)["hash"] != settings_hash(run.config):
@@ -202,7 +232,7 @@ def _check_finished(runs: Sequence[Run]) -> None:
 
 
 def _known_seconds(runs: Sequence[Run]) -> dict[str, float]:
-    from groupcam_aug.recipes.trial.run import read_record
+    from groupcam_aug.recipes.trial.record import read_record
 
     known: dict[str, list[float]] = {}
     for run in runs:
@@ -219,15 +249,14 @@ def _rehearse(pending: Sequence[Run], console: Console) -> tuple[dict[str, Rehea
     failures: list[Failure] = []
     first = {run.arm.name: run for run in reversed(pending)}
     for run in (run for run in pending if first[run.arm.name] is run):
-        with console.status(f"a few steps of {escape(run.arm.name)}"):
+        with console.status(cell(f"a few steps of {run.arm.name}")):
             try:
                 found[run.arm.name] = rehearse(run)
             except Exception as error:  # whatever the user's code raises: the other arms go on, and it is said
-                message = f"{type(error).__name__}: {error}"
+                message = without_secrets(f"{type(error).__name__}: {error}")
                 failures += [Failure(one.arm.name, one.seed, message) for one in pending if one.arm == run.arm]
-                console.print(f"[red]failed[/red] {escape(f'{run.arm.name}: {message}')}", soft_wrap=True, highlight=False)
-                alone = f"groupcam-aug fit --config {run.config} --trainer.fast_dev_run true"
-                console.print(f"where: {alone}", soft_wrap=True, highlight=False, markup=False)
+                say(console, f"{run.arm.name}: {message}", mark="failed")
+                say(console, f"groupcam-aug fit --config {run.config} --trainer.fast_dev_run true", mark="where:")
     return found, failures
 
 
@@ -244,9 +273,7 @@ def _print_plan(
         one = next(iter(rehearsals.values()))
         tests = ", ".join(name if size is None else f"{name} ({size:,})" for name, size in one.tests.items())
         images = "" if one.images is None else f"{one.images:,} training images, "
-        console.print(
-            f"{images}{one.epochs} epochs, {one.steps:,} steps a run; tested on {tests}", soft_wrap=True, highlight=False
-        )
+        say(console, f"{images}{one.epochs} epochs, {one.steps:,} steps a run; tested on {tests}")
     table = Table(title=f"{len(pending)} runs to do, {len(runs) - len(pending)} finished")
     for column in ("arm", "what", "seeds to do", "a step, ms", "a run"):
         table.add_column(column, justify="left" if column in ("arm", "what") else "right", overflow="fold")
@@ -254,16 +281,12 @@ def _print_plan(
     for arm in dict.fromkeys(run.arm for run in pending):
         seeds = _ranges([run.seed for run in pending if run.arm == arm])
         times = ["failed", ""] if arm.name in failed else [f"{1000 * rehearsals[arm.name].seconds:.0f}", _time(costs[arm.name])]
-        table.add_row(escape(arm.name), escape(arm.about), seeds, *times)
+        table.add_row(cell(arm.name), cell(arm.about), seeds, *times)
     console.print(table)
     total = sum(costs[run.arm.name] for run in pending if run.arm.name not in failed) / options.jobs
     seeds_of = len({run.seed for run in runs})
     least = f"; the least possible p of {seeds_of} paired seeds is {2 / 2**seeds_of:.2g}" if seeds_of > 1 else ""
-    console.print(
-        f"about {_time(total)} of training with --jobs {options.jobs}, by a few steps of each arm{least}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"about {_time(total)} of training with --jobs {options.jobs}, by a few steps of each arm{least}")
 
 
 def _ranges(seeds: Sequence[int]) -> str:
@@ -296,26 +319,33 @@ def _line(metric: str) -> Any:
 
 
 def _write(
-    runs: Sequence[Run], failures: Sequence[Failure], options: argparse.Namespace, reference: str, command: str
+    runs: Sequence[Run],
+    failures: Sequence[Failure],
+    options: argparse.Namespace,
+    reference: str,
+    command: str,
+    console: Console,
 ) -> list[Path]:
+    """The results, shown and written."""
     from groupcam_aug.callbacks.report import render
-    from groupcam_aug.files import put_file
-    from groupcam_aug.recipes.trial.run import read_record
     from groupcam_aug.recipes.trial.summary import write_results
 
-    records = [read_record(run.path) for run in runs if run.path.is_file()]
+    found_records = {run.name: record for run in runs if (record := _record(run)) is not None}
     planned: dict[str, int] = {}
     sheets: dict[str, bytes] = {}
     for run in runs:
         planned[run.arm.name] = planned.get(run.arm.name, 0) + 1
         found = run.folder / "groupcam"
         samples = sorted((found / "gallery").glob("*.png"))
-        if samples and run.path.is_file() and run.arm.name not in sheets:  # the last epoch of the first seed
-            sheets[run.arm.name] = samples[-1].read_bytes()
-            put_file(found, "report.html", render(found))
+        if samples and run.name in found_records and run.arm.name not in sheets:  # the last epoch of the first seed
+            try:
+                sheets[run.arm.name] = inside(run.folder, samples[-1]).read_bytes()
+                put_file(found, "report.html", render(found))
+            except (OSError, ValueError) as error:  # a picture less is no reason to lose the comparison
+                say(console, f"no samples or no report of {run.name}: {error}")
     return write_results(
         Path(options.out),
-        records,
+        list(found_records.values()),
         metric=options.metric,
         mode=options.mode,
         reference=reference,
@@ -324,30 +354,26 @@ def _write(
         planned=planned,
         command=command,
         sheets=sheets,
+        show=lambda results: _print_results(console, results),
     )
 
 
-def _print_results(console: Console, written: Sequence[Path]) -> None:
-    """Tables, the verdict, and where everything is."""
+def _print_results(console: Console, results: Mapping[str, Any]) -> None:
+    """Tables and the verdict."""
     from groupcam_aug.recipes.trial.page import main_table
 
-    results = json.loads(next(path for path in written if path.name == "results.json").read_text(encoding="utf-8"))
     summary, verdict = results["summary"], results["verdict"]
     for name, test_set in summary["test_sets"].items():
         found = main_table(summary, test_set)
         shown = [i for i, column in enumerate(found.columns) if not column.startswith("worst")]
-        table = Table(title=escape(name), title_justify="left")
+        table = Table(title=cell(name), title_justify="left")
         for i in shown:
-            table.add_column(escape(found.columns[i]), justify="right" if i else "left")
+            table.add_column(cell(found.columns[i]), justify="right" if i else "left")
         for row in found.rows:
-            table.add_row(*(escape(row[i][0]) for i in shown))
+            table.add_row(*(cell(row[i][0]) for i in shown))
         console.print(table)
     lines = [verdict["conclusion"], *(sentence["text"] for sentence in verdict["sentences"]), *verdict["caveats"]]
-    console.print("\n" + "\n".join(lines), soft_wrap=True, highlight=False, markup=False)
-    page = next(path for path in written if path.name == "index.html")
-    others = ", ".join(sorted(path.name for path in written if path != page))
-    said = f"\nlook at {page} (tables, plot, samples; also {others})"
-    console.print(said, soft_wrap=True, highlight=False, markup=False)
+    say(console, "\n" + "\n".join(lines))
 
 
 def _print_arms(console: Console, file: str | None) -> None:
@@ -355,8 +381,6 @@ def _print_arms(console: Console, file: str | None) -> None:
 
     table = Table(show_header=False, box=None)
     for arm in all_arms(file).values():
-        table.add_row(
-            escape(arm.name), escape(arm.about) + (f" [dim](control: {escape(arm.control)})[/dim]" if arm.control else "")
-        )
+        table.add_row(cell(arm.name), cell(arm.about, f"(control: {arm.control})" if arm.control else None))
     console.print(table)
-    console.print("\nyours: --arms-file FILE, a mapping from names to about, control, callbacks and set", highlight=False)
+    say(console, "\nyours: --arms-file FILE, a mapping from names to about, control, callbacks and set")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 
+from groupcam_aug.files import put_file
 from groupcam_aug.recipes.lightning_cli import GroupCAMCLI, with_recipes
 from groupcam_aug.recipes.trial.arms import Arm, with_arm
 
@@ -96,15 +98,14 @@ def resolve(config: Mapping[str, Any], arm: Arm, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{arm.name}.yaml"
-    part = folder / f".{arm.name}.part.yaml"
+    part = folder / f".{arm.name}.{secrets.token_hex(8)}.part.yaml"
     try:
-        part.write_text(_as_yaml(with_arm(config, arm), arm), encoding="utf-8")
+        put_file(folder, part.name, _as_yaml(with_arm(config, arm), arm))
         # The parser knows what a dotted key means, and whether it fits.
         words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in arm.set.items()]
         tree = _parse(["--config", str(part), *words])
         tree.pop("ckpt_path", None)
-        part.write_text(_as_yaml(tree, arm), encoding="utf-8")
-        part.replace(path)
+        put_file(folder, path.name, _as_yaml(tree, arm))
     finally:
         part.unlink(missing_ok=True)
     return path

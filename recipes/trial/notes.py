@@ -61,9 +61,9 @@ def notes(records: Sequence[Record]) -> list[str]:
         if len(mixed := distinct(records, key)) > 1:
             texts.append(f"The runs had different {words}: {'; '.join(mixed)}.")
     for name in dict.fromkeys(name for record in records for name in record["tests"]):
-        sizes = sorted({record["tests"][name]["n"] for record in records if name in record["tests"]})
+        sizes = {record["tests"][name]["n"] for record in records if name in record["tests"]} - {None}
         if len(sizes) > 1:
-            texts.append(f"{name}: the runs were tested on different numbers of images ({', '.join(map(str, sizes))}).")
+            texts.append(f"{name}: the runs were tested on different numbers of images ({', '.join(map(str, sorted(sizes)))}).")
     for record in records:
         for name, test in record["tests"].items():
             if broken := [key for key, value in test["metrics"].items() if not _is_finite(value)]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from groupcam_aug.printable import printable
 from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.recipes.trial.plots import forest_charts
 from groupcam_aug.recipes.trial.verdict import difference_text, number_text
@@ -234,7 +235,7 @@ def _bullets(texts: Iterable[str]) -> list[str]:
 
 def _plain(text: str) -> str:
     """Text of one line that Markdown does not read as HTML."""
-    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return printable(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 @lru_cache(maxsize=1)

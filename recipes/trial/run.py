@@ -29,9 +29,10 @@ from groupcam_aug.recipes.trial.arms import Arm, is_kind
 from groupcam_aug.recipes.trial.configured import PreparedFit, prepare, settings_hash
 from groupcam_aug.recipes.trial.observers import ClassCounter, FitObserver, digest_of
 
-__all__ = ["Rehearsal", "Run", "read_record", "rehearse", "run_arm"]
+__all__ = ["Rehearsal", "Run", "rehearse", "run_arm"]
 
 STEPS = 3  # of a rehearsal: the first is a warm-up
+_KEPT = ("keep_fraction", "object_kept", "ground_kept")
 PACKAGES = ("groupcam-aug", "torch", "torchvision", "pytorch-lightning", "timm")
 
 
@@ -175,23 +176,6 @@ def rehearse(run: Run) -> Rehearsal:
     return Rehearsal(seconds, observer.steps * epochs, epochs, observer.images, sizes)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A record as written.
-
-    Raises:
-        ValueError: the file is none.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"arm", "seed", "hash", "tests", "train", "pairing"} - record.keys()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} is no record of a run ({error}); delete it, and it is run again") from error
-    if missing:
-        raise ValueError(f"{str(path)!r} is no record of a run (no {', '.join(sorted(missing))}); delete it, and it is run again")
-    found: dict[str, Any] = record
-    return found
-
-
 def _tested(made: PreparedFit, counter: ClassCounter, sizes: dict[str, int | None] | None = None) -> dict[str, Any]:
     tests: dict[str, Any] = {}
     current: list[str] = []
@@ -243,7 +227,7 @@ def _training(observer: FitObserver, trainer: pl.Trainer, folder: Path) -> dict[
         "loss": float(torch.stack(observer.losses).float().mean()) if observer.losses else None,
         "augmented": drawn or None,
         "no_map": sum(line["no_map"] for line in lines) / drawn if drawn else None,
-        **{key: mean(key) for key in ("keep_fraction", "object_kept", "ground_kept")},
+        **{key: mean(key) for key in _KEPT},
     }
 
 

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from groupcam_aug.printable import printable, without_secrets
 from groupcam_aug.recipes.cli import Refused
+from groupcam_aug.recipes.terminal import say
 from groupcam_aug.recipes.trial.run import Run, run_arm
 
 __all__ = ["Failure", "do_runs"]
@@ -58,7 +59,7 @@ def do_runs(
         return failures
     waiting, running = list(runs), dict[Future[_Outcome], Run]()
     shares = dict[str, float]()  # of the runs under way
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     # A run takes minutes: its speed must be remembered for longer than rich would.
     bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, speed_estimate_period=7200)
     cost_of = {run.name: costs[run.arm.name] for run in runs}
@@ -71,7 +72,7 @@ def do_runs(
                 shares[name] = share
             completed = done + sum(cost_of[run] * part for run, part in list(shares.items()))
             under_way = ", ".join(list(shares)[:2]) + (", ..." if len(shares) > 2 else "")
-            bar.update(task, completed=completed, description=escape(f"{finished} of {len(runs)} runs  {under_way}"))
+            bar.update(task, completed=completed, description=printable(f"{finished} of {len(runs)} runs  {under_way}"))
 
         pool.listen(show)
         while waiting or running:
@@ -97,10 +98,10 @@ def do_runs(
                     raise Refused(f"no space is left for {run.name}; finished runs stay, the same command goes on with the rest")
                 if outcome.record is None:
                     failures.append(Failure(run.arm.name, run.seed, outcome.error))
-                    console.print(f"[red]failed[/red] {escape(f'{run.name}: {outcome.error}')}", soft_wrap=True, highlight=False)
+                    say(console, f"{run.name}: {outcome.error}", mark="failed")
                 else:
                     finished += 1
-                    console.print(escape(line(outcome.record)), soft_wrap=True, highlight=False)
+                    say(console, line(outcome.record))
                 show()
     return failures
 
@@ -118,7 +119,7 @@ def _attempt(run: Run, progress: Callable[[float], None]) -> _Outcome:
         return _Outcome(run_arm(run, progress))
     except Exception as error:  # whatever a run may raise: the others go on, and it is said
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return _Outcome(None, f"{type(error).__name__}: {error}", full)
+        return _Outcome(None, without_secrets(f"{type(error).__name__}: {error}"), full)
 
 
 class _Here:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ def write_results(
     title: str = "",
     command: str = "",
     sheets: Mapping[str, bytes] | None = None,
+    show: Callable[[Mapping[str, Any]], None] = lambda results: None,
 ) -> list[Path]:
     """Write `results.json`, `results.md`, `index.html` and, where arms can be compared, `forest.png` into `folder`.
 
@@ -54,6 +55,7 @@ def write_results(
         title: of the page. Default: the folder's name.
         command: that wrote the results.
         sheets: a PNG of sample images for each arm that has one.
+        show: called with the results before they are written: a full disk takes no figures away.
 
     Returns:
         The files written.
@@ -72,6 +74,7 @@ def write_results(
         "missing": _missing(summary, failures, planned or {}),
         "summary": summary,
     }
+    show(results)
     plot = forest_png(summary)
     contents: dict[str, bytes | str] = {
         "results.json": json.dumps(_plain(results | {"records": records}), indent=1, allow_nan=False) + "\n",
@@ -132,7 +135,8 @@ def summarise(
                 "classes": _counted(tests[arm], "classes"),
                 "groups": _counted(tests[arm], "groups"),
             }
-        test_sets[name] = {"sizes": sorted({test["n"] for of in tests.values() for test in of.values()}), "arms": arms}
+        sizes = {test["n"] for of in tests.values() for test in of.values()}
+        test_sets[name] = {"sizes": sorted(sizes, key=lambda size: size or 0), "arms": arms}
     return {
         "metric": metric,
         "mode": mode,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -207,16 +208,89 @@ def test_a_page_that_fails_is_no_reason_to_stop(tmp_path, monkeypatch):
     assert len(read_lines(tmp_path / FOLDER, "run")) == 2, "the records are there all the same"
 
 
-def test_records_that_nobody_foresaw_are_no_reason_to_stop(tmp_path, caplog):
+def test_a_damaged_record_is_named_and_the_page_goes_on(tmp_path):
     class Spoils(pl.Callback):
         def on_train_epoch_end(self, trainer, module):
             (tmp_path / FOLDER / "evaluation.json").write_text('{"methods": {"A": {"insertion": {}, "deletion": 5}}}')
+            (tmp_path / FOLDER / "run.json").write_text('{"half')
 
-    trainer = fit(tmp_path, [SaliencyReport(), Spoils()], epochs=2)
+    trainer = fit(tmp_path, [SaliencyReport(), augmentation(), Spoils()], epochs=2)
+    assert trainer.current_epoch == 2 and len(read_lines(tmp_path / FOLDER, "run")) == 2
+    words = check((tmp_path / FOLDER / "report.html").read_text()).words()
+    assert "Finished: 2 epochs" in words and "evaluation.json is not what it should be" in words
+    assert json.loads((tmp_path / FOLDER / "run.json").read_text())["status"] == "finished"
+
+
+def test_what_nobody_foresaw_is_no_reason_to_stop(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(report, "render", lambda folder: {}["nothing"])
+    trainer = fit(tmp_path, [SaliencyReport()], epochs=2)
     assert trainer.current_epoch == 2 and len(read_lines(tmp_path / FOLDER, "run")) == 2
     (first, *_) = [record for record in caplog.records if record.name == report.__name__]
     assert "could not write its report" in first.message and first.exc_info, "with its traceback"
-    assert json.loads((tmp_path / FOLDER / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("content", ["", '{"started": "2026', "[]", '{"started": 5, "resumed": "x"}', None])
+def test_a_damaged_run_json_does_not_stop_a_resumed_run_nor_lose_its_begin(tmp_path, content):
+    options = {"logger": False, "default_root_dir": tmp_path}
+    fit(tmp_path, [SaliencyReport()], epochs=1, **options).save_checkpoint(tmp_path / "one.ckpt")
+    path = tmp_path / "groupcam" / "run.json"
+    started = json.loads(path.read_text())["started"]
+    path.unlink() if content is None else path.write_text(content)
+    trainer = pl.Trainer(**{**lit.SILENT, "max_epochs": 2, **options}, callbacks=[SaliencyReport()])
+    trainer.fit(Scored(), lit.loader(), lit.loader(4), ckpt_path=tmp_path / "one.ckpt")
+    facts = json.loads(path.read_text())
+    assert facts["started"] == started and facts["resumed"] == [1] and facts["status"] == "finished"
+    assert "Finished: 2 epochs" in check((path.parent / "report.html").read_text()).words()
+
+
+def test_a_disk_that_is_full_at_the_start_stops_nothing_and_may_be_emptied(tmp_path, monkeypatch):
+    put_file = report.put_file
+
+    def full(folder, name, content):
+        raise OSError(28, "No space left on device", str(folder / name))
+
+    class Empties(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                monkeypatch.setattr(report, "put_file", put_file)
+
+    monkeypatch.setattr(report, "put_file", full)
+    with pytest.warns(UserWarning, match=r"SaliencyReport could not write its report: OSError: .*No space.*run\.json"):
+        fit(tmp_path, [SaliencyReport(), Empties()], epochs=3)
+    assert "Finished: 3 epochs" in check((tmp_path / FOLDER / "report.html").read_text()).words()
+
+
+@pytest.mark.parametrize("shift", [-86_400 * 365, 86_400 * 365])
+def test_a_clock_that_is_set_changes_nothing(tmp_path, shift):
+    """What file systems say of times is worth nothing then."""
+
+    class Sets(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            for path in (tmp_path / FOLDER).rglob("*"):
+                os.utime(path, (time.time() + shift,) * 2)
+
+    fit(tmp_path, [SaliencyReport(), augmentation(), Sets()], epochs=2)
+    words = check((tmp_path / FOLDER / "report.html").read_text()).words()
+    assert "Finished: 2 epochs" in words and "images were drawn in epoch 1" in words
+    for path in (tmp_path / FOLDER).rglob("*"):
+        os.utime(path, (0, 0))
+    assert "images were drawn in epoch 1" in check(report.render(tmp_path / FOLDER)).words()
+
+
+def test_a_second_run_in_the_folder_is_noticed(tmp_path):
+    options = {"logger": False, "default_root_dir": tmp_path}
+
+    class Starts(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                fit(tmp_path, [SaliencyReport(), augmentation()], epochs=2, **options)
+
+    with pytest.warns(UserWarning, match="another run has begun to write its records into"):
+        fit(tmp_path, [SaliencyReport(), augmentation(), Starts()], epochs=3, **options)
+    words = check((tmp_path / "groupcam" / "report.html").read_text()).words()
+    assert "Another run wrote into this folder at the same time." in words
+    epochs = [line["epoch"] for line in report.read_records(tmp_path / "groupcam").epochs]
+    assert epochs == [0, 1], "of the second alone"
 
 
 def test_a_folder_that_cannot_be_made_is_no_reason_to_stop(tmp_path):
@@ -256,9 +330,14 @@ def test_short_epochs_are_not_spent_on_writing(tmp_path, monkeypatch):
     assert len(written) == 3
 
 
-def test_secrets_of_a_command_are_not_told():
-    words = ["train.py", "--api_key=abc", "--hub-token", "t0k", "--data.image_key", "0", "PASSWORD=x"]
-    assert report._command(words) == "train.py --api_key=*** --hub-token *** --data.image_key 0 PASSWORD=***"
+def test_secrets_are_not_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--api_key=abc", "--url", "https://me:s3cret@host/x"])
+    with pytest.raises(ValueError, match="s3cret"):
+        fit(tmp_path, [SaliencyReport(), Ends(0, ValueError("no answer of https://me:s3cret@host/x"))], epochs=1)
+    texts = [path.read_text() for path in (tmp_path / FOLDER).iterdir()]
+    assert any("train.py --api_key=*** --url https://***@host/x" in text for text in texts)
+    assert any("no answer of https://***@host/x" in text for text in texts)
+    assert not any("s3cret" in text or "abc" in text for text in texts)
 
 
 @pytest.mark.slow

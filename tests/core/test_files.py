@@ -1,6 +1,8 @@
 """JSON lines and exchanged files: what a crash, a full disk or a second writer cannot spoil."""
 
 import json
+import os
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,13 +79,12 @@ def test_a_file_is_exchanged_whole(tmp_path, monkeypatch):
         assert reader.read() == "old ü", "who was reading reads on in the old one"
     assert (tmp_path / "a/b/c.txt").read_bytes() == b"\x00new"
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:1])
+    def full(path, content):
+        path.open("wb").close()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"No space left on device: '.*/a/b/c\.txt'$"):
+        patched.setattr(Path, "write_bytes", full)
         put_file(tmp_path / "a", "b/c.txt", b"newer")
     assert (tmp_path / "a/b/c.txt").read_bytes() == b"\x00new", "the old one stands"
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["c.txt"], "and nothing beside it"
@@ -111,3 +112,43 @@ def test_a_link_in_the_way_is_replaced_and_not_followed(tmp_path):
 def _new_file(folder):
     (folder / "new").write_text("")
     return folder / "new"
+
+
+def test_a_placed_link_is_not_followed(tmp_path, monkeypatch):
+    """In a folder from elsewhere: under the name itself, under every name that could be foreseen, and as a folder."""
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "kept").write_text("private")
+    for name in ("report.html", f".report.html.{os.getpid()}.part", ".report.html.part", "run.jsonl"):
+        (folder / name).symlink_to(outside / "kept")
+    (folder / "gallery").symlink_to(outside)
+    put_file(folder, "report.html", "new")
+    assert (folder / "report.html").read_text() == "new" and not (folder / "report.html").is_symlink()
+    with pytest.raises(OSError, match=r"run\.jsonl' is a link"):
+        add_line(folder, "run", {"epoch": 0})
+    with pytest.raises(OSError, match="gallery' is a link that leaves the folder"):
+        put_file(folder, "gallery/epoch.png", b"new")
+    with pytest.raises(OSError, match=r"run\.jsonl' is a link that leaves the folder"):
+        read_lines(folder, "run")
+    assert (outside / "kept").read_text() == "private" and [path.name for path in outside.iterdir()] == ["kept"]
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "guessed")
+    (folder / ".guessed.part").symlink_to(outside / "kept")
+    with pytest.raises(FileExistsError):
+        put_file(folder, "report.html", "newer")
+    assert (outside / "kept").read_text() == "private"
+
+
+def test_links_within_the_folder_and_to_it_are_followed(tmp_path):
+    (tmp_path / "disk" / "run" / "a").mkdir(parents=True)
+    (tmp_path / "logs").symlink_to(tmp_path / "disk" / "run")
+    (tmp_path / "disk" / "run" / "b").symlink_to("a")
+    put_file(tmp_path / "logs", "b/c.txt", "new")
+    add_line(tmp_path / "logs", "run", {"epoch": 0})
+    assert (tmp_path / "disk/run/a/c.txt").read_text() == "new" and read_lines(tmp_path / "logs", "run") == [{"epoch": 0}]
+
+
+@pytest.mark.parametrize("epoch", ['"two"', "[1]", "null", "true", "{}"])
+def test_an_epoch_that_is_no_number_replaces_nothing(tmp_path, epoch):
+    (tmp_path / "run.jsonl").write_text(f'{{"epoch": 0}}\n{{"epoch": {epoch}}}\n{{"epoch": 1}}\n{"[" * 100_000}\n')
+    assert [line["epoch"] for line in read_lines(tmp_path, "run")] == [0, json.loads(epoch), 1]

@@ -111,6 +111,15 @@ def full_run(folder, **options):
     evaluation(folder)
 
 
+def stamp(folder, run, epoch=0):
+    """Say of all that has no run yet that it is of this one, which began with `epoch`."""
+    add_line(folder, "runs", {"run": run, "epoch": epoch, "began": "2026-01-01 10:00:00+00:00"})
+    for path in [*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*.jsonl")]:
+        lines = path.read_text().splitlines()
+        made = [json.dumps({"run": run, **json.loads(line)}) for line in lines]
+        path.write_text("".join(f"{line}\n" for line in made))
+
+
 def augmented_batch(fractions, size=10, drawn=None, batch=None):
     """A batch in which image i keeps `fractions[i]` of its pixels; None: it has no map."""
     count = len(fractions)

@@ -39,7 +39,7 @@ def explain(*words, checkpoint):
 
 def test_folder_gives_a_picture_each_and_a_sheet(pictures, checkpoint, tmp_path, capsys):
     assert explain(pictures, "--top", 2, "--groups", 4, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b_one.png", "one.png", "sheet.png", "two.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["b_one.png", "one.png", "sheet.png", "two.png"]
     single, sheet = Image.open(tmp_path / "out" / "one.png"), Image.open(tmp_path / "out" / "sheet.png")
     assert single.width > 3 * 224 and sheet.height > 3 * 64
     assert "wrote 3 pictures" in capsys.readouterr().err
@@ -66,6 +66,19 @@ def test_raw_maps_are_those_of_the_library(pictures, checkpoint, tmp_path):
     first, second = net.eval()(batch)[0].topk(2).indices.tolist()
     expected = torch.cat([GradCAM(net)(batch, first), GradCAM(net)(batch, second)])
     np.testing.assert_allclose(np.load(tmp_path / "top" / "one.npy"), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("style, name", [("overlay", "one.png"), ("raw", "one.npy"), ("overlay", "sheet.png")])
+def test_other_files_of_the_users_are_not_overwritten_but_its_own_are(pictures, checkpoint, tmp_path, capsys, style, name):
+    out = tmp_path / "holiday"
+    words = [pictures / "a", pictures / "b" / "two.jpg", "--method", "gradcam", "--style", style, "--out", out]
+    out.mkdir()
+    (out / name).write_bytes(b"the user's")
+    assert explain(*words, checkpoint=checkpoint) == 1
+    assert f"{name}' is there and would be overwritten: give another folder by --out" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [name] and (out / name).read_bytes() == b"the user's"
+    (out / name).unlink()
+    assert explain(*words, checkpoint=checkpoint) == explain(*words, checkpoint=checkpoint) == 0, "its own may be"
 
 
 @pytest.mark.parametrize("style, method", [("heatmap", "groupcam"), ("overlay", "guided-gradcam")])
@@ -95,7 +108,7 @@ def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, che
     words = [pictures / "a" / "sheet.png", pictures / "b" / "two.jpg", *quick, "--out", pictures / "a"]
     assert explain(*words, checkpoint=checkpoint) == 1 and (pictures / "a" / "sheet.png").read_bytes() == before
     assert explain(pictures, *quick, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_sheet.png", "one.png", "sheet.png", "two.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["a_sheet.png", "one.png", "sheet.png", "two.png"]
     monkeypatch.chdir(pictures)
     for _ in range(2):
         assert explain(".", *quick, checkpoint=checkpoint) == 0

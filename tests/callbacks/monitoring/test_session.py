@@ -42,9 +42,13 @@ class Mapper:
         return self.probes.images
 
 
+class Trainer(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
 def trainer(folder, **options):
     run = {"is_global_zero": True, "fast_dev_run": False, "barebones": False, "loggers": [], "checkpoint_callback": None}
-    return SimpleNamespace(**{**run, "default_root_dir": folder, "global_step": 7, **options})
+    return Trainer(**{**run, "default_root_dir": folder, "global_step": 7, "current_epoch": 0, **options})
 
 
 def watch(folder, mapper=None, state=None, epochs=0, warmup_epochs=1, min_alive=0.5, **options):
@@ -164,6 +168,7 @@ def test_the_final_evaluation_is_written_and_may_fail(tmp_path, monkeypatch):
     session, _ = watch(tmp_path, checkpoint_callback=1)
     session.evaluate("sigmoid", 3)
     found = json.loads((tmp_path / "groupcam" / "evaluation.json").read_text())
+    assert found.pop("run") == json.loads((tmp_path / "groupcam" / "monitor.json").read_text())["run"]
     assert found == {"told": "Grad-CAM", "activation": "sigmoid", "seed": 3}
 
     def failing(*_args, **_options):

@@ -54,7 +54,8 @@ def test_stats_of_an_epoch_by_hand(tmp_path):
         (torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]]), {"0": [0.83, 0.33], "1": [0.83, 0.33], "2": [0.33, 0.33]}),
         (torch.tensor([0.0, 1.0, 1.0]), {"0": [1, 0], "1": [2, 1]}),  # as BCEWithLogitsLoss takes them
         (torch.tensor([[0.0], [1.0], [1.0]]), {"0": [1, 0], "1": [2, 1]}),
-        (torch.tensor([99_999, 5, 5]), {"5": [2, 1], str(CLASSES - 1): [1, 0]}),
+        (torch.tensor([99_999, 5, 5]), {"5": [2, 1]}),
+        (torch.tensor([CLASSES - 1, CLASSES, -100]), {str(CLASSES - 1): [1, 0]}),
         (None, {}),
         (torch.zeros(3, 4, 4), {}),
         (["a", "b", "c"], {}),
@@ -67,6 +68,16 @@ def test_classes_of_every_form_of_target(tmp_path, targets, expected):
     stats.add_step(3)
     stats.add(done, images, targets, 0)
     assert stats.values()["per_class"] == expected
+
+
+@pytest.mark.parametrize("labels", [[99_999, 5, 5], [5, CLASSES, 5], [-100, -1, 5]])
+def test_labels_beyond_the_table_are_counted_together(tmp_path, labels):
+    stats = AugmentationStats(tmp_path)
+    done, images = augmented_batch([0.5, None, 0.5])
+    stats.add(done, images, torch.tensor(labels), 0)
+    beyond = [not 0 <= label < CLASSES for label in labels]
+    assert stats.values()["other_classes"] == [sum(beyond), int(beyond[1])]
+    assert sum(drawn for drawn, _ in stats.values()["per_class"].values()) + sum(beyond) == 3
 
 
 class Recount(GroupCAMAugmentation):

@@ -2,27 +2,71 @@
 
 import json
 import os
-from datetime import datetime
 
 import pytest
 import records
 
 from groupcam_aug.callbacks.report_page.checks import findings
-from groupcam_aug.callbacks.report_page.run_records import higher_is_better, main_metric, read_records, series
+from groupcam_aug.callbacks.report_page.run_records import current_run, higher_is_better, main_metric, read_records, series
+from groupcam_aug.files import add_line
 
 
 def test_records_of_an_earlier_run_in_the_same_folder_are_not_this_runs(tmp_path):
-    records.run(tmp_path)
     records.augmentation(tmp_path, no_map=90)
     records.evaluation(tmp_path, spearman=(0.9, 0.8))
+    records.run(tmp_path, epochs=9)
+    records.stamp(tmp_path, "first")
     assert read_records(tmp_path).augmentation_epochs and len(findings(read_records(tmp_path))) >= 2
-    began = json.loads((tmp_path / "run.json").read_text())["started"]
-    before = datetime.fromisoformat(began).timestamp() - 60
-    for path in [*tmp_path.glob("augmentation.*"), *tmp_path.glob("gallery/*"), tmp_path / "evaluation.json"]:
-        os.utime(path, (before, before))
+    records.run(tmp_path)
+    records.stamp(tmp_path, "second")
     found = read_records(tmp_path)
-    assert found.epochs and not (found.augmentation_epochs or found.augmentation or found.sample_grids or found.evaluation)
-    assert not findings(read_records(tmp_path))
+    assert len(found.epochs) == 6 and not found.mixed
+    assert not (found.augmentation_epochs or found.augmentation or found.sample_grids or found.evaluation)
+    (note,) = findings(found)
+    assert note.level == "note" and "records of other runs in this folder are left out" in note.text
+
+
+def test_no_clock_decides_what_belongs_to_a_run(tmp_path):
+    records.full_run(tmp_path)
+    records.stamp(tmp_path, "only")
+    for path in tmp_path.rglob("*.json*"):
+        os.utime(path, (0, 0))
+    found = read_records(tmp_path)
+    assert len(found.epochs) == len(found.probings) == len(found.augmentation_epochs) == 6 and found.evaluation
+    assert not found.others and found.sample_grids
+
+
+def test_a_resumed_run_has_the_records_of_those_before_it(tmp_path):
+    records.run(tmp_path, epochs=4)
+    records.stamp(tmp_path, "first")
+    for epoch in (2, 3, 4):
+        add_line(tmp_path, "run", {"epoch": epoch, "val/acc": 1.0})
+    records.stamp(tmp_path, "second", epoch=2)
+    assert [line.get("run") for line in read_records(tmp_path).epochs] == ["first", "first", "second", "second", "second"]
+    assert current_run(tmp_path) == "second" and not read_records(tmp_path).others
+
+
+def test_what_was_recorded_before_runs_had_ids_is_read(tmp_path):
+    records.full_run(tmp_path)
+    assert len(read_records(tmp_path).epochs) == 6 and current_run(tmp_path) is None
+    add_line(tmp_path, "runs", {"run": "new", "epoch": 6})  # resumed
+    add_line(tmp_path, "run", {"run": "new", "epoch": 6})
+    assert len(read_records(tmp_path).epochs) == 7
+    add_line(tmp_path, "runs", {"run": "anew", "epoch": 0})
+    add_line(tmp_path, "run", {"run": "anew", "epoch": 0})
+    found = read_records(tmp_path)
+    assert len(found.epochs) == 1 and not found.probings and found.evaluation, "that may have been copied there"
+
+
+def test_two_runs_that_write_at_the_same_time_are_noticed(tmp_path):
+    for run in ("one", "two"):
+        add_line(tmp_path, "runs", {"run": run, "epoch": 0})
+    for epoch in range(3):
+        for run in ("two", "one"):
+            add_line(tmp_path, "run", {"run": run, "epoch": epoch, "val/acc": 1.0 if run == "two" else 0.0})
+    found = read_records(tmp_path)
+    assert [line["val/acc"] for line in found.epochs] == [1.0] * 3 and found.mixed and found.others == 3
+    assert findings(found)[0] == ("warning", "Another run wrote into this folder at the same time.", findings(found)[0].why)
 
 
 def test_the_main_metric_is_the_validation_score():
@@ -40,11 +84,55 @@ def test_a_folder_without_files_is_empty(tmp_path):
     assert not read_records(tmp_path).is_empty
 
 
-@pytest.mark.parametrize(("content", "message"), [('{"broken', r"monitor\.json is no JSON"), ("[]", r"monitor\.json holds list")])
-def test_a_broken_file_is_named(tmp_path, content, message):
-    (tmp_path / "monitor.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_records(tmp_path)
+@pytest.mark.parametrize("name", ["run", "monitor", "augmentation", "evaluation", "gallery/epoch_00000"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is no JSON"), ('{"broken', "is no JSON"), ("[]", "holds list"), ("\udcff", "is no JSON"), ("[" * 10**5, "is no JSON")],
+)
+def test_a_broken_file_is_named_and_the_rest_is_read(tmp_path, name, content, message):
+    records.full_run(tmp_path)
+    (tmp_path / f"{name}.json").write_bytes(content.encode(errors="surrogateescape"))
+    found = read_records(tmp_path)
+    (problem,) = found.problems.values()
+    assert problem.startswith(f"{name}.json {message}")
+    assert len(found.epochs) == len(found.probings) == len(found.augmentation_epochs) == 6
+    first = findings(found)[0]
+    assert first.level == "warning" and "could not be read" in first.text and problem in first.why
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("run", "lr", "lr is 'x'"),
+        ("run", "epoch", "epoch is 'x'"),
+        ("monitor", "change", "change is 'x'"),
+        ("augmentation", "drawn", "drawn is 'x'"),
+        ("augmentation", "per_class", "per_class is 'x'"),
+    ],
+)
+def test_a_line_that_is_not_what_it_should_be_is_left_out_and_its_file_named(tmp_path, name, value, words):
+    records.full_run(tmp_path)
+    path = tmp_path / f"{name}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[2][value] = "x"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = read_records(tmp_path)
+    (problem,) = found.problems.values()
+    assert problem.startswith(f"{name}.jsonl has a line not as it should be ({words}")
+    kept = {"run": found.epochs, "monitor": found.probings, "augmentation": found.augmentation_epochs}[name]
+    assert [line["epoch"] for line in kept] == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.jsonl", "runs.jsonl", "evaluation.json", "gallery/epoch_00000.json"])
+def test_a_link_that_leaves_the_folder_is_not_read(tmp_path, name):
+    records.full_run(tmp_path / "groupcam")
+    (tmp_path / "private.json").write_text('{"status": "secret", "epoch": 0}\n')
+    (tmp_path / "groupcam" / name).unlink(missing_ok=True)
+    (tmp_path / "groupcam" / name).symlink_to(tmp_path / "private.json")
+    found = read_records(tmp_path / "groupcam")
+    (problem,) = found.problems.values()
+    assert problem.startswith(f"{name} cannot be read") and "is a link that leaves the folder" in problem
+    assert found.run.get("status") != "secret" and found.probings
 
 
 def test_a_change_counts_once_it_has_a_reference(tmp_path):

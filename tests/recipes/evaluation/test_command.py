@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from groupcam_aug.metrics import average_drop, insertion_deletion
 from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.data import eval_transform
+from groupcam_aug.recipes.evaluation import tables_and_plots
 from groupcam_aug.recipes.evaluation.methods import METHODS
 
 KEYS = [method.key for method in METHODS if method.default and method.kind != "peer"]
@@ -72,15 +74,40 @@ def test_a_folder_gives_figures_of_the_library_and_says_how_to_read_them(evaluat
 
 def test_the_report_of_a_run_takes_the_result(evaluated, pictures, checkpoint, tmp_path, capsys):
     records = tmp_path / "version_0" / "groupcam"
-    put_file(records, "run.json", json.dumps({"name": "a run"}))
+    put_file(records, "run.json", json.dumps({"name": "a run", "run": "r"}))
+    put_file(records, "runs.jsonl", '{"run": "r", "epoch": 0}\n')
     assert evaluate(pictures, *QUICK, "--out", evaluated, "--run", tmp_path / "version_0", checkpoint=checkpoint) == 0
-    assert record(evaluated) == json.loads((records / "evaluation.json").read_text())
+    assert {"run": "r", **record(evaluated)} == json.loads((records / "evaluation.json").read_text())
     page = (records / "report.html").read_text()
     area = record(evaluated)["methods"]["Grad-CAM"]["insertion"]["auc"]
     assert f"{area:.3f}" in page and "Sanity check" in page and "randomis" in page
     assert "report.html" in capsys.readouterr().out
     assert evaluate(pictures, "--run", tmp_path / "nothing", checkpoint=checkpoint) == 1
     assert "no folder" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_end_takes_no_figures_away(evaluated, pictures, checkpoint, monkeypatch, capsys):
+    def full(folder, name, content):
+        raise OSError(28, "No space left on device", str(folder / name))
+
+    monkeypatch.setattr(tables_and_plots, "put_file", full)
+    assert evaluate(pictures, *QUICK, "--out", evaluated, checkpoint=checkpoint) == 1
+    said = capsys.readouterr()
+    assert "has the highest over-all" in said.out
+    assert "No space left on device" in said.err and "evaluation.json" in said.err and "Traceback" not in said.err
+
+
+def test_damaged_rows_are_said_and_measured_again(pictures, checkpoint, tmp_path, capsys):
+    few = ["--methods", "centre", "--measures", "curves", "--steps", 2, "--out", tmp_path]
+    assert evaluate(pictures, *few, checkpoint=checkpoint) == 0
+    whole, path = record(tmp_path)["methods"], tmp_path / "images.jsonl"
+    for damage in ('"insertion":null', '"insertion":['):
+        path.write_text(re.sub(r'"insertion":[\d.e-]+', damage, path.read_text(), count=2))
+        capsys.readouterr()
+        assert evaluate(pictures, *few, checkpoint=checkpoint) == 0
+        said = capsys.readouterr().out
+        assert record(tmp_path)["methods"]["centred blob"]["insertion"] == whole["centred blob"]["insertion"]
+        assert "[" in damage or "images.jsonl, which are left out: 2" in said  # half a line is what a kill leaves
 
 
 def test_ablation_varies_one_number_at_a_time(pictures, checkpoint, tmp_path, capsys):

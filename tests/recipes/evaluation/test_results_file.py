@@ -9,6 +9,18 @@ from groupcam_aug.recipes.evaluation.datasets import Item
 from groupcam_aug.recipes.evaluation.methods import METHODS, RENAMED
 from groupcam_aug.recipes.evaluation.results_file import Plan, ResultsFile
 
+ROW = {
+    "file": "x",
+    "stamp": "",
+    "method": "m",
+    "class": 0,
+    "label": "cat",
+    "undefined": False,
+    "insertion": 0.5,
+    "deletion": 0.25,
+}
+SANITY = {"mode": "cascading", "stages": ["fc"], "spearman": [0.1], "undefined": [0.0], "floors": {}, "passed": True}
+
 
 def test_rows_of_other_settings_are_not_mixed(pictures, checkpoint, tmp_path, capsys):
     out, few = tmp_path / "out", ["--methods", "centre", "--measures", "curves", "--limit", 2]
@@ -37,13 +49,13 @@ def test_rows_of_other_settings_are_not_mixed(pictures, checkpoint, tmp_path, ca
     assert lines(out)[0]["settings"]["steps"] == 3 and len([line for line in lines(out) if "file" in line]) == 2
     put_file(tmp_path / "foreign", "images.jsonl", '{"mine": 1}\n')
     assert evaluate(pictures, *few, "--out", tmp_path / "foreign", checkpoint=checkpoint) == 1
-    assert "was not written by this command" in capsys.readouterr().err
+    assert "does not begin with the settings of this command" in capsys.readouterr().err
 
 
 def test_a_results_file_is_read_as_it_was_written(tmp_path):
     results = ResultsFile(tmp_path, {"a": (1, 2)})
-    results.add({"file": "x", "method": "m", "insertion": float("nan")})
-    add_line(tmp_path, "images", {"file": "x", "method": "m", "insertion": 1.0})
+    results.add({**ROW, "insertion": 0.75})
+    add_line(tmp_path, "images", {**ROW, "insertion": 1.0})
     assert ResultsFile(tmp_path, {"a": [1, 2]}).rows["x", "m"]["insertion"] == 1.0, "the later row holds"
     with pytest.raises(ValueError, match=r"a: \[1, 2\] there, None now; b: None there, 1 now"):
         ResultsFile(tmp_path, {"b": 1})
@@ -54,9 +66,9 @@ def test_rows_under_former_keys_of_methods_are_read_under_those_of_now(tmp_path)
     assert set(RENAMED.values()) <= set(known) and not set(RENAMED) & set(known)
     results = ResultsFile(tmp_path, {})
     for former in RENAMED:
-        results.add({"file": "x", "stamp": "", "method": former, "insertion": 0.5, "undefined": False})
+        results.add({**ROW, "method": former})
         add_line(tmp_path, "images", {"method": former, "cost": 3.0})
-        add_line(tmp_path, "images", {"method": former, "files": ["x"], "sanity": {"passed": True}})
+        add_line(tmp_path, "images", {"method": former, "files": ["x"], "sanity": SANITY})
     again, item = ResultsFile(tmp_path, {}), Item("x", tmp_path / "gone")
     for now in RENAMED.values():
         assert again.todo([item], known[now]) == [] and again.costs[now] == 3.0 and again.sanity[now]["sanity"]["passed"]
@@ -74,6 +86,28 @@ def test_a_run_of_before_the_keys_goes_on(pictures, checkpoint, tmp_path):
     assert record(out)["methods"]["paper"]["insertion"] == before
     made = [line["method"] for line in lines(out) if "file" in line]
     assert sorted(made) == ["gradcam"] * 2 + ["training"] * 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"insertion": "abc"},
+        {"deletion": None},
+        {"undefined": 3},
+        {"insertion_curve": [0.5, 0.5]},
+        {"insertion_curve": [0.5, "x", 0.5]},
+        {"method": ["m"]},
+        {"file": None},
+    ],
+)
+def test_damaged_rows_are_measured_again(tmp_path, damage):
+    results = ResultsFile(tmp_path, {"a": 1})
+    curves = {"insertion_curve": [0.5, 0.5, 0.5], "deletion_curve": [0.5, 0.5, 0.5]}
+    results.add({"fractions": [0.0, 0.5, 1.0]})
+    results.add({**ROW, **curves})
+    add_line(tmp_path, "images", {**ROW, **curves, "file": "y", **damage})
+    again = ResultsFile(tmp_path, {"a": 1})
+    assert list(again.rows) == [("x", "m")] and again.damaged == 1
 
 
 def test_a_plan_says_what_it_measures_and_what_that_takes():

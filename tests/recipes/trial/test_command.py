@@ -15,7 +15,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from processes import environment
 
 from groupcam_aug.recipes.cli import main
-from groupcam_aug.recipes.trial import command, run, runner
+from groupcam_aug.recipes.trial import command, run, runner, summary
 from groupcam_aug.recipes.trial.command import read_seeds
 
 CALL = [sys.executable, "-m", "groupcam_aug.recipes.cli", "trial", "mine.yaml", "--arms-file", "arms.yaml"]
@@ -124,10 +124,51 @@ def test_a_full_disk_keeps_what_is_finished(trial, capsys, monkeypatch, tmp_path
 
     monkeypatch.setattr(run, "put_file", full)
     assert trial("--arms", "none", "--seeds", "3") == 1
-    assert "no space is left for none__seed1; finished runs stay" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "no space is left for none__seed1; finished runs stay" in said.err
+    assert "look at" in said.out and results()["summary"]["arms"]["none"]["seeds"] == [0], "what is finished is shown"
     assert [path.name for path in (tmp_path / "out" / "runs").glob("*.json")] == ["none__seed0.json"]
     monkeypatch.setattr(run, "put_file", put_file)
     assert trial("--arms", "none", "--seeds", "3") == 0
+
+
+def test_a_disk_that_is_full_at_the_end_takes_no_figures_away(trial, capsys, monkeypatch):
+    assert trial("--arms", "none", "--seeds", "2") == 0
+    shown = capsys.readouterr().out.partition("look at")[0].splitlines()[-5:]
+
+    def full(folder, name, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / name))
+
+    monkeypatch.setattr(summary, "put_file", full)
+    assert trial("--arms", "none", "--seeds", "2") == 1
+    said = capsys.readouterr()
+    assert "\n".join(shown) in said.out and "No space left on device" in said.err and "results.json" in said.err
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/none__seed0.json", "arms/none.yaml", "results.json", "runs/cheap__seed0/groupcam/augmentation.json"]
+)
+@pytest.mark.parametrize("text", ["", "{", "\x00[/ a: b: c"])
+def test_a_damaged_piece_is_made_again_or_done_without(trial, capsys, tmp_path, name, text):
+    assert trial("--arms", "none", "cheap", "--seeds", "1") == 0
+    whole = results()
+    (tmp_path / "out" / name).write_text(text)
+    capsys.readouterr()
+    assert trial("--arms", "none", "cheap", "--seeds", "1") == 0
+    said = capsys.readouterr().out
+    assert ("damaged" in said and "none__seed0.json" in said and "it is run again" in said) == (name == "runs/none__seed0.json")
+    assert [one["weights"] for one in results()["records"]] == [one["weights"] for one in whole["records"]]
+
+
+def test_a_damaged_picture_of_a_run_is_named_and_the_comparison_stands(trial, capsys, tmp_path):
+    assert trial("--arms", "none", "cheap", "--seeds", "1") == 0
+    whole = results()
+    for path in (tmp_path / "out" / "runs").glob("*/groupcam/gallery/*.png"):
+        path.unlink()
+        path.symlink_to(tmp_path / "arms.yaml")
+    assert trial("--arms", "none", "cheap", "--seeds", "1") == 0
+    assert "no samples or no report of cheap__seed0: " in capsys.readouterr().out
+    assert results()["summary"] == whole["summary"]
 
 
 def test_ctrl_c_keeps_what_is_finished(trial, capsys, monkeypatch):

@@ -10,7 +10,8 @@ from groupcam_aug.recipes.trial import run as module
 from groupcam_aug.recipes.trial.arms import read_arms, where_things_are
 from groupcam_aug.recipes.trial.configured import read_config, resolve, settings_hash
 from groupcam_aug.recipes.trial.observers import digest_of
-from groupcam_aug.recipes.trial.run import Run, read_record, rehearse, run_arm
+from groupcam_aug.recipes.trial.record import read_record
+from groupcam_aug.recipes.trial.run import Run, rehearse, run_arm
 
 
 @pytest.fixture
@@ -135,13 +136,6 @@ def test_a_rehearsal_meets_what_starts_late(make, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(Exception, match="lable"):
         rehearse(make("cheap"))
-
-
-def test_damaged_records_name_their_file(tmp_path):
-    for text in ("{", "[]", '{"arm": "none"}'):
-        (tmp_path / "x.json").write_text(text)
-        with pytest.raises(ValueError, match=r"x\.json.*delete it"):
-            read_record(tmp_path / "x.json")
 
 
 def test_numbers_that_are_not_finite_become_null():

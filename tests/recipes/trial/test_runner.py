@@ -5,11 +5,13 @@ import own_project
 import pytest
 from rich.console import Console
 
+from groupcam_aug.printable import printable
 from groupcam_aug.recipes.cli import Refused
 from groupcam_aug.recipes.trial import runner
 from groupcam_aug.recipes.trial.arms import Arm, read_arms, where_things_are
 from groupcam_aug.recipes.trial.configured import read_config, resolve
-from groupcam_aug.recipes.trial.run import Run, read_record
+from groupcam_aug.recipes.trial.record import read_record
+from groupcam_aug.recipes.trial.run import Run
 from groupcam_aug.recipes.trial.runner import Failure, do_runs
 
 
@@ -47,6 +49,18 @@ def test_what_fails_is_said_and_the_rest_goes_on_but_an_arm_is_tried_twice_only(
     assert [failure[:2] for failure in failures] == [("b", seed) for seed in range(4)]
     assert failures[0] == Failure("b", 0, "ValueError: no [/such] luck") and "not tried" in failures[2].error
     assert console.file.getvalue().count("did a") == 4 and console.file.getvalue().count("no [/such] luck") == 2
+
+
+@pytest.mark.parametrize("text", ["[/", "a [/] b", "[/red", "] [/", "[bold", "\\[/x]", "\x1b[2J\x1b]0;title\x07"])
+def test_texts_of_errors_are_printed_as_they_stand(monkeypatch, tmp_path, text):
+    def run_arm(run, progress):
+        raise ValueError(f"{text} and https://me:secret@host/x")
+
+    monkeypatch.setattr(runner, "run_arm", run_arm)
+    console = silent()
+    (failure,) = do(planned("a", out=tmp_path), console=console)
+    said = console.file.getvalue()
+    assert printable(text) in said and "\x1b]0" not in said and "secret" not in said + failure.error
 
 
 def test_a_full_disk_ends_it(monkeypatch, tmp_path):

@@ -1,0 +1,73 @@
+"""What the records of a run hold, as far as the page reads it; see `misfit` for how a shape is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groupcam_aug.callbacks.records.sample_grid import COLUMNS
+from groupcam_aug.json_shape import misfit
+
+__all__ = ["FACTS", "LINES", "SAMPLES", "line_misfit"]
+
+_NUMBER = (float, None)
+_NAMES = ([(str, int)], None)
+_CURVE = {"fractions?": [float], "mean?": [float], "auc": float, "interval?": ([float, float], None)}
+
+# Of each file: a part that does not fit is left out.
+FACTS: dict[str, dict[str, Any]] = {
+    "run": {"class_names?": _NAMES, "resumed?": [int], "versions?": {...: object}, "status?": str},
+    "monitor": {
+        "class_names?": _NAMES,
+        "every_n_epochs?": int,
+        "labels?": [int],
+        "min_alive?": float,
+        "shown?": [int],
+        "threshold?": float,
+        "warmup_epochs?": float,
+    },
+    "augmentation": {"layer_shape?": ([int], None), "world_size?": int},
+    "evaluation": {
+        "methods?": {...: {"insertion?": (_CURVE, None), "deletion?": (_CURVE, None)}},
+        "sanity?": {
+            "spearman?": [_NUMBER],
+            "stages?": [object],
+            "undefined?": [_NUMBER],
+            "floors?": {...: _NUMBER},
+            "passed?": (bool, None),
+        },
+        "told?": str,
+    },
+}
+
+# Of each line: one that does not fit is left out.
+LINES: dict[str, dict[str, Any]] = {
+    "run": {"epoch": float, "lr?": _NUMBER, "seconds?": _NUMBER},
+    "monitor": {
+        "epoch": float,
+        "probe_right?": [(bool, float)],
+        **{f"{name}?": _NUMBER for name in ("alive", "change", "converged_epoch", "counted", "flip_rate", "noise", "seconds")},
+    },
+    "augmentation": {
+        "epoch": int,
+        "images": int,
+        "drawn": int,
+        "no_map": int,
+        "steps": int,
+        "augmented_steps": int,
+        "keep_histogram?": [float],
+        "per_class?": {...: [float, float]},
+        "other_classes?": [float, float],
+        **{f"{name}?": _NUMBER for name in ("keep_fraction", "object_kept", "ground_kept", "seconds", "plain_seconds")},
+    },
+}
+
+_SAMPLE = {"kind": str, "keep": float, "label?": (int, None)}
+SAMPLES = {"epoch": int, "cell": [int, int], "columns": [str] * len(COLUMNS), "rows": [_SAMPLE]}
+
+
+def line_misfit(name: str, line: dict[str, Any]) -> str | None:
+    """Where a line of `NAME.jsonl` is not what it should be, in words; None if it is."""
+    labels = line.get("per_class")
+    if isinstance(labels, dict) and not all(label.isdecimal() for label in labels):
+        return f"per_class has the class {next(label for label in labels if not label.isdecimal())!r}, not a number"
+    return misfit(line, LINES[name])
