@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groupcam_aug.blur import blur
+from groupcam_aug.arguments import check_choice, check_number
+from groupcam_aug.blur import blur, check_blur
 from groupcam_aug.cam import check_images
 from groupcam_aug.map_ops import percentile
 from groupcam_aug.targets import Targets
 
-__all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask"]
+__all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask", "read_threshold"]
 
 Fill = Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor]
 MaskFrom = Literal["saliency", "other", "centre", "whole", "inverse"] | Callable[[Tensor, Any], Tensor]
@@ -33,7 +34,7 @@ def keep_mask(maps: Tensor, threshold: float | str = "mean") -> Tensor:
     Raises:
         ValueError: another threshold.
     """
-    kind, level = _read_threshold(threshold)
+    kind, level = read_threshold(threshold)
     if kind == "mean":
         bound: Tensor | float = maps.mean(dim=(1, 2), keepdim=True)
     elif kind == "quantile":
@@ -114,14 +115,12 @@ class SaliencyBlur:
         mask_from: MaskFrom = "saliency",
         generator: torch.Generator | None = None,
     ) -> None:
-        for name, value in (("p", p), ("strength", strength)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-        if not callable(fill) and fill not in ("blur", "mean", "noise", "other"):
-            raise ValueError(f"fill must be 'blur', 'mean', 'noise', 'other' or a callable; got {fill!r}")
-        if not callable(mask_from) and mask_from not in (kinds := get_args(get_args(MaskFrom)[0])):
-            raise ValueError(f"mask_from must be one of {', '.join(map(repr, kinds))} or a callable; got {mask_from!r}")
-        _read_threshold(threshold)
+        check_number("p", p, 0, 1)
+        check_number("strength", strength, 0, 1)
+        check_choice("fill", fill, get_args(get_args(Fill)[0]), or_callable=True)
+        check_choice("mask_from", mask_from, get_args(get_args(MaskFrom)[0]), or_callable=True)
+        check_blur(kernel_size, sigma)
+        read_threshold(threshold)
         self.cam, self.p, self.strength, self.threshold = cam, p, strength, threshold
         self.fill, self.kernel_size, self.sigma, self.mask_from, self.generator = fill, kernel_size, sigma, mask_from, generator
 
@@ -294,13 +293,14 @@ def _like(result: Tensor, images: Tensor) -> Tensor:
     return result.as_subclass(type(images))
 
 
-def _read_threshold(threshold: float | str) -> tuple[Literal["mean", "quantile", "level"], float]:
+def read_threshold(threshold: float | str) -> tuple[Literal["mean", "quantile", "level"], float]:
+    """Kind and level of a threshold, see `keep_mask`."""
     if threshold == "mean":
         return "mean", 0.0
     try:
         level = float(threshold[1:] if isinstance(threshold, str) and threshold.startswith("q") else threshold)
-    except ValueError:
+    except (ValueError, TypeError):
         level = -1.0
-    if not 0 <= level <= 1:
+    if isinstance(threshold, bool) or not 0 <= level <= 1:
         raise ValueError(f"threshold must be 'mean', a number in [0, 1], or a quantile such as 'q0.6'; got {threshold!r}")
     return ("quantile" if isinstance(threshold, str) and threshold.startswith("q") else "level"), level

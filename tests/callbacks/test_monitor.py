@@ -745,7 +745,7 @@ def test_only_arguments_travel(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"method": "scorecam"}, ValueError, "method must be 'gradcam' or 'groupcam', got 'scorecam'"),
+        ({"method": "scorecam"}, ValueError, "method must be one of 'gradcam', 'groupcam'; got 'scorecam'"),
         ({"images": torch.zeros(3, 8, 8)}, ValueError, r"batch \(N, C, H, W\), got the shape \(3, 8, 8\)"),
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "floating point"),
         ({"images": torch.zeros(0, 3, 8, 8)}, ValueError, "images holds no image"),
@@ -773,7 +773,7 @@ def test_only_arguments_travel(tmp_path):
         ({"groups": 0}, ValueError, "groups must be a positive integer, got 0"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1"),
         ({"grid": 1}, ValueError, "grid must be a whole number of at least 2, got 1"),
-        ({"max_overhead": 0}, ValueError, "max_overhead must be a share above 0"),
+        ({"max_overhead": 0}, ValueError, "max_overhead must be a number above 0 or None, got 0"),
         ({"prefix": "/"}, ValueError, "prefix must be a name"),
         ({"seed": -1}, ValueError, "seed must be a whole number of at least 0, got -1"),
     ],
