@@ -51,6 +51,7 @@ class AugmentationStats:
         self.steps = self.due_images = self.drawn = self.augmented_steps = 0
         self._sums: Tensor | None = None  # (2 + BINS,): images without a map, sum of the others' keep fractions, their histogram
         self._classes: Tensor | None = None  # (classes, 2): drawn, of those without a map
+        self._unlabelled: Tensor | None = None  # (2,): of rows without any label, drawn, of those without a map
         self._kept: Tensor | None = None  # (4,) int64: pixels of objects kept, of objects, of backgrounds kept, of backgrounds
         self._steps: deque[tuple[float, float | None]] = deque(maxlen=STEPS)
         self._samples = SampleGrid()
@@ -113,9 +114,9 @@ class AugmentationStats:
             `keep_fraction` (mean over the drawn images with a map; None without any), `keep_histogram` (of the same, `BINS`
             counts over [0, 1]), `object_kept` and `ground_kept` (shares of the objects' and of the backgrounds' pixels that are
             kept, over all drawn images with a map and an object mask; None without any), `per_class` (label to [drawn, no_map];
-            an image with several labels counts in parts), and medians in seconds: `seconds` (the augmentation of a batch),
-            `step_seconds` (a whole step, from the batch's arrival on the device), `plain_seconds` (a step less its
-            augmentation).
+            an image with several labels counts in parts), `unlabelled` ([drawn, no_map] of rows without any label), and
+            medians in seconds: `seconds` (the augmentation of a batch), `step_seconds` (a whole step, from the batch's arrival
+            on the device), `plain_seconds` (a step less its augmentation).
         """
         sums = [0.0] * (2 + BINS) if self._sums is None else self._sums.tolist()
         mapped = self.drawn - round(sums[0])
@@ -137,6 +138,7 @@ class AugmentationStats:
             "object_kept": kept[0] / kept[1] if kept[1] else None,
             "ground_kept": kept[2] / kept[3] if kept[3] else None,
             "per_class": per_class,
+            "unlabelled": [0, 0] if self._unlabelled is None else [round(count) for count in self._unlabelled.tolist()],
             "seconds": _median(augmented),
             "step_seconds": _median([whole for whole, _ in self._steps]),
             "plain_seconds": _median([whole - (part or 0.0) for whole, part in self._steps]),
@@ -152,6 +154,8 @@ class AugmentationStats:
             self._classes.index_add_(0, labels.clamp(0, len(self._classes) - 1), counts)
         else:
             self._classes[: weights.shape[1]] += weights.t() @ counts
+            nothing = (weights == 0).all(dim=1).float() @ counts
+            self._unlabelled = nothing if self._unlabelled is None else self._unlabelled + nothing
 
 
 def _count(value: float) -> float:
