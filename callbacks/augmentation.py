@@ -19,7 +19,7 @@ from groupcam_aug.callbacks.glue.batch import (
     BatchKey,
     Step,
     batch_generator,
-    check_key,
+    check_keys,
     has_run_out,
     read_batch,
     replace_item,
@@ -93,15 +93,17 @@ class GroupCAMAugmentation(BatchCallback):
         source: where the maps come from. None: "masks" where `mask_key` is given, else "self". "self": the network being trained
             (the paper). "masks": the object masks under `mask_key`, in place of maps: threshold, fill and mask_from work on
             them, no network is mapped; an image whose mask is all zero has no map. "ema": the network's moving average
-            (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
-            network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
-            network in training cannot be trusted to know the object (a shortcut in the data, training from scratch).
+            (decay 0.999 per optimiser step, or per batch where Lightning counts none; less in the first 9,000; kept in the
+            checkpoint), for steadier maps. A network, or the path of a checkpoint of the trained one: a frozen teacher with the
+            same classes, for when the network in training cannot be trusted to know the object (a shortcut in the data,
+            training from scratch).
         start_epoch: first epoch that is augmented.
         stop_epoch: first epoch that is no longer augmented. None: never stops.
         every_n_steps: augment every n-th training batch only.
         image_key: where the images are in a batch: index, key or attribute name, a list of them for nested batches, or a
             (getter, setter) pair. Default: the first item.
-        target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item.
+        target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item. A row without any
+            label stands for the top-1 class, too; an image whose label is -100 is left as it is.
         mask_key: where object masks are, likewise: (N, H, W) or (N, 1, H, W) of any size, bool or in [0, 1]; all zero for an
             image of which nothing is known. They replace the maps, or with another `source` than "masks" only measure.
             None: the batches have none.
@@ -165,8 +167,7 @@ class GroupCAMAugmentation(BatchCallback):
         check_flag("record", record)
         for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):
             check_name(name, word)
-        for name, key in (("image_key", image_key), ("target_key", target_key), ("mask_key", mask_key)):
-            check_key(name, key)
+        check_keys(image_key=image_key, target_key=target_key, mask_key=mask_key)
         if not isinstance(source, str | PathLike | nn.Module):
             raise TypeError(f"source must be 'self', 'ema', 'masks', a network or a checkpoint's path, got {source!r:.60}")
         if labels == "mixed" and (fill != "other" or target_key is None):
@@ -272,7 +273,7 @@ class GroupCAMAugmentation(BatchCallback):
         number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         fit.step = Step(number)
         due = self._is_due(trainer.current_epoch, number)
-        if not (due or (self._is_on() and not fit.checked)):
+        if not (self.augment.p and self.augment.strength) or (fit.checked and not due):
             return batch
         if number and has_run_out(batch, self.image_key, self.target_key, self.mask_key):
             return batch
@@ -330,10 +331,7 @@ class GroupCAMAugmentation(BatchCallback):
 
     def _is_due(self, epoch: int, number: int) -> bool:
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
-        return inside and self._is_on() and number % self.every_n_steps == 0
-
-    def _is_on(self) -> bool:
-        return self.augment.p > 0 and self.augment.strength > 0
+        return inside and number % self.every_n_steps == 0
 
     def _map(self, images: Tensor, targets: Any) -> Tensor:
         """Maps for `SaliencyBlur`, which knows no Trainer."""

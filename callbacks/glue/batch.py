@@ -18,7 +18,7 @@ __all__ = [
     "BatchKey",
     "Step",
     "batch_generator",
-    "check_key",
+    "check_keys",
     "describe",
     "get_item",
     "has_run_out",
@@ -125,12 +125,13 @@ def has_run_out(batch: Any, *keys: BatchKey | None) -> bool:
         return False
 
 
-def check_key(name: str, key: Any) -> None:
-    """Raise a TypeError unless `key` is a `BatchKey` or None."""
-    if key is None or isinstance(key, int | str) or _is_pair(key):
-        return
-    if not isinstance(key, list | tuple) or not key or not all(isinstance(step, int | str) for step in key):
-        raise TypeError(f"{name} must be an index, a key, a list of them, a (getter, setter) pair or None; got {key!r}")
+def check_keys(**keys: Any) -> None:
+    """Raise a TypeError unless each is a `BatchKey` or None."""
+    for name, key in keys.items():
+        if key is None or isinstance(key, int | str) or _is_pair(key):
+            continue
+        if not isinstance(key, list | tuple) or not key or not all(isinstance(step, int | str) for step in key):
+            raise TypeError(f"{name} must be an index, a key, a list of them, a (getter, setter) pair or None; got {key!r}")
 
 
 def replace_item(batch: Any, key: BatchKey, value: Any) -> Any:

@@ -15,7 +15,7 @@ from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.callbacks.glue.batch import (
     BatchKey,
     batch_generator,
-    check_key,
+    check_keys,
     describe,
     has_run_out,
     read_batch,
@@ -99,8 +99,7 @@ class BatchTransform(BatchCallback):
         check_whole("start_epoch", start_epoch)
         check_whole("num_classes", num_classes, 2, optional=True)
         check_whole("seed", seed)
-        for name, key in (("image_key", image_key), ("target_key", target_key)):
-            check_key(name, key)
+        check_keys(image_key=image_key, target_key=target_key)
         if kind == "cutmix" and target_key is None:
             raise ValueError("kind='cutmix' mixes labels, too: give target_key")
         self.kind, self.p, self.area, self.alpha, self.seed = kind, p, area, alpha, seed
