@@ -207,7 +207,7 @@ def _uneven(records: RunRecords, line: dict[str, Any]) -> Iterator[Finding]:
             "warning",
             f"Whether an image is augmented depends on its class: {named}, {share:.0%} of all.",
             f"Shares of the images drawn in epoch {line['epoch']} that had a map. Where they differ that much the blur itself "
-            "tells the network the class. A frozen teacher (source=), mask_from='centre' or fill='other' leave less of it.",
+            "tells the network the class. target_key=None (each image's first choice) and mask_from='other' do not depend on it.",
         )
 
 
