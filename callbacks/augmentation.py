@@ -6,23 +6,27 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from groupcam_aug.arguments import check_choice, check_flag, check_name, check_whole
 from groupcam_aug.augment import Fill, MaskFrom, SaliencyBlur
-from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback, plain_values
+from groupcam_aug.callbacks.glue.arguments import plain_values
 from groupcam_aug.callbacks.glue.batch import (
     BatchKey,
-    Dispatcher,
     Step,
     batch_generator,
+    check_keys,
+    has_run_out,
     read_batch,
     replace_item,
     warn_of_several_labels,
 )
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
+from groupcam_aug.callbacks.glue.dispatcher import BatchCallback, Dispatcher, is_for_training
 from groupcam_aug.callbacks.glue.map_source import MapSource
 from groupcam_aug.callbacks.glue.network import refuse
 from groupcam_aug.callbacks.glue.object_masks import count_kept, kept_shares, read_masks
@@ -45,11 +49,11 @@ class _Fit:
     step: Step | None = None  # of the batch on its way to training_step
     stats: AugmentationStats | None = None
     opened: bool = False  # whether it has been decided if there are any
-    announced: bool = False
+    checked: bool = False  # whether a batch has been mapped, which shows that the arguments fit module and data
     masks_checked: int | None = None  # the last epoch in which the values of object masks were looked at
 
 
-class GroupCAMAugmentation(ConfiguredCallback):
+class GroupCAMAugmentation(BatchCallback):
     """Group-CAM augmentation of every training batch, on its device, with the network being trained.
 
     Each batch is met after all transfer and precision hooks and rebuilt before `training_step` sees it: saliency of each drawn
@@ -89,9 +93,10 @@ class GroupCAMAugmentation(ConfiguredCallback):
         source: where the maps come from. None: "masks" where `mask_key` is given, else "self". "self": the network being trained
             (the paper). "masks": the object masks under `mask_key`, in place of maps: threshold, fill and mask_from work on
             them, no network is mapped; an image whose mask is all zero has no map. "ema": the network's moving average
-            (decay 0.999 per optimiser step, less in the first 9,000; kept in the checkpoint), for steadier maps. A
-            network, or the path of a checkpoint of the trained one: a frozen teacher with the same classes, for when the
-            network in training cannot be trusted to know the object (a shortcut in the data, training from scratch).
+            (decay 0.999 per optimiser step, or per batch where Lightning counts none; less in the first 9,000; kept in the
+            checkpoint), for steadier maps. A network, or the path of a checkpoint of the trained one: a frozen teacher with the
+            same classes, for when the network in training cannot be trusted to know the object (a shortcut in the data,
+            training from scratch).
         source_target: what maps are made for: "label", the image's label, or "top1", the first choice of the network that is
             mapped. With "top1" a teacher may have other classes: an ImageNet network with its head finds objects of any data.
         start_epoch: first epoch that is augmented.
@@ -99,7 +104,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
         every_n_steps: augment every n-th training batch only.
         image_key: where the images are in a batch: index, key or attribute name, a list of them for nested batches, or a
             (getter, setter) pair. Default: the first item.
-        target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item.
+        target_key: where the labels are, likewise. None: each image's top-1 class. Default: the second item. A row without any
+            label stands for the top-1 class, too; an image whose label is -100 is left as it is.
         mask_key: where object masks are, likewise: (N, H, W) or (N, 1, H, W) of any size, bool or in [0, 1]; all zero for an
             image of which nothing is known. They replace the maps, or with another `source` than "masks" only measure.
             None: the batches have none.
@@ -156,18 +162,20 @@ class GroupCAMAugmentation(ConfiguredCallback):
             source = "self" if mask_key is None else "masks"
         settings = plain_values({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}")
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        if start_epoch < 0 or (stop_epoch is not None and stop_epoch <= start_epoch):
-            raise ValueError(f"epochs must satisfy 0 <= start_epoch < stop_epoch, got {start_epoch} and {stop_epoch}")
-        if labels not in ("own", "mixed"):
-            raise ValueError(f"labels must be 'own' or 'mixed', got {labels!r}")
+        check_choice("preset", preset, tuple(PRESETS))
+        check_choice("labels", labels, ("own", "mixed"))
+        check_choice("source_target", source_target, ("label", "top1"))
+        for name, count, least in (("start_epoch", start_epoch, 0), ("every_n_steps", every_n_steps, 1), ("seed", seed, 0)):
+            check_whole(name, count, least)
+        check_whole("stop_epoch", stop_epoch, start_epoch + 1, optional=True)
+        check_flag("record", record)
+        for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):
+            check_name(name, word)
+        check_keys(image_key=image_key, target_key=target_key, mask_key=mask_key)
+        if not isinstance(source, str | PathLike | nn.Module):
+            raise TypeError(f"source must be 'self', 'ema', 'masks', a network or a checkpoint's path, got {source!r:.60}")
         if labels == "mixed" and (fill != "other" or target_key is None):
             raise ValueError(f"labels='mixed' needs fill='other' and a target_key, got {fill!r} and {target_key!r}")
-        if source_target not in ("label", "top1"):
-            raise ValueError(f"source_target must be 'label' or 'top1', got {source_target!r}")
         if labels == "mixed" and source_target == "top1" and source not in ("self", "ema"):
             raise ValueError(
                 "labels='mixed' counts the classes of the mapped network: a teacher with source_target='top1' may have others"
@@ -253,6 +261,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the average."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         self._keep_average()
         if self._average is not None:
             checkpoint[_AVERAGE] = self._average
@@ -261,60 +270,61 @@ class GroupCAMAugmentation(ConfiguredCallback):
         """Take the average up again."""
         self._average = checkpoint.get(_AVERAGE) if self.source == "ema" else None
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Step out of the line, and forget the network."""
-        self._release()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """The same after an error or Ctrl-C, when Lightning calls no teardown."""
-        self._release()
-
     def _on_batch(self, batch: Any) -> Any:
-        """A batch on its way to `training_step`, augmented if it is one of training that is due."""
-        if (fit := self._fit) is None or batch is None:
+        """A batch on its way to `training_step`, augmented if it is one of training that is due.
+
+        Of the first batch one image is mapped even where none is drawn, and the result dropped: what cannot work shows now.
+        """
+        if (fit := self._fit) is None or not is_for_training(fit.trainer, batch):
             return batch
         trainer = fit.trainer
-        if not trainer.training or trainer.sanity_checking or not torch.is_grad_enabled():
-            return batch
         fit.timer.begin(trainer.strategy.root_device)
         number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         fit.step = Step(number)
-        if not self._is_due(trainer.current_epoch, number):
+        due = self._is_due(trainer.current_epoch, number)
+        if not (self.augment.p and self.augment.strength) or (fit.checked and not due):
+            return batch
+        if number and has_run_out(batch, self.image_key, self.target_key, self.mask_key):
             return batch
         images, targets = read_batch(trainer, batch, self.image_key, self.target_key, type(self).__name__)
         masks = self._read_masks(fit, batch, images)
-        fit.step = Step(number, len(images))
+        fit.step = Step(number, len(images) if due else 0)
         generator = batch_generator(self.seed, trainer.global_rank, number)
-        drawn = self.augment.draw(len(images), generator)
-        if not len(drawn):
+        drawn = self.augment.draw(len(images) if due else 0, generator)
+        trial = not len(drawn)
+        if trial and (fit.checked or not len(images)):
             return batch
         runs_network = self._runs_network()
         if runs_network and not fit.source.start(self._average):
-            warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
+            if not trial:
+                warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
             return batch
         self.in_extra_forward = runs_network
         try:
             with (
                 trainer.profiler.profile(f"[Callback]{self.state_key}.augment"),
-                fit.timer.measure(images.device),
+                nullcontext() if trial else fit.timer.measure(images.device),
                 fit.source.borrowed(images, type(self).__name__) if runs_network else nullcontext() as cam,
             ):
                 maps = masks if self.source == "masks" else None
-                result = self.augment.apply(images, targets, drawn, generator, maps)
+                result = self.augment.apply(images, targets, drawn[:1].new_zeros(1) if trial else drawn, generator, maps)
                 mixed = self.augment.mixed_labels(targets, result, fit.source.classes(images)) if self.labels == "mixed" else None
         except (ValueError, TypeError) as error:
-            if fit.announced:
+            if fit.checked:
                 raise
             raise misconfigured(trainer, str(error)) from error  # before the first step: a matter of set-up
         finally:
             self.in_extra_forward = False
-        kept = None if masks is None else count_kept(masks, result)
-        fit.step = Step(number, len(images), images, targets, result, kept)
-        if not fit.announced:
-            fit.announced = True
+        if not fit.checked:
+            fit.checked = True
             announce(trainer, self._plan(cam))
             if cam is not None:
+                cam.recheck = trial  # the labels of one image have been looked at
                 warn_of_several_labels(trainer, cam, targets)
+        if trial:
+            return batch
+        kept = None if masks is None else count_kept(masks, result)
+        fit.step = Step(number, len(images), images, targets, result, kept)
         batch = replace_item(batch, self.image_key, result.images)
         return batch if mixed is None or self.target_key is None else replace_item(batch, self.target_key, mixed)
 
@@ -330,7 +340,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
 
     def _is_due(self, epoch: int, number: int) -> bool:
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
-        return inside and self.augment.p > 0 and self.augment.strength > 0 and number % self.every_n_steps == 0
+        return inside and number % self.every_n_steps == 0
 
     def _map(self, images: Tensor, targets: Any) -> Tensor:
         """Maps for `SaliencyBlur`, which knows no Trainer."""
@@ -351,12 +361,8 @@ class GroupCAMAugmentation(ConfiguredCallback):
         return self._settings | facts
 
     def _plan(self, cam: GroupCAM | None) -> str:
-        if cam is None or self.source == "masks":
-            share = "every image" if self.augment.p == 1 else f"{self.augment.p:.0%} of the images"
-            what = f"object masks of the batch (mask_from={self.augment.mask_from!r}), {share}: no map is made"
-        else:
-            what = describe(cam, self.augment)
-        return f"Group-CAM augmentation{': labels mixed, ' if self.labels == 'mixed' else ': '}{what}"
+        what = describe(None if self.source == "masks" else cam, self.augment)
+        return f"Group-CAM augmentation: {'labels mixed, ' if self.labels == 'mixed' else ''}{what}"
 
     def _keep_average(self) -> None:
         if self._fit is not None and self._fit.source.average is not None:
@@ -364,9 +370,7 @@ class GroupCAMAugmentation(ConfiguredCallback):
 
     def _release(self) -> None:
         self._keep_average()  # for a checkpoint written after the fit, or after an error
-        if self._fit is not None:
-            Dispatcher.detach(self._fit.trainer.strategy, self._on_batch)
-        self._fit = None
+        super()._release()
 
 
 _AVERAGE = "groupcam_aug.average"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from groupcam_aug.arguments import check_name
 from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured
 from groupcam_aug.callbacks.glue.network import reduce_together
 from groupcam_aug.callbacks.monitor import SaliencyMonitor
@@ -71,8 +72,7 @@ class SaliencyEarlyStopping(EarlyStopping):
     ) -> None:
         rule = {"threshold": threshold, "patience": patience, "min_lr_share": min_lr_share, "min_alive": min_alive}
         self._rule: dict[str, Any] = {name: value for name, value in rule.items() if value is not None}
-        if prefix is not None and not isinstance(prefix, str):
-            raise TypeError(f"prefix must be the prefix= of a SaliencyMonitor, got {type(prefix).__name__}")
+        check_name("prefix", prefix, "the prefix= of a SaliencyMonitor")
         self.prefix = prefix
         self._convergence = Convergence(**self._rule)
         self._of: dict[str, Any] = {}  # whose maps were counted, see SaliencyMonitor.fingerprint

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from groupcam_aug.arguments import check_choice, check_flag, check_name, check_number, check_whole
 from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
 from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
@@ -147,8 +148,7 @@ class SaliencyMonitor(ConfiguredCallback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if method not in ("gradcam", "groupcam"):
-            raise ValueError(f"method must be 'gradcam' or 'groupcam', got {method!r}")
+        check_choice("method", method, ("gradcam", "groupcam"))
         for name, value, least in (
             ("num_images", num_images, 1),
             ("every_n_epochs", every_n_epochs, 1),
@@ -156,17 +156,16 @@ class SaliencyMonitor(ConfiguredCallback):
             ("grid", grid, 2),
             ("seed", seed, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            check_whole(name, value, least)
         for name, word in (("network", network), ("layer", layer)):
-            if word is not None and not isinstance(word, str):
-                raise TypeError(f"{name} must be a name (str) or None, got {type(word).__name__}")
+            check_name(name, word)
+        check_flag("log_images", log_images)
+        check_flag("evaluate", evaluate)
+        check_number("max_overhead", max_overhead, above=True, optional=True)
         if (mean is None) != (std is None):
             raise ValueError("give both mean and std, or neither")
         if isinstance(class_names, str) or (class_names is not None and not all(isinstance(name, str) for name in class_names)):
             raise TypeError(f"class_names must be a list of names, one per class, got {class_names!r}")
-        if max_overhead is not None and not max_overhead > 0:
-            raise ValueError(f"max_overhead must be a share above 0, or None for no warning; got {max_overhead!r}")
         if not isinstance(prefix, str) or not re.search(r"\w", prefix):
             raise ValueError(f"prefix must be a name to start logged keys with, such as 'saliency/'; got {prefix!r}")
         # Checks these arguments now, not at the first probing.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ class SaliencyReport(Callback):
 
     def __init__(self, dirpath: str | None = None, filename: str = "report.html") -> None:
         super().__init__()
-        if not filename or Path(filename).name != filename:
+        if dirpath is not None and not isinstance(dirpath, str | PathLike):
+            raise TypeError(f"dirpath must be the path of a folder or None, got {type(dirpath).__name__}")
+        if not isinstance(filename, str) or not filename or Path(filename).name != filename:
             raise ValueError(f"filename must be a plain file name, got {filename!r}; the folder is dirpath")
         self.dirpath, self.filename = dirpath, filename
         self._fit = self._path = None

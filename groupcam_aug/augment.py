@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groupcam_aug.blur import blur
+from groupcam_aug.arguments import check_choice, check_number
+from groupcam_aug.blur import blur, check_blur
 from groupcam_aug.cam import check_images
 from groupcam_aug.map_ops import percentile
-from groupcam_aug.targets import Targets
+from groupcam_aug.targets import IGNORED, Targets
 
-__all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask"]
+__all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask", "read_threshold"]
 
 Fill = Literal["blur", "mean", "noise", "other"] | Callable[[Tensor], Tensor]
 MaskFrom = Literal["saliency", "other", "centre", "whole", "inverse"] | Callable[[Tensor, Any], Tensor]
@@ -33,7 +34,7 @@ def keep_mask(maps: Tensor, threshold: float | str = "mean") -> Tensor:
     Raises:
         ValueError: another threshold.
     """
-    kind, level = _read_threshold(threshold)
+    kind, level = read_threshold(threshold)
     if kind == "mean":
         bound: Tensor | float = maps.mean(dim=(1, 2), keepdim=True)
     elif kind == "quantile":
@@ -71,14 +72,15 @@ class Augmented(NamedTuple):
     drawn: Tensor  # (n,) int64 on the CPU: which images were augmented
     maps: Tensor  # (n, H, W) in [0, 1], as used for each drawn image
     keep: Tensor  # (n, H, W) bool
-    no_map: Tensor  # (n,) bool: left untouched for want of a map (or of another image to take it from)
+    no_map: Tensor  # (n,) bool: left untouched: no map, no other image to take one from, or the label -100
 
 
 class SaliencyBlur:
     """Group-CAM augmentation as a plain callable, for hand-written loops and Fabric: `augment(images, targets) -> images`.
 
-    Per image: S = saliency map, keep = S >= mean(S), x_hat = keep x + (1 - keep) blur(x). An image without a map is returned
-    as it is. Only the images drawn with probability `p` are mapped, so p=0.5 halves the cost.
+    Per image: S = saliency map, keep = S >= mean(S), x_hat = keep x + (1 - keep) blur(x). An image without a map, or with the
+    label -100 (which losses ignore), is returned as it is. Only the images drawn with probability `p` are mapped, so p=0.5
+    halves the cost.
 
     Args:
         cam: maps of a batch, `cam(images, targets) -> (N, H, W)` in [0, 1], such as `GroupCAM.for_training(model)`.
@@ -114,14 +116,12 @@ class SaliencyBlur:
         mask_from: MaskFrom = "saliency",
         generator: torch.Generator | None = None,
     ) -> None:
-        for name, value in (("p", p), ("strength", strength)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-        if not callable(fill) and fill not in ("blur", "mean", "noise", "other"):
-            raise ValueError(f"fill must be 'blur', 'mean', 'noise', 'other' or a callable; got {fill!r}")
-        if not callable(mask_from) and mask_from not in (kinds := get_args(get_args(MaskFrom)[0])):
-            raise ValueError(f"mask_from must be one of {', '.join(map(repr, kinds))} or a callable; got {mask_from!r}")
-        _read_threshold(threshold)
+        check_number("p", p, 0, 1)
+        check_number("strength", strength, 0, 1)
+        check_choice("fill", fill, get_args(get_args(Fill)[0]), or_callable=True)
+        check_choice("mask_from", mask_from, get_args(get_args(MaskFrom)[0]), or_callable=True)
+        check_blur(kernel_size, sigma)
+        read_threshold(threshold)
         self.cam, self.p, self.strength, self.threshold = cam, p, strength, threshold
         self.fill, self.kernel_size, self.sigma, self.mask_from, self.generator = fill, kernel_size, sigma, mask_from, generator
 
@@ -178,6 +178,9 @@ class SaliencyBlur:
         drawn = plain if everything else plain.index_select(0, at)
         with torch.no_grad():
             used, keep, no_map = self._masks(plain, targets, index, at, maps)
+            if isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point():
+                ignored = targets.to(plain.device, non_blocking=True).index_select(0, at) == IGNORED
+                keep, no_map = keep | ignored[:, None, None], no_map | ignored
             augmented = blend(drawn, keep, self._fill(plain, drawn, at, generator), self.strength)
             if not everything:
                 augmented = plain.index_copy(0, at, augmented)
@@ -187,7 +190,7 @@ class SaliencyBlur:
         """Labels for `fill="other"`, mixed as CutMix does (Yun et al. 2019): sample i + 1 counts for its share of the pixels.
 
         Args:
-            labels: of the whole batch: (N,) integers in [0, classes), (N, C) soft or multi-hot rows, or (N,) binary ones.
+            labels: of the whole batch: (N,) integers in [0, classes) or -100, (N, C) soft or multi-hot rows, or (N,) binary ones.
             done: what `apply` gave.
             classes: number of classes; 1 = binary.
 
@@ -204,7 +207,10 @@ class SaliencyBlur:
             kind = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
             raise ValueError(f"labels must be ({len(done.images)},) class indices or ({len(done.images)}, C) rows, got {kind}")
         indices = labels.ndim == 1 and classes > 1 and not labels.is_floating_point()
-        rows = F.one_hot(labels.long(), classes) if indices else labels
+        rows = labels
+        if indices:  # a row of zeros counts nothing in a cross-entropy
+            labels = labels.long()
+            rows = F.one_hot(labels.where(labels != IGNORED, 0), classes) * (labels != IGNORED)[:, None]
         rows = rows if rows.is_floating_point() else rows.float()
         share = torch.zeros(len(rows), dtype=torch.float32, device=rows.device)  # of the pixels that come from the next sample
         replaced = (~done.keep).float().mean(dim=(1, 2)).to(rows.device)
@@ -294,13 +300,14 @@ def _like(result: Tensor, images: Tensor) -> Tensor:
     return result.as_subclass(type(images))
 
 
-def _read_threshold(threshold: float | str) -> tuple[Literal["mean", "quantile", "level"], float]:
+def read_threshold(threshold: float | str) -> tuple[Literal["mean", "quantile", "level"], float]:
+    """Kind and level of a threshold, see `keep_mask`."""
     if threshold == "mean":
         return "mean", 0.0
     try:
         level = float(threshold[1:] if isinstance(threshold, str) and threshold.startswith("q") else threshold)
-    except ValueError:
+    except (ValueError, TypeError):
         level = -1.0
-    if not 0 <= level <= 1:
+    if isinstance(threshold, bool) or not 0 <= level <= 1:
         raise ValueError(f"threshold must be 'mean', a number in [0, 1], or a quantile such as 'q0.6'; got {threshold!r}")
     return ("quantile" if isinstance(threshold, str) and threshold.startswith("q") else "level"), level

@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from groupcam_aug.arguments import check_number, check_whole
 from groupcam_aug.borrow import plain_arithmetic
 
-__all__ = ["blur", "blur_size"]
+__all__ = ["blur", "blur_size", "check_blur"]
 
 
 def blur(images: Tensor, kernel_size: int | None = None, sigma: float | None = None) -> Tensor:
@@ -31,12 +32,9 @@ def blur(images: Tensor, kernel_size: int | None = None, sigma: float | None = N
     """
     height, width = images.shape[-2:]
     default_kernel, default_sigma = blur_size(height, width)
+    check_blur(kernel_size, sigma)
     kernel_size = default_kernel if kernel_size is None else int(kernel_size)
     sigma = default_sigma if sigma is None else float(sigma)
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
     if kernel_size // 2 >= min(height, width):
         raise ValueError(
             f"kernel_size={kernel_size} does not fit images of {height} x {width}: at most "
@@ -49,6 +47,14 @@ def blur(images: Tensor, kernel_size: int | None = None, sigma: float | None = N
         result = torch.matmul(rows, torch.matmul(images.to(dtype), columns.t()))
     memory_format = torch.channels_last if _is_channels_last(images) else torch.contiguous_format
     return result.to(images.dtype).contiguous(memory_format=memory_format)
+
+
+def check_blur(kernel_size: int | None, sigma: float | None) -> None:
+    """Raise a ValueError unless the kernel is odd and sigma positive, or None."""
+    check_whole("kernel_size", kernel_size, 1, optional=True)
+    if kernel_size is not None and kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    check_number("sigma", sigma, above=True, optional=True)
 
 
 def blur_size(height: int, width: int) -> tuple[int, float]:

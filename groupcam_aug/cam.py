@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from groupcam_aug.arguments import check_whole
 from groupcam_aug.borrow import capture, unwrap
 from groupcam_aug.layers import spatial_layers
 from groupcam_aug.memory import exhausted, is_out_of_memory
@@ -32,8 +33,7 @@ class CAM:
     def __init__(
         self, model: nn.Module, output: Output, preprocess: Callable[[Tensor], Tensor] | None, chunk: int | None
     ) -> None:
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1 image per forward pass, got {chunk}")
+        check_whole("chunk", chunk, 1, optional=True)
         self.network = unwrap(model)
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from groupcam_aug.augment import has_map, keep_mask
+from groupcam_aug.arguments import check_whole
+from groupcam_aug.augment import has_map, keep_mask, read_threshold
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import check_images
 from groupcam_aug.metrics.stability import map_change
@@ -132,11 +133,12 @@ def measure_fidelity(
         ValueError: no image; regroupings < 1; another mode that is called "paper".
     """
     images = check_images(images, targets)
-    if not len(images) or regroupings < 1 or repeats < 0 or batch_size < 1:
-        raise ValueError(
-            "give at least one image, one regrouping and a batch of one; got "
-            f"{len(images)} images, regroupings={regroupings}, repeats={repeats}, batch_size={batch_size}"
-        )
+    if not len(images):
+        raise ValueError("images holds no image: give at least one")
+    for name, value, least in (("regroupings", regroupings, 1), ("repeats", repeats, 0), ("batch_size", batch_size, 1)):
+        check_whole(name, value, least)
+    check_whole("seed", seed)
+    read_threshold(threshold)
 
     def cam(mode: str) -> GroupCAM:
         return GroupCAM.for_training(model, layer, groups=groups, weights=weights, **scoring_of(mode), **options)

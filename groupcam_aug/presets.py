@@ -47,15 +47,17 @@ def mode_name(mode: str) -> str:
     return scoring["mask_at"] + (f", {scoring['baseline']}" if scoring["baseline"] != "blur" else "")
 
 
-def describe(cam: GroupCAM, augment: SaliencyBlur) -> str:
+def describe(cam: GroupCAM | None, augment: SaliencyBlur) -> str:
     """What is done to how many images, and what it adds to training, in a line; a training step counts three forward passes.
 
     Args:
-        cam: of the maps, after its first call.
+        cam: of the maps, after its first call; None where object masks stand in for maps.
         augment: of the images.
     """
     p = augment.p
     share = "every image" if p == 1 else f"{p:.0%} of the images"
+    if cam is None:
+        return f"object masks of the batch (mask_from={augment.mask_from!r}), {share}: no map is made"
     if not cam.layer_shape:
         return f"{augment.mask_from!r} masks, {share}: no extra forward pass"
     shape, on_input = " x ".join(map(str, cam.layer_shape)), cam.mask_at == "input"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
@@ -103,14 +104,12 @@ class GroupCAM(CAM):
         chunk: int | None = None,
     ) -> None:
         super().__init__(model, output, preprocess, chunk)
-        _check_choice("weights", weights, ("gradient", "none"))
-        _check_choice("variant", variant, ("paper", "head"))
-        _check_choice("baseline", baseline, ("blur", "zero"))
-        _check_choice("activation", activation, ("softmax", "sigmoid"))
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"groups must be a positive integer, got {groups!r}")
-        if denoise is not None and not 0 <= denoise <= 100:
-            raise ValueError(f"denoise is a percentile, 0 to 100 or None, got {denoise}")
+        check_choice("weights", weights, ("gradient", "none"))
+        check_choice("variant", variant, ("paper", "head"))
+        check_choice("baseline", baseline, ("blur", "zero"))
+        check_choice("activation", activation, ("softmax", "sigmoid"))
+        check_whole("groups", groups, 1)
+        check_number("denoise", denoise, 0, 100, optional=True)
         self.layer, self.groups, self.weights, self.variant, self.activation = layer, groups, weights, variant, activation
         self.denoise = None if variant == "head" else denoise
         if layer is not None:
@@ -325,8 +324,7 @@ class GradCAM(CAM):
         chunk: int | None = None,
     ) -> None:
         super().__init__(model, output, preprocess, chunk)
-        if sign not in (1, -1):
-            raise ValueError(f"sign must be 1 or -1, got {sign!r}")
+        check_choice("sign", sign, (1, -1))
         for name in [] if layer is None else [layer] if isinstance(layer, str) else layer:
             get_layer(self.network, name)
         if layer is not None and not isinstance(layer, str) and not layer:
@@ -384,8 +382,3 @@ def _by_group(target: Target, logits: Tensor, count: int) -> Tensor:
     """Scores (n, groups) from logits (groups n, classes), group by group."""
     copies = len(logits) // count
     return target.part(slice(None), copies=copies).score(logits).view(copies, count).t()
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from groupcam_aug.arguments import check_choice, check_whole
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import Output, check_images
 from groupcam_aug.metrics.stability import map_change, map_floor
@@ -114,8 +115,9 @@ def randomization_check(
     Raises:
         ValueError: another mode, no images, a stage that does not exist or has no parameters.
     """
-    if mode not in ("cascading", "independent"):
-        raise ValueError(f"mode must be 'cascading' or 'independent', got {mode!r}")
+    check_choice("mode", mode, ("cascading", "independent"))
+    check_whole("seed", seed)
+    check_whole("grid", grid, 1)
     network, images = unwrap(model), check_images(images, targets)
     if not len(images):
         raise ValueError("no images: the check needs at least one")
@@ -186,7 +188,7 @@ def forward_order(network: nn.Module, run: Callable[[], Any]) -> list[str]:
 def _stages(network: nn.Module, stages: Sequence[str] | int | None, run: Callable[[], Any]) -> list[tuple[str, list[str]]]:
     """What is re-initialised at each stage: a label, and names of modules whose own parameters are meant."""
     if stages is not None and not isinstance(stages, int):
-        if isinstance(stages, str) or not stages:
+        if isinstance(stages, str) or not isinstance(stages, Sequence) or not stages:
             raise ValueError(f"stages must be a list of module names, a number or None, got {stages!r}")
         return [(name, _members(network, name)) for name in stages]
     order = forward_order(network, run)
@@ -200,8 +202,7 @@ def _stages(network: nn.Module, stages: Sequence[str] | int | None, run: Callabl
     single = [(name or "(network)", members) for name, members in groups.items() if members][::-1]
     if stages is None:
         return single
-    if stages < 1:
-        raise ValueError(f"stages={stages}: at least 1 stage is needed")
+    check_whole("stages", stages, 1)
     merged = []
     for part in torch.arange(len(single)).tensor_split(min(stages, len(single))):
         stage = [single[i] for i in part.tolist()]

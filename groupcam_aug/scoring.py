@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from groupcam_aug.arguments import check_choice
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images
@@ -42,8 +43,7 @@ class Scorer:
         output: Output = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if activation not in ("softmax", "sigmoid"):
-            raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+        check_choice("activation", activation, ("softmax", "sigmoid"))
         self.cam = CAM(model, output, preprocess, chunk)
         self.images, self.targets, self.activation = check_images(images, targets), targets, activation
         self.dtype = arithmetic(self.images)
@@ -92,6 +92,7 @@ def make_substrate(images: Tensor, substrate: Substrate) -> Tensor:
     Raises:
         ValueError: another name, or a callable that returns another shape.
     """
+    check_choice("substrate", substrate, ("blur", "zeros", "mean"), or_callable=True)
     if callable(substrate):
         made = substrate(images)
         if not isinstance(made, Tensor) or made.shape != images.shape:
@@ -102,10 +103,8 @@ def make_substrate(images: Tensor, substrate: Substrate) -> Tensor:
         return blur(images)
     if substrate == "zeros":
         return torch.zeros_like(images)
-    if substrate == "mean":
-        dtype = torch.promote_types(images.dtype, torch.float32)
-        return images.to(dtype).mean(dim=(2, 3), keepdim=True).to(images.dtype).expand_as(images)
-    raise ValueError(f"substrate must be 'blur', 'zeros', 'mean' or a callable, got {substrate!r}")
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    return images.to(dtype).mean(dim=(2, 3), keepdim=True).to(images.dtype).expand_as(images)
 
 
 def check_maps(maps: Tensor, images: Tensor) -> Tensor:

@@ -7,19 +7,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["Activation", "Target", "Targets", "class_labels", "read_target", "select_output"]
+__all__ = ["IGNORED", "Activation", "Target", "Targets", "class_labels", "read_target", "select_output"]
 
 Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 Activation = Literal["softmax", "sigmoid"]
+IGNORED = -100  # the label of an image without one, as losses of torch have it
 
 
 class Target:
     """Targets of one batch, checked against its logits: `value` is y (before softmax), `score` is p (after it).
 
     For class indices y_c and p_c are the logit and the probability of the class; for rows q of weights they are
-    sum_c q_c y_c / sum_c q_c and sum_c q_c p_c / sum_c q_c (a row of zeros scores 0). A callable on the logits stands for both.
-    With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z.
+    sum_c q_c y_c / sum_c q_c and sum_c q_c p_c / sum_c q_c (a row of zeros: see `read_target`). A callable on the logits
+    stands for both. With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z.
 
     Args:
         rows: (N,) int64 class indices, (N, classes) soft rows, or the callable `(N, classes) -> (N,)`.
@@ -56,6 +58,7 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation, *, che
     Args:
         targets: int (every image), (N,) int64 tensor or sequence of int, (N, classes) one-hot, soft or multi-hot weights
             (integer or floating point, not negative), a callable `(n, classes) -> (n,)`, or None for each image's top-1 class.
+            An image without a label, a row of zeros or the index `IGNORED`, stands for its top-1 class, too.
         logits: (N, classes).
         activation: "softmax" or "sigmoid".
         check: whether values are looked at (class range, negative weights); on an accelerator this waits for the device.
@@ -73,8 +76,7 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation, *, che
     if classes == 1 and activation == "softmax" and not callable(targets):
         raise ValueError("the network returns a single logit, whose softmax is always 1; use activation='sigmoid'")
     if targets is None:
-        picked = (logits[:, 0] > 0).long() if classes == 1 else logits.argmax(dim=1)
-        return Target(picked, activation)
+        return Target(_first_choice(logits), activation)
     if callable(targets) and not isinstance(targets, Tensor):
         return Target(targets, activation)
     if isinstance(targets, bool) or not isinstance(targets, int | Tensor | Sequence) or isinstance(targets, str):
@@ -90,9 +92,14 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation, *, che
     if classes == 1 and rows.ndim == 1 and rows.is_floating_point():
         rows = rows[:, None]  # binary labels as they are written for BCEWithLogitsLoss
     _check_target(rows, count, classes, look=check or rows.device.type == "cpu")
-    if rows.ndim == 2:
-        return Target(rows.to(device=logits.device, dtype=logits.dtype), activation)
-    return Target(rows.to(device=logits.device, dtype=torch.long), activation)
+    top = _first_choice(logits)
+    if rows.ndim == 1:
+        rows = rows.to(device=logits.device, dtype=torch.long)
+        return Target(torch.where(rows == IGNORED, top, rows), activation)
+    rows = rows.to(device=logits.device, dtype=logits.dtype)
+    if rows.shape[1] > 1:  # a single column of 0 says no
+        rows = torch.where((rows == 0).all(dim=1, keepdim=True), F.one_hot(top, rows.shape[1]).to(rows.dtype), rows)
+    return Target(rows, activation)
 
 
 def class_labels(targets: Any, count: int) -> tuple[Tensor | None, Tensor | None]:
@@ -174,9 +181,11 @@ def _check_target(rows: Tensor, count: int, classes: int, *, look: bool) -> None
             raise TypeError(
                 f"class indices must be integers, got {rows.dtype}; weights over classes need the shape ({count}, {classes})"
             )
-        if look and count and bool(((rows < 0) | (rows >= sides)).any()):
-            outside = rows[(rows < 0) | (rows >= sides)][0].item()
-            raise ValueError(f"target {outside} is outside the {sides} classes of the network (0 to {sides - 1})")
+        if look and bool((outside := ((rows < 0) & (rows != IGNORED)) | (rows >= sides)).any()):
+            raise ValueError(
+                f"target {rows[outside][0].item()} is outside the {sides} classes of the network (0 to {sides - 1}); "
+                f"{IGNORED} is an image without a label"
+            )
     else:
         if rows.shape[1] != sides and rows.shape[1] != classes:
             raise ValueError(f"targets weigh {rows.shape[1]} classes, but the network has {classes}")
@@ -184,6 +193,11 @@ def _check_target(rows: Tensor, count: int, classes: int, *, look: bool) -> None
             raise TypeError("weights over classes must be real")
         if look and count and bool((~(rows >= 0)).any()):
             raise ValueError("weights over classes must be non-negative numbers")
+
+
+def _first_choice(logits: Tensor) -> Tensor:
+    """(N,) int64, the top-1 classes; a single logit stands for two."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
 
 
 def _called(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:

@@ -28,6 +28,13 @@ class ConfiguredCallback(Callback):
         self._call = args, kwargs
         return self
 
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Leave a mark in the checkpoint, so that Lightning tells whoever goes on without this callback that it is missing.
+
+        Not a `state_dict`: of callbacks with one Lightning allows a single one of a kind.
+        """
+        checkpoint.setdefault("callbacks", {}).setdefault(self.state_key, {"used": True})
+
     def __repr__(self) -> str:
         args, kwargs = self._call
         parameters = inspect.signature(type(self).__init__).parameters

@@ -1,10 +1,4 @@
-"""How a training batch is reached and rebuilt on its way to `training_step`.
-
-Lightning has no hook that lets a callback replace a batch. `strategy.batch_to_device` is the last thing that happens to one:
-behind it stand the precision conversion and every transfer hook of the user, in front of it `training_step`. So one
-`Dispatcher` per strategy takes its place, on the strategy object only, and hands each batch to its owners. The user's module
-and data are never touched: no method is patched, no tensor written.
-"""
+"""What a training batch holds: reading its items, and building one like it with an item replaced."""
 
 from __future__ import annotations
 
@@ -22,94 +16,18 @@ from groupcam_aug.saliency import GroupCAM
 
 __all__ = [
     "BatchKey",
-    "Dispatcher",
     "Step",
     "batch_generator",
+    "check_keys",
     "describe",
     "get_item",
+    "has_run_out",
     "read_batch",
     "replace_item",
     "warn_of_several_labels",
 ]
 
 BatchKey = int | str | Sequence[int | str] | tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]
-
-
-class Dispatcher:
-    """Stands in for `strategy.batch_to_device` and passes each batch through its owners, in the order they came.
-
-    All owners share one dispatcher, and each leaves in its own time: the last one out puts the original back. If somebody
-    else has wrapped the method since, the dispatcher stays below as a pass-through.
-    """
-
-    def __init__(self, strategy: Any) -> None:
-        self.original = strategy.batch_to_device
-        self.own = "batch_to_device" in vars(strategy)  # whether it was already replaced on the object
-        self.owners: list[Callable[[Any], Any]] = []
-        self.last: Any = None  # the batch handed out, until the step has checked that it arrived
-        self._warned = False
-
-    def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """The batch on its device, as the owners leave it."""
-        batch = self.original(batch, *args, **kwargs)
-        for owner in list(self.owners):
-            batch = owner(batch)
-        self.last = batch
-        return batch
-
-    def check_arrival(self, trainer: Any, batch: Any, passed: bool, who: str, instead: str) -> None:
-        """Whether the batch of a step is the one that was handed out; a warning, once, if somebody exchanged it since.
-
-        Args:
-            trainer: of the fit.
-            batch: as `on_train_batch_start` gets it.
-            passed: whether any batch passed the owner since the last step.
-            who: the callback's name.
-            instead: what to do where no batch passes.
-
-        Raises:
-            MisconfigurationException: the batch never came by.
-        """
-        if batch is None or batch is self.last:
-            return
-        if not passed:
-            raise misconfigured(
-                trainer,
-                f"this batch reached training_step without passing {who}: something replaced "
-                f"strategy.batch_to_device after setup and does not call the original. {instead}",
-            )
-        if not self._warned:
-            self._warned = True
-            warn(trainer, f"another wrapper of strategy.batch_to_device exchanged the batch after {who}")
-
-    @classmethod
-    def attach(cls, strategy: Any, owner: Callable[[Any], Any]) -> Dispatcher:
-        """Let `owner` (batch -> batch) see every batch of `strategy`, once however often it asks."""
-        dispatcher = vars(strategy).get("_groupcam_dispatcher")
-        if dispatcher is None or (not dispatcher.owners and vars(strategy).get("batch_to_device") is not dispatcher):
-            dispatcher = cls(strategy)  # an old one without owners may have been cut off by whoever put back what he had found
-            strategy._groupcam_dispatcher = strategy.batch_to_device = dispatcher
-        if owner not in dispatcher.owners:
-            dispatcher.owners.append(owner)
-        return dispatcher
-
-    @classmethod
-    def detach(cls, strategy: Any, owner: Callable[[Any], Any]) -> None:
-        """Undo `attach`; harmless if there is nothing to undo."""
-        dispatcher = vars(strategy).get("_groupcam_dispatcher")
-        if dispatcher is None:
-            return
-        if owner in dispatcher.owners:
-            dispatcher.owners.remove(owner)
-        if dispatcher.owners:
-            return
-        dispatcher.last = None
-        if vars(strategy).get("batch_to_device") is dispatcher:
-            if dispatcher.own:
-                strategy.batch_to_device = dispatcher.original
-            else:
-                del strategy.batch_to_device
-            del strategy._groupcam_dispatcher
 
 
 class Step(NamedTuple):
@@ -130,13 +48,16 @@ def get_item(batch: Any, key: BatchKey) -> Any:
         batch: sequence, mapping, object with attributes, or a bare tensor (which is its own item 0).
         key: index, key or attribute name; several of them for a nested batch; or a (getter, setter) pair.
 
+    Returns:
+        The item; None where a container on the way to it is None.
+
     Raises:
         KeyError: nothing there; the message lists what the batch holds.
     """
     if _is_pair(key):
         return key[0](batch)  # type: ignore[index,operator]
     for step in _path(key):
-        if isinstance(batch, Tensor) and step == 0:
+        if batch is None or (isinstance(batch, Tensor) and step == 0):
             continue
         try:
             if isinstance(batch, Tensor):
@@ -174,13 +95,43 @@ def read_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchK
             trainer,
             f"target_key={target_key!r} gives {describe(targets)}, not labels: name them with target_key=[{target_key!r}, ...]",
         )
+    words = targets[:1] if isinstance(targets, list | tuple) else [targets]
+    if any(isinstance(word, str | bytes) for word in words) or (targets is None and has_run_out(batch, target_key)):
+        raise misconfigured(
+            trainer,
+            f"target_key={target_key!r} gives {targets!r:.60}, not labels: number the classes in the dataset, or take "
+            "target_key=None to explain the network's own first choice",
+        )
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise misconfigured(
             trainer,
             f"image_key={image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
             f"{describe(batch)}. Name the images with image_key=, or scale and normalise them before training_step",
         )
+    if images.shape[3] in (1, 3, 4) and min(images.shape[1:3]) > 4:
+        raise misconfigured(
+            trainer,
+            f"image_key={image_key!r} gives images {tuple(images.shape)} with the channels last: bring them to (N, C, H, W) "
+            "before training_step, with images.permute(0, 3, 1, 2)",
+        )
     return images, targets
+
+
+def has_run_out(batch: Any, *keys: BatchKey | None) -> bool:
+    """Whether a loader of several has run out: its part of the batch is None then, with `CombinedLoader(..., "max_size")`."""
+    try:
+        return any(get_item(batch, key) is None for key in keys if key is not None)
+    except KeyError:  # nothing there at all: `read_batch` says so
+        return False
+
+
+def check_keys(**keys: Any) -> None:
+    """Raise a TypeError unless each is a `BatchKey` or None."""
+    for name, key in keys.items():
+        if key is None or isinstance(key, int | str) or _is_pair(key):
+            continue
+        if not isinstance(key, list | tuple) or not key or not all(isinstance(step, int | str) for step in key):
+            raise TypeError(f"{name} must be an index, a key, a list of them, a (getter, setter) pair or None; got {key!r}")
 
 
 def replace_item(batch: Any, key: BatchKey, value: Any) -> Any:

@@ -54,6 +54,7 @@ class MapSource:
         self._epoch: int | None = None  # of the last batch that was mapped
         self._classes: int | None = None
         self._step = 0  # optimiser steps that the average has followed
+        self._are_counted = False  # whether Lightning counts them; not where a wrapper of the optimiser is stepped by hand
 
     def start(self, average: Mapping[str, Any] | None = None) -> bool:
         """Choose the network, once.
@@ -102,6 +103,7 @@ class MapSource:
             self._follow(images)
         with borrowed_network(self.trainer, self.cam.network, who, check=first):
             if first:
+                self._check_dtype(self.cam, images[:1])
                 self._check_classes(self.cam, images[:1])
             yield self.cam
 
@@ -115,8 +117,12 @@ class MapSource:
         return self._classes
 
     def after_step(self) -> None:
-        """Move the average, if the optimiser has moved."""
-        if self.average is not None and self.trainer.global_step != self._step:
+        """Move the average, if the optimiser has moved; after every batch where nothing counts its steps."""
+        if self.average is None:
+            return
+        moved = self.trainer.global_step != self._step
+        self._are_counted |= moved or self.trainer.lightning_module.automatic_optimization
+        if moved or not self._are_counted:
             self._step = self.trainer.global_step
             self.average.update_parameters(self._in_training())
 
@@ -142,6 +148,21 @@ class MapSource:
         parameter = next(self._in_training().parameters(), None)
         if self.cam is not None and self.choice != "self" and parameter is not None:
             self.cam.network.to(device=images.device, dtype=parameter.dtype)
+
+    def _check_dtype(self, cam: GroupCAM, image: Tensor) -> None:
+        """Say what is wrong where the network does not take images of that precision; forwards that cast them are fine."""
+        dtype = next((parameter.dtype for parameter in cam.network.parameters() if parameter.is_floating_point()), image.dtype)
+        if image.dtype == dtype:
+            return
+        try:
+            with as_found(cam.network, image.device):
+                cam.logits(image)
+        except RuntimeError as error:
+            raise misconfigured(
+                self.trainer,
+                f"the network has {dtype} parameters and does not take {image.dtype} images ({error}): cast the images in the "
+                f"dataset, images.to({dtype}), or give a Trainer(precision=...) that does",
+            ) from error
 
     def _check_classes(self, cam: GroupCAM, image: Tensor) -> None:
         if self.choice == "self" or self.other_classes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from groupcam_aug.arguments import check_number, check_whole
+
 __all__ = ["Convergence"]
 
 
@@ -26,10 +28,8 @@ class Convergence:
 
     def __init__(self, threshold: float = 0.05, patience: int = 3, min_lr_share: float = 0.1, min_alive: float = 0.5) -> None:
         for name, value in (("threshold", threshold), ("min_lr_share", min_lr_share), ("min_alive", min_alive)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"patience must be a positive number of probings, got {patience!r}")
+            check_number(name, value, 0, 1)
+        check_whole("patience", patience, 1)
         self.threshold, self.patience, self.min_lr_share, self.min_alive = threshold, patience, min_lr_share, min_alive
         self.converged_epoch: int | None = None  # the first epoch of the run of probings by which maps had settled
         self.fell_with_lr: int | None = None  # the epoch in which change had been low for as long, but the rate was cut

@@ -51,6 +51,7 @@ class AugmentationStats:
         self.steps = self.due_images = self.drawn = self.augmented_steps = 0
         self._sums: Tensor | None = None  # (2 + BINS,): images without a map, sum of the others' keep fractions, their histogram
         self._classes: Tensor | None = None  # (classes + 1, 2): drawn, of those without a map; last row: of other labels
+        self._unlabelled: Tensor | None = None  # (2,): of rows without any label, drawn, of those without a map
         self._kept: Tensor | None = None  # (4,) int64: pixels of objects kept, of objects, of backgrounds kept, of backgrounds
         self._steps: deque[tuple[float, float | None]] = deque(maxlen=STEPS)
         self._samples = SampleGrid()
@@ -114,9 +115,9 @@ class AugmentationStats:
             counts over [0, 1]), `object_kept` and `ground_kept` (shares of the objects' and of the backgrounds' pixels that are
             kept, over all drawn images with a map and an object mask; None without any), `per_class` (label to [drawn, no_map];
             an image with several labels counts in parts), `other_classes` (the same of labels from `CLASSES` on and of negative
-            ones, together), and medians in seconds: `seconds` (the augmentation of a batch),
-            `step_seconds` (a whole step, from the batch's arrival on the device), `plain_seconds` (a step less its
-            augmentation).
+            ones, together), `unlabelled` (the same of rows without any label), and medians in seconds: `seconds` (the
+            augmentation of a batch), `step_seconds` (a whole step, from the batch's arrival on the device), `plain_seconds` (a
+            step less its augmentation).
         """
         sums = [0.0] * (2 + BINS) if self._sums is None else self._sums.tolist()
         mapped = self.drawn - round(sums[0])
@@ -139,6 +140,7 @@ class AugmentationStats:
             "ground_kept": kept[2] / kept[3] if kept[3] else None,
             "per_class": per_class,
             "other_classes": [_count(value) for value in others],
+            "unlabelled": [0, 0] if self._unlabelled is None else [round(count) for count in self._unlabelled.tolist()],
             "seconds": _median(augmented),
             "step_seconds": _median([whole for whole, _ in self._steps]),
             "plain_seconds": _median([whole - (part or 0.0) for whole, part in self._steps]),
@@ -155,6 +157,8 @@ class AugmentationStats:
             self._classes.index_add_(0, labels.where((labels >= 0) & (labels < others), others), counts)
         else:
             self._classes[: weights.shape[1]] += weights.t() @ counts
+            nothing = (weights == 0).all(dim=1).float() @ counts
+            self._unlabelled = nothing if self._unlabelled is None else self._unlabelled + nothing
 
 
 def _count(value: float) -> float:

@@ -11,6 +11,7 @@ from groupcam_aug.callbacks.report_page.run_records import RunRecords, series
 __all__ = ["Finding", "findings", "overhead", "verdict", "watching_share", "worst_classes"]
 
 ENOUGH = 20  # images of a class, below which its share without a map says little
+UNEVEN = 0.3  # by which the share of a class that is augmented may differ from that of all
 MISSING = 0.2  # share of a class without a map from which it is reported
 SETTLED = 0.05  # change up to which maps hardly move, where the monitor does not say
 CONTROLS = ("centre", "random", "inverted")  # beginnings of the names of what every method must beat
@@ -172,6 +173,7 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
         return
     line = records.drawn_epochs[-1]
     missing = line["no_map"] / line["drawn"]
+    yield from _uneven(records, line)
     if records.augmentation.get("source") == "masks":
         if missing >= 0.3:
             yield Finding(
@@ -211,6 +213,27 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
             "warning",
             f"{keep:.0%} of the pixels are kept: {effect}.",
             "Masks have collapsed. Look at the samples below; threshold='q0.5' keeps half of every image.",
+        )
+
+
+def _uneven(records: RunRecords, line: dict[str, Any]) -> Iterator[Finding]:
+    """Classes augmented far more or less often than all images together, by more than the chance of so many draws."""
+    rows = [(_class_and_name(records, label), drawn, 1 - empty) for label, drawn, empty in worst_classes(line)]
+    drawn, empty = line.get("unlabelled") or (0, 0)
+    rows += [("the images without any label", drawn, 1 - empty / drawn)] if drawn else []
+    share = sum(count * part for _, count, part in rows) / (sum(count for _, count, _ in rows) or 1)
+    far = [
+        (abs(part - share), name, part)
+        for name, count, part in rows
+        if count >= ENOUGH and abs(part - share) > max(UNEVEN, 3 * (share * (1 - share) / count) ** 0.5)
+    ]
+    if far:
+        named = " and ".join(f"{part:.0%} of {name}" for _, name, part in sorted(far, reverse=True)[:3])
+        yield Finding(
+            "warning",
+            f"Whether an image is augmented depends on its class: {named}, {share:.0%} of all.",
+            f"Shares of the images drawn in epoch {line['epoch']} that had a map. Where they differ that much the blur itself "
+            "tells the network the class. target_key=None (each image's first choice) and mask_from='other' do not depend on it.",
         )
 
 

@@ -57,6 +57,7 @@ LINES: dict[str, dict[str, Any]] = {
         "keep_histogram?": [float],
         "per_class?": {...: [float, float]},
         "other_classes?": [float, float],
+        "unlabelled?": [float, float],
         **{f"{name}?": _NUMBER for name in ("keep_fraction", "object_kept", "ground_kept", "seconds", "plain_seconds")},
     },
 }

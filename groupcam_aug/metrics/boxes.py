@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from groupcam_aug.arguments import check_number
 from groupcam_aug.metrics.localisation import Located, check_sizes, finite
 from groupcam_aug.metrics.summed_metric import MeanOfCounted
 
@@ -51,8 +52,7 @@ def boxes_from_maps(maps: Tensor, *, threshold: float = 0.15) -> Tensor:
         ValueError: another shape or threshold.
     """
     check_sizes(maps, maps)
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be a share of the maximum in (0, 1], got {threshold}")
+    check_number("threshold", threshold, 0, 1, above=True)
     peak = maps.amax(dim=(1, 2), keepdim=True)
     usable = finite(maps) & (peak[:, 0, 0] > 0)
     part = _largest_part((maps >= threshold * peak) & usable[:, None, None])
@@ -79,6 +79,7 @@ def localisation_error(boxes: Tensor, truth: Sequence[Tensor], *, iou: float = 0
     Raises:
         ValueError: numbers of boxes that do not fit.
     """
+    check_number("iou", iou, 0, 1)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) != len(truth):
         raise ValueError(f"need one box (4) and one set of true boxes an image, got {tuple(boxes.shape)} and {len(truth)} sets")
     pairs = [(box[None].double(), true.reshape(-1, 4).to(box.device).double()) for box, true in zip(boxes, truth, strict=True)]
@@ -114,6 +115,8 @@ class LocalisationError(MeanOfCounted):
 
     def __init__(self, threshold: float = 0.15, iou: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_number("threshold", threshold, 0, 1, above=True)
+        check_number("iou", iou, 0, 1)
         self.threshold, self.iou = threshold, iou
 
     def update(self, maps: Tensor, truth: Sequence[Tensor], correct: Tensor | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from groupcam_aug.arguments import check_choice, check_flag, check_whole
 from groupcam_aug.metrics.pixel_swaps import AUTHORS_STEPS, Direction, Spacing, SwapPlan, swap_curves
 from groupcam_aug.metrics.summed_metric import SummedMetric, mean, total
 from groupcam_aug.scoring import Output, Scorer, Substrate
@@ -141,6 +142,12 @@ class _CurveMetric(SummedMetric):
     def __init__(self, steps: int = 28, *, author_compatible: bool = False, **options: Any) -> None:
         chosen = {name: options.pop(name) for name in _CURVE_OPTIONS if name in options}
         super().__init__(**options)
+        check_whole("steps", steps, 1)
+        check_flag("author_compatible", author_compatible)
+        check_choice("activation", chosen.get("activation", "softmax"), ("softmax", "sigmoid"))
+        check_choice("spacing", chosen.get("spacing", "uniform"), ("uniform", "quadratic"))
+        check_choice("substrate", chosen.get("substrate", "blur"), ("blur", "zeros", "mean"), or_callable=True)
+        check_whole("chunk", chosen.get("chunk"), 1, optional=True)
         self.options = {"steps": steps, "author_compatible": author_compatible, **chosen}
         self.steps = AUTHORS_STEPS if author_compatible else steps
         self._add_sums(f"{self._name}_count", f"{self._name}_undefined")

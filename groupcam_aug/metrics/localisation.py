@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from groupcam_aug.augment import keep_mask
+from groupcam_aug.arguments import check_flag, check_number, check_whole
+from groupcam_aug.augment import keep_mask, read_threshold
 from groupcam_aug.metrics.summed_metric import MeanOfCounted, SummedMetric, mean
 
 __all__ = [
@@ -49,11 +50,8 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 0.0, relati
         ValueError: shapes that do not fit, a negative tolerance, or both kinds of it.
     """
     check_sizes(maps, masks)
-    if relative_tolerance is not None and tolerance:
-        raise ValueError(f"give tolerance={tolerance} or relative_tolerance={relative_tolerance}, not both")
+    _check_tolerance(tolerance, relative_tolerance)
     reach = tolerance if relative_tolerance is None else relative_tolerance * min(maps.shape[1:])
-    if not reach >= 0:
-        raise ValueError(f"the tolerance must not be negative, got {reach}")
     inside, usable = masks > 0, finite(maps) & (maps.amax(dim=(1, 2)) > maps.amin(dim=(1, 2)))
     peak = maps.flatten(1).amax(dim=1, keepdim=True)
     point = (maps.flatten(1) == peak).to(torch.uint8).argmax(dim=1)  # of equal values argmax itself promises no order
@@ -82,6 +80,7 @@ def energy_pointing_game(maps: Tensor, masks: Tensor, *, above_chance: bool = Fa
         ValueError: shapes that do not fit, or negative maps (looked for on the CPU only).
     """
     check_sizes(maps, masks)
+    check_flag("above_chance", above_chance)
     if maps.device.type == "cpu" and bool((maps < 0).any()):
         raise ValueError(f"maps must not be negative, the smallest value is {maps.min().item():.4g}")
     inside = masks > 0
@@ -112,6 +111,7 @@ def mask_iou(first: Tensor, second: Tensor, *, threshold: float | str = "mean") 
         ValueError: shapes that do not fit.
     """
     check_sizes(first, second)
+    read_threshold(threshold)
     usable = torch.ones(len(first), dtype=torch.bool, device=first.device)
     masks = []
     for one in (first, second):
@@ -163,6 +163,8 @@ class PointingGame(SummedMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        _check_tolerance(tolerance, relative_tolerance)
+        check_whole("num_classes", num_classes, 1, optional=True)
         if average not in ("micro", "macro") or (average == "macro") != (num_classes is not None):
             raise ValueError(f"average is 'micro', or 'macro' with num_classes=; got {average!r} with num_classes={num_classes}")
         self.tolerance, self.relative_tolerance, self.average = tolerance, relative_tolerance, average
@@ -211,6 +213,7 @@ class EnergyPointingGame(MeanOfCounted):
 
     def __init__(self, above_chance: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_flag("above_chance", above_chance)
         self.above_chance = above_chance
 
     def update(self, maps: Tensor, masks: Tensor) -> None:
@@ -239,11 +242,19 @@ class MaskIoU(MeanOfCounted):
 
     def __init__(self, threshold: float | str = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        read_threshold(threshold)
         self.threshold = threshold
 
     def update(self, first: Tensor, second: Tensor) -> None:
         """Add a batch: (N, H, W) twice, bool masks or maps."""
         self._take(*mask_iou(first, second, threshold=self.threshold))
+
+
+def _check_tolerance(tolerance: float, relative_tolerance: float | None) -> None:
+    check_number("tolerance", tolerance)
+    check_number("relative_tolerance", relative_tolerance, optional=True)
+    if relative_tolerance is not None and tolerance:
+        raise ValueError(f"give tolerance={tolerance} or relative_tolerance={relative_tolerance}, not both")
 
 
 def finite(maps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from groupcam_aug.arguments import check_choice, check_flag, check_whole
 from groupcam_aug.scoring import Scorer, Substrate, check_maps, make_substrate
 
 __all__ = ["AUTHORS_STEPS", "Direction", "Spacing", "SwapPlan", "swap_curves"]
@@ -25,10 +26,9 @@ class SwapPlan:
     """How many pixels are swapped at each point, in which order, and against what."""
 
     def __init__(self, images: Tensor, steps: int, substrate: Substrate, spacing: Spacing, author_compatible: bool) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a positive integer, got {steps!r}")
-        if spacing not in ("uniform", "quadratic"):
-            raise ValueError(f"spacing must be 'uniform' or 'quadratic', got {spacing!r}")
+        check_whole("steps", steps, 1)
+        check_choice("spacing", spacing, ("uniform", "quadratic"))
+        check_flag("author_compatible", author_compatible)
         if author_compatible and (steps != 28 or substrate != "blur" or spacing != "uniform"):
             raise ValueError(
                 "author_compatible=True fixes the steps, both substrates and the spacing; leave steps, substrate and spacing out"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from groupcam_aug.arguments import check_whole
 from groupcam_aug.metrics.summed_metric import MeanOfCounted
 
 __all__ = ["Change", "MapChange", "Noise", "map_change", "map_floor", "map_noise", "spearman"]
@@ -183,6 +184,7 @@ class MapChange(MeanOfCounted):
 
     def __init__(self, grid: int = 14, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_whole("grid", grid, 1)
         self.grid = grid
 
     def update(self, before: Tensor, after: Tensor) -> None:
@@ -208,8 +210,7 @@ def _centred_ranks(rows: Tensor) -> Tensor:
 
 def _pooled(before: Tensor, after: Tensor, grid: int) -> list[tuple[Tensor, Tensor]]:
     """Both on one grid of at most grid x grid cells, dead maps as zeros, and which are alive."""
-    if grid < 1:
-        raise ValueError(f"grid must be at least 1 cell, got {grid}")
+    check_whole("grid", grid, 1)
     _check_maps("before", before)
     _check_maps("after", after)
     height, width = (min(grid, before.shape[i], after.shape[i]) for i in (1, 2))

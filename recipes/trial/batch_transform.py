@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
-from groupcam_aug.callbacks.glue.batch import BatchKey, Dispatcher, batch_generator, describe, read_batch, replace_item
+from groupcam_aug.arguments import check_choice, check_number, check_whole
+from groupcam_aug.callbacks.glue.batch import (
+    BatchKey,
+    batch_generator,
+    check_keys,
+    describe,
+    has_run_out,
+    read_batch,
+    replace_item,
+)
 from groupcam_aug.callbacks.glue.compat import misconfigured
+from groupcam_aug.callbacks.glue.dispatcher import BatchCallback, Dispatcher, is_for_training
 
 __all__ = ["BatchTransform", "random_erasing"]
 
@@ -46,7 +55,7 @@ class _Fit:
     passed: bool = False  # whether a batch has come by since the last step
 
 
-class BatchTransform(ConfiguredCallback):
+class BatchTransform(BatchCallback):
     """CutMix or RandomErasing of training batches on their device, reached as `GroupCAMAugmentation` reaches them.
 
     Random numbers follow from (seed, rank, batch number), and the global ones stay as they are: a run with this callback
@@ -83,15 +92,14 @@ class BatchTransform(ConfiguredCallback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if kind not in ("cutmix", "erase"):
-            raise ValueError(f"kind={kind!r} is neither 'cutmix' nor 'erase'")
-        if not 0 <= p <= 1 or not 0.03 <= area <= 0.8 or alpha <= 0 or start_epoch < 0:
-            raise ValueError(
-                "need p in [0, 1], area in [0.03, 0.8], alpha above 0 and start_epoch from 0; "
-                f"got {p=}, {area=}, {alpha=}, {start_epoch=}"
-            )
-        if num_classes is not None and num_classes < 2:
-            raise ValueError(f"num_classes={num_classes}: give at least 2")
+        check_choice("kind", kind, ("cutmix", "erase"))
+        check_number("p", p, 0, 1)
+        check_number("area", area, 0.03, 0.8)
+        check_number("alpha", alpha, above=True)
+        check_whole("start_epoch", start_epoch)
+        check_whole("num_classes", num_classes, 2, optional=True)
+        check_whole("seed", seed)
+        check_keys(image_key=image_key, target_key=target_key)
         if kind == "cutmix" and target_key is None:
             raise ValueError("kind='cutmix' mixes labels, too: give target_key")
         self.kind, self.p, self.area, self.alpha, self.seed = kind, p, area, alpha, seed
@@ -120,27 +128,16 @@ class BatchTransform(ConfiguredCallback):
         if self._fit is not None:
             self._fit.dispatcher.last = None
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Step out of the line."""
-        self._release()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """The same after an error or Ctrl-C, when Lightning calls no teardown."""
-        self._release()
-
     def _on_batch(self, batch: Any) -> Any:
         """A batch on its way to `training_step`, changed if it is one of training and its turn."""
-        if (fit := self._fit) is None or batch is None:
+        if (fit := self._fit) is None or not is_for_training(fit.trainer, batch):
             return batch
-        trainer = fit.trainer
-        if not trainer.training or trainer.sanity_checking or not torch.is_grad_enabled():
-            return batch
-        fit.passed = True
-        if trainer.current_epoch < self.start_epoch:
-            return batch
+        trainer, fit.passed = fit.trainer, True
         target_key = self.target_key if self.kind == "cutmix" else None
-        images, labels = read_batch(trainer, batch, self.image_key, target_key, type(self).__name__)
         number = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if trainer.current_epoch < self.start_epoch or (number and has_run_out(batch, self.image_key, target_key)):
+            return batch
+        images, labels = read_batch(trainer, batch, self.image_key, target_key, type(self).__name__)
         generator = batch_generator(self.seed, trainer.global_rank, number)
         if target_key is None:
             return replace_item(batch, self.image_key, self._erased(images, generator))
@@ -172,11 +169,6 @@ class BatchTransform(ConfiguredCallback):
             labels, num_classes = (labels.long(), fit.num_classes) if labels.ndim == 1 else (labels, None)
             mixed: tuple[Tensor, Tensor] = v2.CutMix(alpha=self.alpha, num_classes=num_classes)(images, labels)
         return mixed
-
-    def _release(self) -> None:
-        if self._fit is not None:
-            Dispatcher.detach(self._fit.trainer.strategy, self._on_batch)
-        self._fit = None
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import SequentialSampler
 
-from groupcam_aug.callbacks.glue.batch import BatchKey, Dispatcher, read_batch
+from groupcam_aug.callbacks.glue.batch import BatchKey, read_batch
+from groupcam_aug.callbacks.glue.dispatcher import Dispatcher
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network
 from groupcam_aug.targets import select_output
 

@@ -199,10 +199,10 @@ def test_without_a_monitor_or_with_several_it_says_what_to_do(tmp_path):
     ("arguments", "kind", "message"),
     [
         ({"threshold": -0.1}, ValueError, "threshold must be a number from 0 to 1, got -0.1"),
-        ({"patience": 1.5}, ValueError, "patience must be a positive number of probings, got 1.5"),
+        ({"patience": 1.5}, ValueError, "patience must be a whole number of at least 1, got 1.5"),
         ({"min_lr_share": 2}, ValueError, "min_lr_share must be a number from 0 to 1, got 2"),
         ({"min_alive": True}, ValueError, "min_alive must be a number from 0 to 1, got True"),
-        ({"prefix": 3}, TypeError, "prefix must be the prefix= of a SaliencyMonitor, got int"),
+        ({"prefix": 3}, TypeError, r"prefix must be the prefix= of a SaliencyMonitor \(str\) or None, got int"),
         ({"monitor": "val_loss"}, TypeError, "unexpected keyword argument 'monitor'"),
     ],
 )

@@ -191,3 +191,60 @@ def test_single_logit_with_the_sigmoid():
     expected = SaliencyBlur(cam)(x, y)
     fit(module, [GroupCAMAugmentation(network="net", layer="relu2", groups=4, activation="sigmoid")], train=binary_batches())
     assert torch.equal(module.seen[0], expected) and not torch.equal(expected, x)
+
+
+def no_finding(items):
+    """Several labels an image, every second image without any."""
+    images, labels = default_collate(items)
+    rows = F.one_hot(labels, 5).float()
+    rows[1::2] = 0
+    return [images, rows]
+
+
+@pytest.mark.parametrize("mask_from", ["saliency", "other", "centre"])
+def test_images_without_any_label_are_blurred_as_others_are(mask_from):
+    """Else the blur itself would say that there is a label."""
+    module = Lit()
+    module.read = lambda batch: (batch[0], batch[1])
+    options = {"network": "net", "layer": "relu2", "groups": 4, "activation": "sigmoid", "mask_from": mask_from}
+    data = DataLoader(Pictures(12), batch_size=4, collate_fn=no_finding)
+    fit(module, [GroupCAMAugmentation(**options)], train=data)
+    changed = [(seen != x).flatten(1).any(1) for seen, (x, _) in zip(module.seen, data, strict=True)]
+    assert torch.cat(changed)[1::2].any(), "never when a row of zeros scores nothing"
+    with torch.no_grad():
+        first = Lit().net.eval()
+        x, rows = next(iter(data))
+        targets = torch.where(rows.any(1), rows.argmax(1), first(x).argmax(1))
+        options = {name: options[name] for name in ("groups", "activation")}
+        expected = SaliencyBlur(GroupCAM.for_training(first, "relu2", **options), mask_from=mask_from)(x, targets)
+    assert torch.equal(module.seen[0], expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"mask_from": "whole"}, {"mask_from": "other"}, {"mask_from": "inverse"}, {"fill": "noise"}]
+)
+def test_images_whose_label_is_ignored_stay_as_they_are(options):
+    def collate(items):
+        images, labels = default_collate(items)
+        labels[1::2] = -100
+        return [images, labels]
+
+    module = Lit()
+    data = DataLoader(Pictures(12), batch_size=4, collate_fn=collate)
+    fit(module, [GroupCAMAugmentation(network="net", layer="relu2", groups=4, **options)], train=data)
+    for seen, (x, y) in zip(module.seen, data, strict=True):
+        assert torch.equal(seen[y == -100], x[y == -100])
+    changed = torch.cat([(seen != x).flatten(1).any(1) for seen, (x, _) in zip(module.seen, data, strict=True)])
+    assert changed[::2].any()
+
+
+def test_an_ignored_label_has_no_part_in_mixed_labels():
+    augment = SaliencyBlur(None, fill="other", mask_from=lambda x, y: x[:, 0] > 0.5)
+    x = torch.rand(3, 3, 8, 8)
+    labels = torch.tensor([1, -100, 0])
+    done = augment.apply(x, labels, torch.arange(3))
+    rows = augment.mixed_labels(labels, done, 3)
+    kept = (x[:, 0] > 0.5).float().mean(dim=(1, 2))
+    assert rows[1].tolist() == [0, 0, 0] and torch.equal(done.images[1], x[1]) and done.no_map.tolist() == [False, True, False]
+    torch.testing.assert_close(rows[0], torch.tensor([0, kept[0], 0]))
+    torch.testing.assert_close(rows[2], torch.tensor([kept[2], 1 - kept[2], 0]))

@@ -207,10 +207,10 @@ def test_empty_batch(net, images):
     "options, message",
     [
         ({"groups": 9}, "only 8 channels"),
-        ({"groups": 0}, "positive integer"),
+        ({"groups": 0}, "groups must be a whole number of at least 1, got 0"),
         ({"weights": "grad"}, "weights must be one of"),
         ({"variant": "old"}, "variant must be one of"),
-        ({"denoise": 101}, "percentile"),
+        ({"denoise": 101}, "denoise must be a number from 0 to 100 or None, got 101"),
         ({"chunk": 0}, "chunk"),
         ({"activation": "relu"}, "activation must be one of"),
         ({"layer": "relu3"}, "did you mean"),
@@ -263,7 +263,7 @@ def test_counterfactual_maps_explain_with_the_negative_gradient(net, images):
         expected = oracle.minmax(oracle.upsample((-oracle.grad_cam_raw(net, "relu2", image, 2)).relu(), image.shape[-2:]))
         torch.testing.assert_close(found, expected)
     assert against.any() and not torch.allclose(against, GradCAM(net, "relu2")(images, 2))
-    with pytest.raises(ValueError, match="sign must be 1 or -1, got 0"):
+    with pytest.raises(ValueError, match="sign must be one of 1, -1; got 0"):
         GradCAM(net, "relu2", sign=0)
 
 

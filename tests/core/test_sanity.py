@@ -286,7 +286,7 @@ def test_wrapped_outputs(net, images):
         ({"stages": ["nowhere"]}, "no module 'nowhere'"),
         ({"stages": ["pool"]}, "no parameters"),
         ({"stages": "fc"}, "list of module names"),
-        ({"stages": 0}, "at least 1 stage"),
+        ({"stages": 0}, "stages must be a whole number of at least 1, got 0"),
         ({"targets": [1]}, "1 targets for 6 images"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from models import PooledNet
 
 from groupcam_aug import GradCAM, GroupCAM
-from groupcam_aug.targets import class_labels, read_target, select_output
+from groupcam_aug.targets import IGNORED, class_labels, read_target, select_output
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
 
@@ -30,8 +30,28 @@ def test_weights_are_averaged():
     torch.testing.assert_close(
         target.score(LOGITS), torch.stack([(p[0, 0] + p[0, 1]) / 2, (0.2 * p[1, 1] + 0.6 * p[1, 2]) / 0.8])
     )
-    nothing = read_target(torch.zeros(2, 3), LOGITS, "softmax")
-    assert nothing.score(LOGITS).tolist() == [0, 0] and nothing.value(LOGITS).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "targets, expected",
+    [
+        (torch.tensor([[0.0, 0, 0], [1, 0, 0]]), [1, 0]),
+        (torch.zeros(2, 3, dtype=torch.long), [1, 2]),
+        (torch.tensor([IGNORED, 0]), [1, 0]),
+        ([0, IGNORED], [0, 2]),
+    ],
+)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_an_image_without_a_label_is_explained_for_its_first_choice(targets, expected, activation):
+    target, same = read_target(targets, LOGITS, activation), read_target(expected, LOGITS, activation)
+    assert target.value(LOGITS).tolist() == same.value(LOGITS).tolist()
+    assert target.score(LOGITS).tolist() == same.score(LOGITS).tolist()
+
+
+def test_a_column_of_zeros_says_no():
+    z = torch.tensor([[2.0], [-1.0]])
+    assert read_target(torch.zeros(2, 1), z, "sigmoid").value(z).tolist() == [-2.0, 1.0]
+    assert read_target(torch.zeros(2, 2), z, "sigmoid").value(z).tolist() == [2.0, 1.0], "of two columns none: the first choice"
 
 
 def test_single_logit():

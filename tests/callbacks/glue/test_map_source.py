@@ -107,6 +107,73 @@ def test_average_counts_optimiser_steps_not_batches():
     assert seen == [0, 0, 1, 1, 1, 2]
 
 
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation as it is around: a wrapper that is stepped by hand, past Lightning's counter."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+        self.base = torch.optim.SGD(self.param_groups, lr=lr)
+
+    @torch.no_grad()
+    def first_step(self):
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["old"] = p.data.clone()
+            p.add_(0.01 * p.grad)
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in self.param_groups[0]["params"]:
+            p.data = self.state[p]["old"]
+        self.base.step()
+        self.zero_grad()
+
+
+class ByHand(Lit):
+    """Manual optimisation: by SAM, or by an optimiser that Lightning counts."""
+
+    def __init__(self, sam, every=1):
+        super().__init__()
+        self.automatic_optimization, self.sam, self.every = False, sam, every
+
+    def configure_optimizers(self):
+        return SAM(self.parameters(), lr=0.05) if self.sam else super().configure_optimizers()
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        if self.sam:
+            optimizer.first_step()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.second_step()
+        elif batch_idx % self.every == self.every - 1:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "module, expected",
+    [
+        (ByHand(sam=True), [1, 2, 3, 4, 5, 6]),
+        (ByHand(sam=False), [1, 2, 3, 4, 5, 6]),
+        (ByHand(False, every=3), [1, 2, 3, 3, 3, 4]),
+    ],
+)
+def test_average_under_manual_optimisation(module, expected):
+    """Where Lightning counts no step at all every batch is one; the average of weights that have not moved is the same."""
+    callback, seen = make(source="ema"), []
+
+    class Spy(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            average = callback._fit.source.average
+            seen.append(int(average.n_averaged))
+            self.moved = not torch.equal(average.module.fc.weight, start)
+
+    start, spy = module.net.fc.weight.detach().clone(), Spy()
+    fit(module, [callback, spy], train=loader(24))
+    assert seen == expected and spy.moved
+
+
 def test_average_is_in_the_checkpoint_and_resumes(tmp_path):
     batches = [[x, y] for x, y in loader(24)]
 

@@ -54,7 +54,7 @@ def test_a_rule_begun_anew_has_its_own_measures_and_no_count():
         ({"threshold": 1.1}, "threshold must be a number from 0 to 1, got 1.1"),
         ({"min_lr_share": None}, "min_lr_share must be a number from 0 to 1, got None"),
         ({"min_alive": True}, "min_alive must be a number from 0 to 1, got True"),
-        ({"patience": 0}, "patience must be a positive number of probings, got 0"),
+        ({"patience": 0}, "patience must be a whole number of at least 1, got 0"),
     ],
 )
 def test_misuse_says_what_is_wrong(arguments, message):

@@ -80,6 +80,15 @@ def test_labels_beyond_the_table_are_counted_together(tmp_path, labels):
     assert sum(drawn for drawn, _ in stats.values()["per_class"].values()) + sum(beyond) == 3
 
 
+def test_rows_without_any_label_are_counted_apart(tmp_path):
+    stats = AugmentationStats(tmp_path)
+    for rows in ([[1, 0], [0, 0], [0, 0]], [[0.0, 0.0], [0, 1], [1, 1]]):
+        done, images = augmented_batch([0.5, None, 0.5])
+        stats.add(done, images, torch.tensor(rows), 0)
+    assert stats.values()["unlabelled"] == [3, 1]
+    assert stats.values()["per_class"] == {"0": [1.5, 0], "1": [1.5, 1]}
+
+
 class Recount(GroupCAMAugmentation):
     """Keeps what every batch gave, beside what is recorded of it."""
 

@@ -36,6 +36,28 @@ def test_classes_without_maps_are_named(tmp_path):
     assert warnings_of(tmp_path) == ["41% of class 3 (owl) have no map."]
 
 
+@pytest.mark.parametrize(
+    ("per_class", "unlabelled", "expected"),
+    [
+        (
+            {"0": [200, 40], "1": [200, 60]},
+            [400, 400],
+            "80% of class 0 and 0% of the images without any label and 70% of class 1, 38% of all.",
+        ),
+        ({"0": [100, 90], "1": [100, 80], "2": [50, 0]}, [0, 0], "100% of class 2, 32% of all."),
+        ({"0": [100, 20], "1": [100, 40]}, [100, 30], None),
+        ({"0": [19, 19], "1": [100, 0]}, [15, 15], None),  # too few to say
+        ({"0": [30, 24], "1": [30, 12]}, [0, 0], None),  # 20 points from the mean
+    ],
+)
+def test_classes_that_are_augmented_unequally_are_named(tmp_path, per_class, unlabelled, expected):
+    records.augmentation(tmp_path, per_class=per_class, unlabelled=unlabelled)
+    found = [text for text in warnings_of(tmp_path) if "depends on its class" in text]
+    assert found == ([] if expected is None else [f"Whether an image is augmented depends on its class: {expected}"])
+    if expected:
+        assert expected in check(render(tmp_path)).words()
+
+
 def test_empty_object_masks_are_no_failure_of_the_method(tmp_path):
     records.augmentation(tmp_path, no_map=90, keep_fraction=0.05)
     facts = json.loads((tmp_path / "augmentation.json").read_text())

@@ -87,7 +87,7 @@ def test_mask_iou_by_hand():
     ("call", "match"),
     [
         (lambda m: pointing_game(m, m[:, :2]), "one shape"),
-        (lambda m: pointing_game(m, m, tolerance=-1), "negative"),
+        (lambda m: pointing_game(m, m, tolerance=-1), "tolerance must be a number of at least 0, got -1"),
         (lambda m: pointing_game(m, m, tolerance=1, relative_tolerance=0.1), "not both"),
         (lambda m: energy_pointing_game(m - 1, m), "negative"),
         (lambda m: mask_iou(m, m[:1]), "one shape"),

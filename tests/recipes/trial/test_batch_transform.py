@@ -217,12 +217,12 @@ def test_a_batch_that_goes_another_way_is_an_error():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "mixup"}, "kind='mixup'"),
-        ({"kind": "erase", "p": 1.5}, "p=1.5"),
-        ({"kind": "erase", "area": 0.9}, "area=0.9"),
-        ({"kind": "cutmix", "alpha": 0}, "alpha=0"),
-        ({"kind": "erase", "start_epoch": -1}, "start_epoch=-1"),
-        ({"kind": "cutmix", "num_classes": 1}, "num_classes=1"),
+        ({"kind": "mixup"}, "kind must be one of .* got 'mixup'"),
+        ({"kind": "erase", "p": 1.5}, "p must be a number from 0 to 1, got 1.5"),
+        ({"kind": "erase", "area": 0.9}, "area must be .* got 0.9"),
+        ({"kind": "cutmix", "alpha": 0}, "alpha must be a number above 0, got 0"),
+        ({"kind": "erase", "start_epoch": -1}, "start_epoch must be .* got -1"),
+        ({"kind": "cutmix", "num_classes": 1}, "num_classes must be .* at least 2 or None, got 1"),
         ({"kind": "cutmix", "target_key": None}, "give target_key"),
     ],
 )

@@ -1,0 +1,63 @@
+"""Checks of public arguments, one style for all: a `ValueError` that names the argument, what it takes and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["check_choice", "check_flag", "check_name", "check_number", "check_whole"]
+
+
+def check_whole(name: str, value: Any, least: int = 0, *, optional: bool = False) -> None:
+    """A whole number of at least `least`, of Python or NumPy; None too, if `optional`. No bool, and no 2.0."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}{_or_none(optional)}, got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    optional: bool = False,
+) -> None:
+    """A number from `low` (above it, if `above`) to `high`; None too, if `optional`. No bool, NaN or infinity."""
+    if optional and value is None:
+        return
+    real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if real and low <= value <= high and not (above and value == low):
+        return
+    bounds = f"{'above' if above else 'of at least' if math.isinf(high) else 'from'} {low:g}"
+    bounds += "" if math.isinf(high) else f"{' and at most' if above else ' to'} {high:g}"
+    raise ValueError(f"{name} must be a number {bounds}{_or_none(optional)}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True or False; a word such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any], *, or_callable: bool = False) -> None:
+    """One of `choices`; or a callable, if that is allowed."""
+    if or_callable and callable(value):
+        return
+    if not any(isinstance(value, type(choice)) and not isinstance(value, bool) and value == choice for choice in choices):
+        words = f"{', '.join(map(repr, choices))}{' or a callable' if or_callable else ''}"
+        raise ValueError(f"{name} must be one of {words}; got {value!r}")
+
+
+def check_name(name: str, value: Any, what: str = "a name") -> None:
+    """A word, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be {what} (str) or None, got {type(value).__name__}")
+
+
+def _or_none(optional: bool) -> str:
+    return " or None" if optional else ""
