@@ -73,6 +73,31 @@ def test_each_try_halves_the_largest_pass_that_there_was(chunk):
     assert network.seen == [12, 6, 3] + [1] * 12
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:out of memory while mapping")
+@pytest.mark.parametrize("mask_at", ["input", "target", "relu1", None])
+def test_out_of_memory_at_every_size_of_batch_chunk_and_memory(mask_at):
+    """In every case the maps come, and no pass of the second call is too large."""
+    network = Cramped(10**6).eval()
+    for count in (1, 2, 3, 5, 8, 13, 31, 32, 65):
+        images = torch.randn(count, 3, 12, 12)
+        for room in sorted({1, 2, 3, max(1, count // 2), count, 2 * count}):
+            for chunk in (None, 1, 3, count, 64):
+                if mask_at is None:
+                    cam = GradCAM(network, "relu2", chunk=chunk)
+                else:
+                    cam = GroupCAM.for_training(network, "relu2", groups=4, mask_at=mask_at, chunk=chunk)
+                network.room = 10**6
+                expected = cam(images, 1)
+                network.room = room
+                if mask_at in ("target", "relu1"):  # rows of features: a tail holds more of them than of images
+                    network.room = max(room, 4 * 4)
+                torch.testing.assert_close(cam(images, 1), expected, rtol=0, atol=1e-4)
+                network.seen.clear()
+                cam(images, 1)
+                assert max(network.seen) <= network.room, (count, room, chunk)
+
+
 def test_one_image_that_does_not_fit_ends_it_and_names_chunk(images):
     for chunk in (1, 16, None):
         cam = GroupCAM.for_training(Cramped(0).eval(), groups=4, chunk=chunk)
