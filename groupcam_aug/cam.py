@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from groupcam_aug.arguments import check_whole
 from groupcam_aug.borrow import capture, unwrap
-from groupcam_aug.layers import spatial_layers
+from groupcam_aug.grid import Grid, is_doubtful, read_grid
+from groupcam_aug.layers import find_layer, patches_matter, show_grid, spatial_layers
 from groupcam_aug.memory import exhausted, is_out_of_memory
 from groupcam_aug.partial_forward import Tail
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
@@ -31,10 +32,19 @@ class CAM:
     """What both methods share: the borrowed network, its output, the parts of a batch, one observed forward pass."""
 
     def __init__(
-        self, model: nn.Module, output: Output, preprocess: Callable[[Tensor], Tensor] | None, chunk: int | None
+        self,
+        model: nn.Module,
+        output: Output,
+        preprocess: Callable[[Tensor], Tensor] | None,
+        chunk: int | None,
+        grid: Sequence[int] | None = None,
     ) -> None:
         check_whole("chunk", chunk, 1, optional=True)
+        if grid is not None and (len(grid) not in (2, 3) or min(*grid[:2], *(side + 1 for side in grid[2:])) < 1):
+            raise ValueError(f"grid must be (rows, columns) or (rows, columns, tokens in front), got {grid!r}")
         self.network = unwrap(model)
+        self.stated = None if grid is None else tuple(grid)
+        self._grids: dict[tuple[Any, ...], Grid] = {}  # of layers, by the shapes of output and image
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
         self._rows = 0  # images in the largest pass of this attempt
@@ -138,6 +148,31 @@ class CAM:
                     "parent"
                 )
         return outputs, logits
+
+    def grid(self, name: str, output: Tensor, images: Tensor, *, matters: bool) -> Grid:
+        """The grid in the output of layer `name` for `images`; with `matters` also checked to reach the logits, at first sight.
+
+        Raises:
+            ValueError: no grid, or one of which no position influences the logits, so that maps would be empty.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        key = (name, output.shape[1:], size, matters)
+        if key not in self._grids:
+            if is_doubtful(output, size):
+                grid = show_grid(self.network, self.logits, images, name, self.stated)
+            else:
+                grid = read_grid(output, size, name)
+            if matters and grid.extra(output) and not patches_matter(self.network, self.logits, images, name, grid):
+                raise ValueError(
+                    f"the patches in layer {name!r} do not influence the logits, which are read off the tokens beside them: its "
+                    f"maps would be empty. Choose an earlier layer, such as {self.find(images)!r}"
+                )
+            self._grids[key] = grid
+        return self._grids[key]
+
+    def find(self, images: Tensor) -> str:
+        """See `layers.find_layer`."""
+        return find_layer(self.network, self.logits, images, self.stated)
 
     def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
         """The targets of one part, checked against its logits."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "guess_grid", "read_grid"]
+__all__ = ["Grid", "guess_grid", "is_doubtful", "read_grid"]
 
 
 def read_grid(output: Tensor, size: tuple[int, int], name: str) -> Grid:
@@ -58,9 +58,21 @@ def guess_grid(output: Tensor, size: tuple[int, int], *, strict: bool) -> Grid |
     return None
 
 
+def is_doubtful(output: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the shape alone does not say where the grid is: several tokens, or (N, a, b, c) that may be read either way."""
+    if output.ndim == 3:
+        return output.shape[1] > 1
+    if output.ndim != 4:
+        return False
+    first, last = tuple(output.shape[2:]), tuple(output.shape[1:3])
+    exact = _same_stride(first, size) or _same_stride(last, size)
+    fits = _same_stride if exact else _same_aspect
+    return fits(first, size) and fits(last, size)
+
+
 @dataclass(frozen=True)
 class Grid:
-    """How positions are laid out in a layer's output: (N, K, h, w), (N, h, w, K), or (N, prefix + h w, K) tokens."""
+    """How positions are laid out in a layer's output: (N, K, h, w), (N, h, w, K), or tokens (N, prefix + h w + others, K)."""
 
     layout: Literal["channels first", "channels last", "tokens"]
     height: int
@@ -68,15 +80,23 @@ class Grid:
     prefix: int = 0  # class, distillation and register tokens in front of the patch tokens
 
     def read(self, output: Tensor) -> Tensor:
-        """The output as (N, K, h, w), a view where possible, without the prefix tokens."""
+        """The output as (N, K, h, w), a view where possible, without the tokens beside the patches."""
         if self.layout == "channels first":
             return output
         if self.layout == "channels last":
             return output.permute(0, 3, 1, 2)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+        return output[:, self.prefix : self._end].transpose(1, 2).unflatten(2, (self.height, self.width))
+
+    def extra(self, output: Tensor) -> bool:
+        """Whether there are tokens beside the patches."""
+        return self.layout == "tokens" and output.shape[1] > self.height * self.width
+
+    @property
+    def _end(self) -> int:
+        return self.prefix + self.height * self.width
 
     def mix(self, kept: Tensor, base: Tensor, mask: Tensor) -> Tensor:
-        """`kept * mask + base * (1 - mask)` position by position, in the layer's own layout; prefix tokens are `kept`'s.
+        """`kept * mask + base * (1 - mask)` position by position, in the layer's own layout; tokens beside the patches are `kept`'s.
 
         Args:
             kept: a layer output.
@@ -89,8 +109,8 @@ class Grid:
         if self.layout == "channels last":
             return torch.lerp(base, kept, mask.permute(0, 2, 3, 1))
         tokens = mask.flatten(2).transpose(1, 2)
-        mixed = torch.lerp(base[:, self.prefix :], kept[:, self.prefix :], tokens)
-        return torch.cat([kept[:, : self.prefix], mixed], dim=1)
+        mixed = torch.lerp(base[:, self.prefix : self._end], kept[:, self.prefix : self._end], tokens)
+        return torch.cat([kept[:, : self.prefix], mixed, kept[:, self._end :]], dim=1)
 
 
 def _same_stride(grid: tuple[int, ...], size: tuple[int, int]) -> bool:

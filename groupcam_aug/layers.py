@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.grid import Grid, guess_grid
+from groupcam_aug.borrow import as_found
+from groupcam_aug.grid import Grid, guess_grid, is_doubtful
 from groupcam_aug.restore import hooked
+from groupcam_aug.spatial_check import changed_images, moved, probe_image, spatial_hits, tokens_shown
 
-__all__ = ["find_layer", "find_stage", "get_layer", "spatial_layers"]
+__all__ = ["find_layer", "find_stage", "get_layer", "patches_matter", "show_grid", "spatial_layers"]
 
 
 def get_layer(model: nn.Module, name: str) -> nn.Module:
@@ -33,29 +36,47 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name)
 
 
-def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> str:
+def find_layer(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, stated: tuple[int, ...] | None = None
+) -> str:
     """Name of the last layer before the final pooling or classifier that has a spatial grid.
 
     The forward pass of one synthetic image is watched. A candidate returns a grid of more than one position, is no pooling,
     dropout or identity, shrinks its input by at most two (so a stage, not a whole backbone), and is not itself the classifier
     (as many channels as classes and no parameters behind it). The last to finish wins: `layer4` of a ResNet, `features.35`
-    of VGG19, `features.12` of SqueezeNet 1.1. Where class or register tokens stand in front of the patches, the patches must
-    also influence the logits: in a ViT that is the first normalisation of the last block.
+    of VGG19, `features.12` of SqueezeNet 1.1. Tokens must be shown to be patches of the image (see `spatial_check`). Where class
+    or register tokens stand beside the patches, the patches must also influence the logits: in a ViT that is the first
+    normalisation of the last block. A warning says so where later layers with weights are passed over because they show no grid.
 
     Args:
         model: the bare network, already in eval mode (see `borrow.as_found`).
         forward: images -> logits through `model`.
         images: (N, C, H, W); only shape, dtype and device matter.
+        stated: (rows, columns) or (rows, columns, tokens in front) of the patches, for token outputs; they are not checked then.
 
     Raises:
         ValueError: no layer qualifies.
     """
     size = (images.shape[-2], images.shape[-1])
-    probe = _probe(images)
-    with _trace(model, size) as events:
+    probe = probe_image(images)
+    with _trace(model, size) as events, as_found(model, images.device):
         logits = forward(probe)
     picked = _candidates(events, logits)
-    if picked and picked[-1].grid is not None and picked[-1].grid.prefix:
+    hidden: list[_Event] = []
+    begin = next((i for i, event in enumerate(events) if picked and event is picked[-1]), 0)
+    if any(is_doubtful(event.output, size) for event in events[begin:]):
+        doubtful = [event for event in events if is_doubtful(event.output, size)]
+        grids = _show(model, forward, probe, doubtful, stated)
+        events = [event._replace(grid=grids.get(event.name, (event.grid,))[0]) for event in events]
+        picked = _candidates(events, logits)
+        shown = [i for i, event in enumerate(events) if event.grid is not None]
+        hidden = [
+            event
+            for event in events[shown[-1] + 1 if shown else 0 :]
+            if grids.get(event.name) == (None, True) and _has_weights(event.module) and not isinstance(event.module, nn.Linear)
+        ]
+    extra = picked and picked[-1].grid is not None and picked[-1].grid.extra(picked[-1].output)
+    if extra:
         influential = _influential(model, forward, probe, picked)
         picked = [event for event in picked if event.name in influential]
     if not picked:
@@ -63,14 +84,62 @@ def find_layer(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Te
             f"{type(model).__name__} has no layer with spatial activations before its classifier for images of {size[0]} x "
             f"{size[1]}: a map needs an output (N, K, h, w), (N, h, w, K) or (N, tokens, K) with more than one position. "
             "Name one with layer=, or use larger images"
+            + (f". {_first(hidden)} shows no grid of the image; if it has one, state it with grid=" if hidden else "")
+        )
+    if hidden:
+        warnings.warn(
+            f"{type(model).__name__}: maps are taken from layer {picked[-1].name!r}, and not behind it, for {_first(hidden)} shows no "
+            "grid of the image: changed patches do not move positions of their own. Name a layer with layer=, and state its grid "
+            "with grid=(rows, columns, tokens in front) if it has one",
+            stacklevel=2,
         )
     return picked[-1].name
+
+
+def show_grid(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    images: Tensor,
+    name: str,
+    stated: tuple[int, ...] | None = None,
+) -> Grid:
+    """The grid in the output of layer `name`, where the shape alone does not say it (see `grid.is_doubtful`).
+
+    Small patches of one synthetic image are changed, and each must move its own position of the output.
+
+    Args:
+        model, forward, images, stated: as for `find_layer`.
+        name: the layer.
+
+    Raises:
+        ValueError: no grid is shown, or the stated one does not fit.
+    """
+    probe, size = probe_image(images), (images.shape[-2], images.shape[-1])
+    with _trace(model, size, [name]) as events, as_found(model, images.device):
+        forward(probe)
+    grid = _show(model, forward, probe, events, stated).get(name, (None, False))[0]
+    if grid is None:
+        raise ValueError(
+            f"layer {name!r} has no grid that could be shown: its output for one image of {size[0]} x {size[1]} has the shape "
+            f"{tuple(events[0].output.shape) if events else '?'}, and changed patches of the image do not move positions of their "
+            "own (latents, prompts, channels, or patches in another order). Choose another layer; or, if these are tokens of "
+            "patches row by row, state grid=(rows, columns) or grid=(rows, columns, tokens in front)"
+        )
+    return grid
+
+
+def patches_matter(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, name: str, grid: Grid) -> bool:
+    """Whether the positions in the output of layer `name` influence what the classifier reads."""
+    probe = probe_image(images)
+    with _trace(model, (images.shape[-2], images.shape[-1]), [name]) as events, as_found(model, images.device):
+        forward(probe)
+    return bool(_influential(model, forward, probe, [event._replace(grid=grid) for event in events]))
 
 
 def spatial_layers(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> list[str]:
     """Names of all layers that `find_layer` would consider, in the order in which they finish; for error messages."""
     with _trace(model, (images.shape[-2], images.shape[-1])) as events:
-        logits = forward(_probe(images))
+        logits = forward(probe_image(images))
     return [event.name for event in _candidates(events, logits)]
 
 
@@ -92,7 +161,7 @@ def find_stage(model: nn.Module, layer: str, forward: Callable[[Tensor], Tensor]
     Raises:
         ValueError: nothing in front of the block returns a grid.
     """
-    probe = _probe(images)
+    probe = probe_image(images)
     with _trace(model, (images.shape[-2], images.shape[-1])) as events:
         forward(probe)
     usable = {event.name: event for event in _usable(events)}
@@ -176,8 +245,8 @@ class _Event(NamedTuple):
 
 
 @contextmanager
-def _trace(model: nn.Module, size: tuple[int, int]) -> Iterator[list[_Event]]:
-    """Every sub-module's tensor output for one image, in the order in which the modules finish."""
+def _trace(model: nn.Module, size: tuple[int, int], names: Sequence[str] | None = None) -> Iterator[list[_Event]]:
+    """The tensor output for one image of every sub-module, or of `names`, in the order in which the modules finish."""
     events: list[_Event] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -188,16 +257,61 @@ def _trace(model: nn.Module, size: tuple[int, int]) -> Iterator[list[_Event]]:
 
         return hook
 
-    with hooked((module._forward_hooks, watch(name)) for name, module in model.named_modules() if name):
+    watched = [name for name, _ in model.named_modules() if name] if names is None else names
+    with hooked((model.get_submodule(name)._forward_hooks, watch(name)) for name in watched):
         yield events
 
 
 _NOT_A_LAYER = ("Pool", "Dropout", "DropPath", "DropBlock", "StochasticDepth")
 
 
-def _probe(images: Tensor) -> Tensor:
-    """A ramp in the shape of one image: what is found must not depend on a black or damaged one."""
-    return torch.linspace(-2, 2, images[:1].numel(), dtype=images.dtype, device=images.device).view(1, *images.shape[1:])
+def _show(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    probe: Tensor,
+    events: list[_Event],
+    stated: tuple[int, ...] | None,
+) -> dict[str, tuple[Grid | None, bool]]:
+    """For each of `events`, doubtful ones of modules that fire once: the grid that is shown or stated, and whether it moves."""
+    size = (probe.shape[-2], probe.shape[-1])
+    calls = Counter(event.name for event in events)
+    before = {event.name: event.output for event in events if calls[event.name] == 1 and len(event.output) == 1}
+    if stated is not None:
+        found = {name: _as_stated(output, stated) for name, output in before.items() if output.ndim == 3}
+        return {name: (grid, True) for name, grid in found.items()}
+    distances: dict[str, list[list[Tensor]]] = {name: [] for name in before}
+    for changed in changed_images(probe):
+        with _trace(model, size, list(before)) as again, as_found(model, probe.device):
+            forward(changed)
+        for event in again:
+            if event.output.shape == before[event.name].shape:
+                channels = (1, 3) if event.output.ndim == 4 else (2,)
+                distances[event.name].append([moved(before[event.name], event.output, axis) for axis in channels])
+    shown: dict[str, tuple[Grid | None, bool]] = {}
+    for event in events:
+        passes = distances.get(event.name, [])
+        if len(passes) < 2:
+            continue
+        moves = [torch.stack(one) for one in zip(*passes, strict=True)]
+        if event.output.ndim == 4:
+            first, last = tuple(event.output.shape[2:]), tuple(event.output.shape[1:3])
+            readings = Grid("channels first", *first), Grid("channels last", *last)
+            hits = [spatial_hits(move, reading) for move, reading in zip(moves, readings, strict=True)]
+            shown[event.name] = (readings[hits[1] > hits[0]], True)
+        else:
+            guess = guess_grid(event.output, size, strict=True)
+            shown[event.name] = (tokens_shown(moves[0], size, guess), bool((moves[0] > 0).any()))
+    return shown
+
+
+def _as_stated(output: Tensor, stated: tuple[int, ...]) -> Grid | None:
+    rows, columns = stated[:2]
+    prefix = stated[2] if len(stated) > 2 else output.shape[1] - rows * columns
+    return Grid("tokens", rows, columns, prefix) if 0 <= prefix <= output.shape[1] - rows * columns else None
+
+
+def _first(events: list[_Event]) -> str:
+    return f"layer {events[0].name!r}, of shape {tuple(events[0].output.shape)},"
 
 
 def _usable(events: list[_Event]) -> list[_Event]:

@@ -16,8 +16,7 @@ from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
-from groupcam_aug.grid import read_grid
-from groupcam_aug.layers import find_layer, find_stage, get_layer, spatial_layers
+from groupcam_aug.layers import find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.partial_forward import Tail, TailKind, structure
@@ -74,6 +73,8 @@ class GroupCAM(CAM):
         activation: what turns logits into p: "softmax" or "sigmoid" (multi-label and single-logit heads). Never guessed.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise inside.
+        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found, and
+            checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
 
@@ -102,8 +103,9 @@ class GroupCAM(CAM):
         output: Output = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
+        grid: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(model, output, preprocess, chunk)
+        super().__init__(model, output, preprocess, chunk, grid)
         check_choice("weights", weights, ("gradient", "none"))
         check_choice("variant", variant, ("paper", "head"))
         check_choice("baseline", baseline, ("blur", "zero"))
@@ -162,7 +164,7 @@ class GroupCAM(CAM):
     def _maps(self, images: Tensor, targets: Targets, part: slice, chunk: int) -> Tensor:
         """Raw maps of one part of the batch; inside `as_found`."""
         if self.layer is None:
-            self.layer = find_layer(self.network, self.logits, images)
+            self.layer = self.find(images)
         leaves = [self.layer] if self.weights == "gradient" else []
         if self.mask_at == "input":
             tail = None
@@ -192,7 +194,7 @@ class GroupCAM(CAM):
     def _group_masks(self, images: Tensor, output: Tensor, logits: Tensor, target: Target) -> Tensor:
         """M_l of every group on the layer's own grid, denoised: (n, G, u, v)."""
         layer = str(self.layer)
-        grid = read_grid(output, (images.shape[-2], images.shape[-1]), layer)
+        grid = self.grid(layer, output, images, matters=self.weights == "gradient")
         activations = grid.read(output.detach()).to(arithmetic(images))
         self.layer_shape = tuple(activations.shape[1:])
         if self.groups > activations.shape[1]:
@@ -234,7 +236,7 @@ class GroupCAM(CAM):
     ) -> Tensor:
         """The same behind a layer: features of the images (`kept`) are mixed with the baseline's, and the tail scores them."""
         dtype, count = scaled.dtype, len(images)
-        grid = read_grid(kept, (images.shape[-2], images.shape[-1]), tail.name)
+        grid = self.grid(tail.name, kept, images, matters=True)
         base, baseline = torch.zeros_like(kept), None
         if self.baseline == "blur":
             outputs, baseline = self._observe(blur(images), [tail.name])
@@ -306,6 +308,8 @@ class GradCAM(CAM):
         sign: 1 explains what speaks for the target, -1 what speaks against it (counterfactual, weights from -dy/dA_k).
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them.
+        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found, and
+            checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
 
@@ -322,8 +326,9 @@ class GradCAM(CAM):
         output: Output = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
+        grid: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(model, output, preprocess, chunk)
+        super().__init__(model, output, preprocess, chunk, grid)
         check_choice("sign", sign, (1, -1))
         for name in [] if layer is None else [layer] if isinstance(layer, str) else layer:
             get_layer(self.network, name)
@@ -364,11 +369,10 @@ class GradCAM(CAM):
 
     def _maps(self, images: Tensor, targets: Targets, part: slice) -> list[Tensor]:
         if self.layer is None:
-            self.layer = find_layer(self.network, self.logits, images)
+            self.layer = self.find(images)
         names = [self.layer] if isinstance(self.layer, str) else self.layer
-        size = (images.shape[-2], images.shape[-1])
         outputs, logits = self._observe(images, names, leaves=names)
-        grids = {name: read_grid(output, size, name) for name, output in outputs.items()}
+        grids = {name: self.grid(name, output, images, matters=True) for name, output in outputs.items()}
         target = self.target(targets, part, logits, arithmetic(images), "sigmoid")
         slopes = dict(zip(outputs, slopes_of(target.value, logits, list(outputs.values()), list(outputs)), strict=True))
         maps = []

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from groupcam_aug.borrow import as_found
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, pack, read_maps, unpack
 from groupcam_aug.callbacks.monitoring.probes import Probes
-from groupcam_aug.layers import find_layer
 from groupcam_aug.saliency import GradCAM, GroupCAM
 from groupcam_aug.targets import Activation
 
@@ -73,7 +72,7 @@ class ProbeMapper:
             self.name = f"Group-CAM (G={groups})"
         if self.cam.layer is None:
             with borrow(), as_found(self.cam.network, self._device):
-                self.cam.layer = find_layer(self.cam.network, self.cam.logits, self.images([0]))
+                self.cam.layer = self.cam.find(self.images([0]))
         # What must be the same for readings to be comparable.
         self.identity = {"probes": probes.fingerprint(), "method": method, "layer": self.cam.layer, "grid": grid, **settings}
 
