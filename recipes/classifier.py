@@ -45,7 +45,8 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
 
 def kept_choices(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What `ImageData` left in a checkpoint: ``resize``, ``val_fraction`` and ``seed`` of the split; nothing of other data."""
-    return dict(checkpoint.get("ImageData") or {})  # where Lightning puts the `state_dict` of a data module of that name
+    kept = checkpoint.get("ImageData") or {}  # where Lightning puts the `state_dict` of a data module of that name
+    return {name: kept[name] for name in ("resize", "val_fraction", "seed") if name in kept}
 
 
 def load_classifier(path: str | Path, network: nn.Module | None = None) -> tuple[Classifier, dict[str, Any]]:
