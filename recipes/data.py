@@ -276,7 +276,7 @@ class ImageData(pl.LightningDataModule):
         }
 
     def _loader(self, dataset: Dataset) -> DataLoader:
-        return DataLoader(dataset, self.batch_size, **self._loading)
+        return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
 
 
 def _drawn(dataset: Dataset, per_class: int, seed: int) -> Subset:

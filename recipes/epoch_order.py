@@ -40,7 +40,7 @@ def shuffled_loader(
         seed = int(os.environ["PL_GLOBAL_SEED"])
     elif seed is None:
         seed = 0 if shares["num_replicas"] > 1 else int(torch.randint(2**62, ()))
-    return _Loader(dataset, batch_size, sampler=EpochSampler(dataset, seed, **shares), **options)
+    return _Loader(dataset, batch_size=batch_size, sampler=EpochSampler(dataset, seed, **shares), **options)
 
 
 class EpochIndex(int):

@@ -13,12 +13,25 @@ import numpy as np
 from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-__all__ = ["BROKEN", "SUFFIXES", "as_rgb", "find_images", "images_in", "is_image", "open_rgb", "passed_over", "shown", "upright_size"]
+__all__ = [
+    "BROKEN",
+    "SUFFIXES",
+    "as_rgb",
+    "find_images",
+    "images_in",
+    "is_image",
+    "open_rgb",
+    "passed_over",
+    "shown",
+    "upright_size",
+]
 
 # What Pillow raises for damaged files; the last two for some PNG, and where a size has become absurd.
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
+_LINK = "link to a folder that is there already"
 SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe")  # the last two are JPEG
+OTHER_PICTURES = (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", _LINK)
 LONGEST = 100  # times the shorter side: beyond that, resizing by the shorter side fills the memory
 
 # Orientation in EXIF -> how the picture is turned upright.
@@ -36,7 +49,7 @@ _TURNS = {
 def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
     """Image files among `paths`: files as they are, folders searched through but for hidden parts and for `out`, in order.
 
-    What else a folder holds is counted in a warning.
+    Pictures of other kinds in a folder are counted in a warning.
 
     Raises:
         FileNotFoundError: a path that is not there, or a folder without images.
@@ -54,12 +67,13 @@ def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
                 told = f"; passed over: {passed_over(passed)}" if passed else ""
                 raise FileNotFoundError(f"{str(path)!r} holds no image ({', '.join(SUFFIXES)}){told}")
             found += inside
-            others += passed
+            pictures = {*Image.registered_extensions(), *OTHER_PICTURES}
+            others += Counter({kind: count for kind, count in passed.items() if kind in pictures})
         elif path.exists():
             found.append(path)
         else:
             raise FileNotFoundError(f"{str(path)!r} is not there")
-    if others:
+    if others:  # text, tables and the like beside photographs are no surprise
         warnings.warn(f"passed over: {passed_over(others)} (read: {', '.join(SUFFIXES)})", stacklevel=2)
     return found
 
@@ -166,7 +180,7 @@ def _files(folder: Path, home: Path, entered: set[Path], others: Counter[str], o
             real = path.resolve()
             inside = real == home or home in real.parents or real in home.parents
             if inside or any(real == one or real in one.parents or one in real.parents for one in entered):
-                others["link to a folder that is there already"] += 1
+                others[_LINK] += 1
                 continue
             entered.add(real)
             yield from _files(path, home, entered, others, out)

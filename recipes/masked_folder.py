@@ -74,5 +74,7 @@ def open_mask(path: Path, size: tuple[int, int]) -> Tensor:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if values.shape != size[::-1]:
         found = f"{values.shape[1]} x {values.shape[0]}"
-        raise ValueError(f"the mask {str(path)!r} has {found} pixels, its image {size[0]} x {size[1]}: save masks in their size, upright")
+        raise ValueError(
+            f"the mask {str(path)!r} has {found} pixels, its image, upright, {size[0]} x {size[1]}: save masks in their size"
+        )
     return torch.from_numpy(values != 0)

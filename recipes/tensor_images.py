@@ -37,7 +37,7 @@ def image_loader(
     options: dict[str, Any] = {"num_workers": num_workers, "drop_last": drop_last, "persistent_workers": num_workers > 0}
     if shuffle:
         return shuffled_loader(dataset, batch_size, trainer, collate_fn=_collate, **options)
-    return DataLoader(dataset, batch_size, collate_fn=_collate, **options)
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=_collate, **options)
 
 
 class TensorImages(Dataset[tuple[Any, ...]]):
