@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupcam_aug.files import put_file
+from groupcam_aug.recipes.batch_check import check_images, images_and_labels
 from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
 from groupcam_aug.recipes.saved_classifier import INFO, check_network, described, kept_choices, read_classifier
 
@@ -198,7 +199,9 @@ class Classifier(pl.LightningModule):
 
     def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Softmax probabilities (N, num_classes), float32."""
-        return self(batch if isinstance(batch, Tensor) else batch[0]).float().softmax(dim=1)
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        check_images(images, next(self.network.parameters()).dtype)
+        return self(images).float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
         """SGD in two groups, head and the rest, and the schedule."""
@@ -231,7 +234,7 @@ class Classifier(pl.LightningModule):
         return head, [parameter for parameter in self.network.parameters() if id(parameter) not in ids]
 
     def _step(self, batch: Sequence[Tensor], stage: str, name: str = "") -> Tensor:
-        images, labels = batch[0], batch[1]
+        images, labels = images_and_labels(batch, self.num_classes, next(self.network.parameters()).dtype)
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
         right = logits.detach().argmax(dim=1) == (labels.argmax(dim=1) if labels.ndim == 2 else labels)

@@ -10,13 +10,17 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
-from torchvision import datasets
 
+from groupcam_aug.recipes.epoch_order import SeededItems, shuffled_loader
 from groupcam_aug.recipes.image_folder import PARTS, ClassFolders, class_folders
 from groupcam_aug.recipes.image_groups import read_groups, sample_groups
 from groupcam_aug.recipes.masked_folder import MaskedFolder
 from groupcam_aug.recipes.splits import draw_per_class, stratified_split
+from groupcam_aug.recipes.torchvision_sets import DATASETS, torchvision_parts
+from groupcam_aug.recipes.trained_images import check_untrained, describe, image_ids, sample_names
 from groupcam_aug.recipes.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -29,16 +33,6 @@ from groupcam_aug.recipes.transforms import (
 
 __all__ = ["DATASETS", "IMAGENET_MEAN", "IMAGENET_STD", "ImageData", "eval_transform", "normalised", "train_transform"]
 
-# name: (torchvision class, arguments of its training, validation and test part, None = no such part, may be downloaded)
-DATASETS: dict[str, tuple[str, dict, dict | None, dict | None, bool]] = {
-    "cifar10": ("CIFAR10", {"train": True}, None, {"train": False}, True),
-    "cifar100": ("CIFAR100", {"train": True}, None, {"train": False}, True),
-    "flowers102": ("Flowers102", {"split": "train"}, {"split": "val"}, {"split": "test"}, True),
-    "imagenet": ("ImageNet", {"split": "train"}, {"split": "val"}, None, False),
-    "imagenette": ("Imagenette", {"split": "train"}, {"split": "val"}, None, True),
-    "oxfordiiitpet": ("OxfordIIITPet", {"split": "trainval"}, None, {"split": "test"}, True),
-}
-
 
 class ImageData(pl.LightningDataModule):
     """Image classification data; batches are [images (B, 3, size, size) float32 normalised, labels (B,) int64].
@@ -49,8 +43,9 @@ class ImageData(pl.LightningDataModule):
 
     Args:
         root: folder with ``train/``, ``val/`` and ``test/`` of class folders, or one folder of class folders. Without ``val/``,
-            ``val_fraction`` of the training images is held out; without ``test/`` the validation images are tested on.
-            With ``dataset``: where that is kept. Default: "data".
+            ``val_fraction`` of the training images is held out; without ``test/`` the validation images are tested on, which is
+            said, and ``test="."`` tests on all. Images are turned upright by their EXIF. With ``dataset``: where that is kept.
+            Default: "data".
         dataset: imagenette, cifar10, cifar100, flowers102, oxfordiiitpet or imagenet (from its own folder). Default: None.
         download: fetch ``dataset`` if it is not in ``root``. Default: False.
         size: height and width of the images the network sees, in pixels. Default: 224.
@@ -60,8 +55,10 @@ class ImageData(pl.LightningDataModule):
         batch_size: images per batch and device. Default: 32.
         num_workers: loading processes per device. Default: None = one per CPU core, at most 4.
         val_fraction: share of each class held out when there is no ``val/``, or no such part of ``dataset`` (CIFAR, pets), in
-            (0, 1); at least one image. Default: 0.2.
-        seed: of the held-out split and of ``per_class``; None = the run's (`seed_everything`), 0 without one. Default: 0.
+            (0, 1), about: each image by its path in the folder and ``seed``, whatever others there are; at least one image.
+            Default: 0.2.
+        seed: of the held-out split and of ``per_class``; None = the run's (`seed_everything`), 0 without one. The order of the
+            training images and their random crops are by the run's seed and the epoch. Default: 0.
         mean: per channel, subtracted from images in [0, 1]. Default: ImageNet's.
         std: per channel, divides. Default: ImageNet's.
         test: folder of class folders to test on, in place of ``test/``, absolute or relative to ``root``; or several by name, as
@@ -81,6 +78,7 @@ class ImageData(pl.LightningDataModule):
         ValueError: no class folders, an empty class, other classes to validate or test on than in ``train``, fewer images than
             ``per_class``, no mask at all, a tested file that ``groups`` does not list, an argument out of range.
         TypeError: a ``train_transform`` that takes no masks, where there are some.
+        TrainedOn (a ValueError): later, images to test or validate on that the network was trained on, as its checkpoint says.
     """
 
     def __init__(
@@ -131,6 +129,11 @@ class ImageData(pl.LightningDataModule):
         self._train_transform = Prepare(first, finish)
         self._eval_transform = Prepare(eval_transform(size, resize), finish)
         self._several_tests = isinstance(test, dict)
+        # From a checkpoint: which images were trained on (`image_ids`; None: it does not say), and the seed of the order.
+        self._trained: Tensor | None = torch.empty(0, dtype=torch.int64)
+        self._order_seed: int | None = None
+        self._sampled_by: int | None = None  # the seed of the order in this fit
+        self._fitting = False
         self.untestable: str | None = None
         self.test_sets: dict[str, Any]
         if dataset is None:
@@ -156,11 +159,11 @@ class ImageData(pl.LightningDataModule):
             raise ValueError(f"{str(self.root)!r} has {', '.join(sorted(odd))} beside train/; name the parts train/, val/, test/")
         folder = self.root / "train" if apart else self.root
         classes = class_folders(folder)
+        train_set: Dataset = self._train_folder(folder)
         if apart and (self.root / "val").is_dir():
             val_set: Dataset = self._evaluated(self.root / "val", classes)
-            train_set: Dataset = self._train_folder(folder)
         else:
-            train_set, val_set = self._split(self._train_folder(folder), ClassFolders(folder, self._eval_transform))
+            train_set, val_set = self._split(train_set, ClassFolders(folder, self._eval_transform))
         if not tests and apart and (own := self.root / "test").is_dir():
             if any(p.is_dir() and not p.name.startswith(".") for p in own.iterdir()):
                 tests = {"test": own}
@@ -187,7 +190,7 @@ class ImageData(pl.LightningDataModule):
 
     def _split(self, train: Any, val: Any) -> tuple[Dataset, Dataset]:
         """Training and validation part of the same samples with two transforms."""
-        kept, held_out = stratified_split(_labels(train), self.val_fraction, self.seed)
+        kept, held_out = stratified_split(_labels(train), self.val_fraction, self.seed, sample_names(train))
         return Subset(train, kept), Subset(val, held_out)
 
     def _add_groups(self, table: Path, column: str) -> None:
@@ -198,80 +201,89 @@ class ImageData(pl.LightningDataModule):
             dataset.groups = sample_groups(samples, self.root, self.class_names, values, table)
 
     def _from_torchvision(self, name: str, download: bool) -> tuple[Dataset, Dataset, Dataset, list[str]]:
-        key = name.lower()
-        if key not in DATASETS:
-            raise ValueError(f"dataset={name!r} is none of {', '.join(DATASETS)}; for your own images leave it out and give root")
-        attribute, train, val, test, downloads = DATASETS[key]
-        if download and not downloads:
-            raise ValueError(
-                f"dataset={name!r} cannot be downloaded; put it into root={str(self.root)!r} and set download to false"
-            )
-        make: Any = getattr(datasets, attribute)
-
-        def part_of(part: dict, transform: Callable) -> Any:
-            # Imagenette may refuse to download over an existing copy, the one of its other part included.
-            present = key == "imagenette" and (self.root / "imagenette2").is_dir()
-            return make(self.root, transform=transform, **part, **({"download": True} if download and not present else {}))
-
         transforms = self._train_transform, self._eval_transform
-        try:
-            if val is None:
-                train_set, val_set = self._split(*map(functools.partial(part_of, train), transforms))
-            else:
-                train_set, val_set = part_of(train, self._train_transform), part_of(val, self._eval_transform)
-            test_set = val_set if test is None else part_of(test, self._eval_transform)
-        except (RuntimeError, FileNotFoundError) as error:
-            remedy = (
-                "set download to true, or root to the folder that has it" if downloads else "give root the folder that has it"
-            )
-            raise FileNotFoundError(f"dataset={name!r} is not in root={str(self.root)!r} ({error}); {remedy}") from error
-        whole = train_set.dataset if isinstance(train_set, Subset) else train_set
-        names = getattr(whole, "classes", None) or [str(i) for i in range(102)]  # only Flowers102 of older torchvision has none
-        return train_set, val_set, test_set, [name if isinstance(name, str) else name[0] for name in names]
+        train, again, val, test, names = torchvision_parts(name, self.root, download, *transforms)
+        train_set, val_set = self._split(train, again) if val is None else (train, val)
+        return train_set, val_set, val_set if test is None else test, names
+
+    def setup(self, stage: str) -> None:
+        """Forget the training before."""
+        if stage == "fit":
+            self._fitting, self._order_seed, self._trained = True, None, torch.empty(0, dtype=torch.int64)
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints, so that a test from one holds out the same images and crops them alike; see `from_checkpoint`."""
-        return {"resize": self.resize, "val_fraction": self.val_fraction, "seed": self.seed}
+        """For checkpoints: how images were cropped, what was held out, what was trained on (int64), the seed of the order."""
+        state: dict[str, Any] = {"resize": self.resize, "val_fraction": self.val_fraction, "seed": self.seed}
+        trained = self._trained_on()
+        return state | {"order_seed": self._sampled_by} | ({} if trained is None else {"trained": trained})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the order of a checkpoint, and know what its network was trained on."""
+        self._order_seed, self._trained = state_dict.get("order_seed"), state_dict.get("trained")
+
+    def _trained_on(self) -> Tensor | None:
+        """Numbers of the images that the network was trained on, as far as known."""
+        if self._trained is None or not self._fitting:
+            return self._trained
+        return torch.cat([self._trained, self._train_ids]).unique()
+
+    @functools.cached_property
+    def _train_ids(self) -> Tensor:
+        return image_ids(self.train_set)
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled training batches; the last one may be smaller."""
-        return self._loader(self.train_set, shuffle=True)
+        """Training batches in a new order every epoch, by the run's seed and the epoch; the last one may be smaller."""
+        data = SeededItems(self.train_set)
+        loader = shuffled_loader(data, self.batch_size, self.trainer, self._order_seed, **self._loading)
+        self._sampled_by = loader.sampler.run_seed  # type: ignore[attr-defined]
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         """Validation batches in order."""
+        check_untrained(self.val_set, self._trained, "validate")
         return self._loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader | dict[str, DataLoader]:
         """Batches of ``test``, or of ``val`` where there is no ``test``, in order; a dict by name where ``test`` has names."""
         self._check_testable()
+        for name, dataset in self.test_sets.items():
+            check_untrained(dataset, self._trained_on(), "test")
+            rank_zero_info(f"{'test' if name == 'test' else f'test {name!r}'}: {self._about(dataset)}")
         if self._several_tests:
             return {name: self._loader(dataset) for name, dataset in self.test_sets.items()}
         return self._loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
-        """The same batches as for ``test``, of several folders one after the other."""
+        """The same batches as for ``test``, of several folders one after the other; images trained on are no hindrance."""
         self._check_testable()
+        for dataset in self.test_sets.values():
+            rank_zero_info(f"predict: {self._about(dataset)}")
         return self._loader(self.test_set)
+
+    def _about(self, dataset: Any) -> str:
+        return describe(dataset, self.root, f"val_fraction={self.val_fraction} and seed={self.seed}")
 
     def _check_testable(self) -> None:
         if self.untestable is not None:
             raise ValueError(self.untestable)
 
-    def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    @property
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def _loader(self, dataset: Dataset) -> DataLoader:
+        return DataLoader(dataset, batch_size=self.batch_size, **self._loading)
 
 
 def _drawn(dataset: Dataset, per_class: int, seed: int) -> Subset:
     whole, indices = _whole(dataset)
-    labels = _labels(whole)
-    return Subset(whole, [indices[i] for i in draw_per_class([labels[i] for i in indices], per_class, seed)])
+    labels, names = _labels(whole), sample_names(whole)
+    drawn = draw_per_class([labels[i] for i in indices], per_class, seed, [names[i] for i in indices])
+    return Subset(whole, [indices[i] for i in drawn])
 
 
 def _whole(dataset: Any) -> tuple[Any, Sequence[int]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import os
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torchvision import datasets
 
-from groupcam_aug.recipes.image_files import BROKEN, is_image, open_rgb
+from groupcam_aug.recipes.image_files import BROKEN, SUFFIXES, images_in, is_image, open_rgb, passed_over
 
-__all__ = ["PARTS", "ClassFolders", "class_folders"]
+__all__ = ["PARTS", "ClassFolders", "class_folders", "load_rgb"]
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes
 
@@ -26,7 +27,7 @@ def class_folders(root: Path, argument: str = "root") -> list[str]:
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
-        ValueError: there is no class folder, one holds no image, or they are named like parts of a data set.
+        ValueError: there is no class folder, or they are named like parts of a data set.
     """
     if not root.is_dir():
         parent = next((p for p in root.absolute().parents if p.is_dir()), Path("/"))
@@ -42,14 +43,6 @@ def class_folders(root: Path, argument: str = "root") -> list[str]:
         raise ValueError(
             f"{str(root)!r} holds {', '.join(classes)}, which are no classes; name the parts train/, val/ and perhaps test/"
         )
-    for name in classes:
-        # As ImageFolder goes through it: links are followed, hidden parts are not.
-        files = (Path(folder) / file for folder, _, files in os.walk(root / name, followlinks=True) for file in files)
-        if not any(is_image(file, root) for file in files):
-            raise ValueError(
-                f"class folder {str(root / name)!r} holds no image ({', '.join(datasets.folder.IMG_EXTENSIONS)}); "
-                "add images or delete the folder"
-            )
     return classes
 
 
@@ -62,20 +55,47 @@ class ClassFolders(datasets.ImageFolder):
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
-        ValueError: as `class_folders`; later, a file that cannot be read.
+        ValueError: as `class_folders`; a class without an image; later, a file that cannot be read.
     """
 
     def __init__(self, root: Path, transform: Callable) -> None:
-        super().__init__(root, transform, loader=_open, is_valid_file=functools.partial(is_image, root=root))
+        super().__init__(root, transform, loader=load_rgb)
+        self.extensions = SUFFIXES
+        # The paths below the folder, with forward slashes: what an image is called wherever the folder lies.
+        self.names = [Path(path).relative_to(root).as_posix() for path, _ in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Names of the classes, and their numbers."""
         names = class_folders(Path(directory))
         return names, {name: i for i, name in enumerate(names)}
 
+    @staticmethod
+    def make_dataset(directory: str | Path, class_to_idx: dict[str, int], *_: Any, **__: Any) -> list[tuple[str, int]]:
+        """Path and label of each image; a warning counts the other files."""
+        directory, samples = Path(directory), []
+        others = Counter("image outside the class folders" for path in directory.iterdir() if is_image(path, directory))
+        for name, label in class_to_idx.items():
+            images, passed = images_in(directory / name)
+            if not images:
+                told = f" (it has {passed_over(passed)})" if passed else ""
+                raise ValueError(
+                    f"class folder {str(directory / name)!r} holds no image ({', '.join(SUFFIXES)}){told}; add images or "
+                    "delete the folder"
+                )
+            samples += [(str(path), label) for path in images]
+            others += passed
+        if others:
+            warnings.warn(f"passed over in {str(directory)!r}: {passed_over(others)} (read: {', '.join(SUFFIXES)})", stacklevel=2)
+        return samples
 
-def _open(path: str) -> Image.Image:
+
+def load_rgb(path: str | Path) -> Image.Image:
+    """The picture in a file, upright and in 8-bit RGB.
+
+    Raises:
+        ValueError: it cannot be read; the message names the file.
+    """
     try:
         return open_rgb(path)
     except BROKEN as error:
-        raise ValueError(f"{path!r} cannot be read: {error}") from error
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error

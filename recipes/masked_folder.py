@@ -24,7 +24,7 @@ class MaskedFolder(ClassFolders):
         folder: folder of class folders.
         transform: of image and mask.
         root: what the paths of images are taken relative to; ``folder`` or above it.
-        masks: the mask of ``root/REL/x.jpg`` is ``masks/REL/x.png``.
+        masks: the mask of ``root/REL/x.jpg`` is ``masks/REL/x.png``, of the image as it is shown, upright.
 
     Raises:
         ValueError: no image has a mask, or as `ClassFolders`; later, a mask of another size than its image.
@@ -74,5 +74,7 @@ def open_mask(path: Path, size: tuple[int, int]) -> Tensor:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if values.shape != size[::-1]:
         found = f"{values.shape[1]} x {values.shape[0]}"
-        raise ValueError(f"the mask {str(path)!r} has {found} pixels, its image {size[0]} x {size[1]}: save masks in their size")
+        raise ValueError(
+            f"the mask {str(path)!r} has {found} pixels, its image, upright, {size[0]} x {size[1]}: save masks in their size"
+        )
     return torch.from_numpy(values != 0)

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -69,8 +71,12 @@ class Prepare:
         self.first, self.second = first, second
 
     def __call__(self, image: Any) -> Tensor:
-        """PIL image -> (3, H, W) float32."""
-        return self.second(self.first(image)).as_subclass(Tensor)
+        """PIL image -> (3, H, W) float32.
+
+        Raises:
+            ValueError: ``first`` returned no image that ``second`` can take.
+        """
+        return self.second(_checked(self.first(image))).as_subclass(Tensor)
 
     def pair(self, image: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
         """PIL image and mask (H, W) bool -> (3, H', W') float32 and (H', W') bool; the image is the one of a call.
@@ -81,7 +87,7 @@ class Prepare:
         both = self.first(image, tv_tensors.Mask(mask[None]))
         if not isinstance(both, tuple | list) or len(both) != 2:
             raise TypeError(f"train_transform returned {type(both).__name__} for (image, mask), not a pair. {_REMEDY}")
-        return self.second(both[0]).as_subclass(Tensor), both[1].as_subclass(Tensor).reshape(both[1].shape[-2:]).bool()
+        return self.second(_checked(both[0])).as_subclass(Tensor), both[1].as_subclass(Tensor).reshape(both[1].shape[-2:]).bool()
 
     def check_takes_masks(self) -> None:
         """Refuse a ``first`` that takes an image alone.
@@ -94,6 +100,31 @@ class Prepare:
             inspect.signature(call).bind("image", "mask")
         except TypeError:
             raise TypeError(f"train_transform={self.first!r} takes an image alone, but there are masks. {_REMEDY}") from None
+
+
+def _checked(image: Any) -> Any:
+    """What a transform returned, if it is an image that can be scaled and normalised."""
+    if isinstance(image, np.ndarray):
+        right = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+        found = f"an array of shape {image.shape} and {image.dtype}"
+    elif isinstance(image, Tensor):
+        right, found = image.ndim == 3 and len(image) == 3, f"a tensor of shape {tuple(image.shape)}"
+        if right and image.is_floating_point() and len(image.flatten()):
+            low, high = (float(value) for value in image.aminmax())
+            right, found = 0 <= low <= high <= 1, f"numbers from {low:.3g} to {high:.3g}"
+        elif right:
+            right, found = image.dtype == torch.uint8, f"a tensor of {image.dtype}"
+    else:
+        right, found = (
+            isinstance(image, Image.Image) and image.mode == "RGB",
+            f"{type(image).__name__} {getattr(image, 'mode', '')}",
+        )
+    if not right:
+        raise ValueError(
+            f"train_transform returned {found.rstrip()}: return a PIL image (RGB), a tensor (3, H, W), uint8 or in [0, 1], or an "
+            "array (H, W, 3) uint8; mean and std are applied afterwards, so leave Normalize out"
+        )
+    return image
 
 
 _REMEDY = "Give a transform of torchvision.transforms.v2, or a callable (image, mask) -> (image, mask)"

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from groupcam_aug.recipes.image_files import BROKEN, upright_size
+
 __all__ = ["Item", "coco_items", "evenly", "folder_items", "read_class_map", "voc_items"]
 
 
@@ -36,6 +38,21 @@ class Item:
         except OSError:
             return ""
         return f"{facts.st_size} {facts.st_mtime_ns}"
+
+    def misfit(self) -> str:
+        """Why the boxes cannot be those of the file, turned upright as its EXIF says; empty if they can, or if there are none."""
+        if not len(self.boxes):
+            return ""
+        try:
+            height, width = upright_size(self.path)
+        except BROKEN as error:
+            return str(error)
+        if (height, width) == self.size:
+            return ""
+        return (
+            f"its boxes are of a picture of {self.size[1]} x {self.size[0]} pixels, but upright it has {width} x {height}: "
+            "annotate it as it is shown, or take the orientation out of its EXIF"
+        )
 
 
 def evenly(paths: Sequence[Path], limit: int | None) -> list[Path]:

@@ -235,7 +235,9 @@ def _prepare(
 
 
 def _read(model: LoadedModel, items: Sequence[Item], failed: dict[Path, str]) -> tuple[list[Item], Tensor]:
-    """The items whose files can be read, and their images."""
+    """The items whose files can be read, and their images; boxes must be of the picture as it is shown."""
+    failed.update({item.path: reason for item in items if (reason := item.misfit())})
+    items = [item for item in items if item.path not in failed]
     batches = [images for _, images in read_images([item.path for item in items], model, max(1, len(items)), failed)]
     readable = [item for item in items if item.path not in failed]
     return readable, torch.cat(batches) if batches else torch.empty(0)

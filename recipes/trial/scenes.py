@@ -196,7 +196,7 @@ class ScenesDataModule(pl.LightningDataModule):
         return self._loader(ConcatDataset(self.test_sets.values()))
 
     def _loader(self, dataset: Dataset, **options: bool) -> DataLoader:
-        return image_loader(dataset, self.batch_size, num_workers=self.num_workers, **options)
+        return image_loader(dataset, self.batch_size, num_workers=self.num_workers, trainer=self.trainer, **options)
 
 
 def _read(path: Path) -> Tensor:
