@@ -83,7 +83,7 @@ class CAM:
         what fits is kept to.
 
         Raises:
-            torch.OutOfMemoryError: one image does not fit either.
+            torch.OutOfMemoryError, MemoryError: one image does not fit either.
         """
         chunk = first = self.passes(images)
         while True:

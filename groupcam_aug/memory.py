@@ -17,8 +17,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def exhausted(error: BaseException, images: torch.Tensor) -> torch.OutOfMemoryError:
-    """The error for a pass of one image that did not fit.
+def exhausted(error: BaseException, images: torch.Tensor) -> Exception:
+    """The error for a pass of one image that did not fit, of the kind and with the words of `error`: others look for them.
 
     Args:
         error: of the last attempt.
@@ -26,7 +26,8 @@ def exhausted(error: BaseException, images: torch.Tensor) -> torch.OutOfMemoryEr
     """
     height, width = images.shape[-2:]
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    return torch.OutOfMemoryError(
+    kind = MemoryError if isinstance(error, MemoryError) else torch.OutOfMemoryError
+    return kind(
         f"out of memory with one image of {height} x {width} per forward pass: there is nothing below chunk=1. Free memory on "
         f"{images.device}, or use smaller images or a smaller network ({reason})"
     )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pytorch_lightning.utilities.memory import is_oom_error
 
 from groupcam_aug.memory import exhausted, is_out_of_memory
 
@@ -31,6 +32,8 @@ def test_the_cpus_way_of_saying_it():
 
 def test_the_last_word_names_size_chunk_and_reason():
     error = exhausted(MemoryError(), torch.empty(4, 3, 30, 40))
-    assert isinstance(error, torch.OutOfMemoryError)
+    assert type(error) is MemoryError
     assert "30 x 40" in str(error) and "chunk=1" in str(error) and str(error).endswith("(MemoryError)")
+    again = exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"), torch.empty(1, 3, 2, 2))
+    assert is_oom_error(again), "Lightning's search for a batch size goes on"
     assert str(exhausted(RuntimeError("first\nsecond"), torch.empty(1, 3, 2, 2))).endswith("(first)")
