@@ -12,7 +12,7 @@ __all__ = ["check_images", "images_and_labels"]
 
 
 def images_and_labels(batch: Any, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) and labels of a batch [images, labels, ...]; looks at shapes and kinds alone, no value is read.
+    """Images (N, 3, H, W) and labels of a batch [images, labels, ...]; values are read on the CPU alone.
 
     Args:
         batch: of a loader.
@@ -21,7 +21,7 @@ def images_and_labels(batch: Any, num_classes: int, dtype: torch.dtype) -> tuple
 
     Raises:
         TypeError: a batch, images or labels of another kind.
-        ValueError: images or labels of another shape.
+        ValueError: images or labels of another shape, a label beyond the classes.
     """
     if not isinstance(batch, Sequence) or isinstance(batch, str) or len(batch) < 2:
         keys = f" with {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
@@ -37,6 +37,8 @@ def images_and_labels(batch: Any, num_classes: int, dtype: torch.dtype) -> tuple
             f"the labels have shape {tuple(labels.shape)} and {labels.dtype} for {len(images)} images and {num_classes} classes: "
             "give numbers of classes (N,) int64, or shares (N, num_classes) float"
         )
+    if not soft and labels.device.type == "cpu" and len(labels) and int(labels.max()) >= num_classes:
+        raise ValueError(f"there is a label {int(labels.max())}, but the network has {num_classes} classes, from 0")
     return images, labels if soft else labels.long()
 
 

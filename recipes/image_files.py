@@ -161,6 +161,8 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 def upright_size(path: str | Path) -> tuple[int, int]:
     """Height and width of the picture that `open_rgb` gives, from the file's head alone; raises as it does."""
     with Image.open(path) as picture:
+        if picture.format == "TIFF":
+            picture.load()  # turns it upright; some versions give the new size before, some after
         lying = _turn(picture) in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
         return picture.size if lying else picture.size[::-1]
 

@@ -19,7 +19,7 @@ def stratified_split(labels: Sequence[int], fraction: float, seed: int, names: S
     """Indices to keep and to hold out: of each class about ``fraction``, but at least one on either side; both sorted.
 
     Each sample is held out, or not, by its name and ``seed`` alone, whatever others there are: one more or one less moves no
-    other. Only in a class of which nobody, or everybody, would be held out does the nearest to the limit change sides.
+    other. Only of a class of which none, or all, would be held out is the nearest to the limit moved to the other side.
 
     Args:
         labels: class of each sample.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupcam_aug.recipes.image_files import BROKEN, as_rgb, find_images, is_image, open_rgb, shown
+from groupcam_aug.recipes.image_files import BROKEN, as_rgb, find_images, images_in, is_image, open_rgb, shown, upright_size
 
 
 @pytest.fixture
@@ -79,3 +79,77 @@ def test_pixels_without_a_known_range_are_refused(tmp_path, dtype, told):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 def test_other_modes_become_rgb(mode):
     assert as_rgb(Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def corner(picture):
+    """Which corner of the picture is red, the others blue, and its size."""
+    pixels = np.asarray(picture).astype(int)
+    red = [(y, x) for y in (0, -1) for x in (0, -1) if pixels[y, x, 0] > pixels[y, x, 2]]
+    return red, picture.size
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "jfif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright_as_their_exif_says(tmp_path, orientation, suffix):
+    """What a camera does: it stores the picture turned, and how a viewer turns it back."""
+    scene = Image.new("RGB", (64, 32), (0, 0, 255))
+    scene.paste((255, 0, 0), (0, 0, 24, 16))
+    stored = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the turn that undoes the viewer's
+    turned = scene.transpose(Image.Transpose(stored[orientation])) if orientation > 1 else scene
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned.save(tmp_path / f"a.{suffix}", format="jpeg" if suffix == "jfif" else None, exif=exif)
+    assert corner(open_rgb(tmp_path / f"a.{suffix}")) == ([(0, 0)], (64, 32))
+    assert upright_size(tmp_path / f"a.{suffix}") == (32, 64)
+
+
+def test_sixteen_bits_are_turned_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3) * 10_000).save(tmp_path / "a.png", exif=exif)
+    assert open_rgb(tmp_path / "a.png").size == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
+def test_damaged_exif_says_nothing_and_the_picture_is_read(tmp_path):
+    Image.new("RGB", (6, 4), (9, 9, 9)).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xffnonsense")
+    assert open_rgb(tmp_path / "a.jpg").size == (6, 4)
+    Image.new("RGB", (6, 4)).save(tmp_path / "b.jpg", exif=b"Exif\x00\x00nonsense")
+    assert open_rgb(tmp_path / "b.jpg").size == (6, 4)
+
+
+@pytest.mark.parametrize(("size", "refused"), [((20_000, 2), True), ((2, 20_000), True), ((200, 2), False), ((1, 1), False)])
+def test_absurd_shapes_are_refused_before_they_are_read(tmp_path, size, refused):
+    Image.new("L", size).save(tmp_path / "a.png")
+    if not refused:
+        assert open_rgb(tmp_path / "a.png").size == size
+        return
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels, one side more than 100 times the other: crop it"):
+        open_rgb(tmp_path / "a.png")
+
+
+def test_pictures_of_other_kinds_are_counted(folder):
+    for name in ("in/a.gif", "in/b/b.GIF", "in/c.avif", "in/d.jp2", "in/e.heic", "in/.hidden.gif", "in/table.csv"):
+        Path(name).touch()
+    Image.new("RGB", (4, 4)).save("in/f.jfif", "jpeg")
+    with pytest.warns(UserWarning, match=r"passed over: 2 .gif, 1 .avif, 1 .jp2, 1 .heic \(read: .jpg, .* .jfif"):
+        found = find_images(["in"], Path("in/out"))
+    assert [path.name for path in found] == ["a.png", "2.JPG", "f.jfif"]
+    Path("only").mkdir()
+    Path("only/a.gif").touch()
+    with pytest.raises(FileNotFoundError, match=r"'only' holds no image .*; passed over: 1 .gif"):
+        find_images(["only"])
+
+
+def test_links_are_followed_but_not_in_circles(folder, tmp_path_factory):
+    """A loop, a link upwards, and two links to one place: every image once."""
+    store = tmp_path_factory.mktemp("store")
+    Image.new("RGB", (4, 4)).save(store / "far.png")
+    (store / "back").symlink_to(folder / "in")
+    for name, target in (("in/loop", "in"), ("in/b/up", "."), ("in/one", store), ("in/two", store), ("in/same", "in/b")):
+        Path(name).symlink_to(Path(target).absolute())
+    images, others = images_in(Path("in"))
+    assert [path.as_posix() for path in images] == ["in/a.png", "in/b/2.JPG", "in/one/far.png", "in/out/drawn.png"]
+    assert others == {"link to a folder that is there already": 5, ".txt": 1}
+    with pytest.warns(UserWarning, match="passed over: 5 link to a folder that is there already"):
+        find_images(["in"])

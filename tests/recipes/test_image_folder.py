@@ -29,3 +29,22 @@ def test_samples_are_rgb_in_the_order_of_the_names(root):
     (root / "train" / ".cache").mkdir()
     data = ClassFolders(root / "train", lambda image: image.mode)
     assert [data[i] for i in range(len(data))] == [("RGB", 0), ("RGB", 1)] and data.classes == ["ant", "bee"]
+
+
+def test_what_is_no_image_is_counted(root):
+    for name in ("ant/a.gif", "ant/b.txt", "bee/c.gif", "bee/noname"):
+        (root / "train" / name).touch()
+    Image.new("L", (9, 7)).save(root / "train" / "stray.png")
+    Image.new("RGB", (9, 7)).save(root / "train" / "bee" / "1.jfif", "jpeg")
+    (root / "train" / "ant" / "loop").symlink_to(root / "train" / "ant")
+    told = "2 .gif, 1 image outside the class folders, 1 .txt, 1 link to a folder that is there already, 1 without a suffix"
+    with pytest.warns(UserWarning, match=rf"passed over in '.*train': {told} \(read: .jpg"):
+        data = ClassFolders(root / "train", lambda image: image.size)
+    assert data.names == ["ant/0.png", "bee/0.png", "bee/1.jfif"] and data[2] == ((9, 7), 1)
+
+
+def test_an_empty_class_says_what_it_holds(root):
+    (root / "train" / "cat").mkdir()
+    (root / "train" / "cat" / "a.heic").touch()
+    with pytest.raises(ValueError, match=r"cat' holds no image \(.jpg, .*\) \(it has 1 .heic\); add images or delete"):
+        ClassFolders(root / "train", lambda image: image)

@@ -46,7 +46,7 @@ def test_a_folder_without_a_single_mask_is_named_with_where_one_would_be(root):
 
 def test_a_mask_of_another_size_is_named(root):
     Image.new("1", (4, 6), 1).save(root / "masks" / "train" / "ant" / "0.png")
-    with pytest.raises(ValueError, match=r"ant/0.png' has 4 x 6 pixels, its image 8 x 8"):
+    with pytest.raises(ValueError, match=r"ant/0.png' has 4 x 6 pixels, its image, upright, 8 x 8"):
         MaskedFolder(root / "train", prepare(), root, root / "masks")[0]
 
 
@@ -85,3 +85,18 @@ def only_image(image):
 def test_a_transform_of_images_alone_is_refused_at_once(root):
     with pytest.raises(TypeError, match="takes an image alone"):
         MaskedFolder(root / "train", Prepare(only_image, only_image), root, root / "masks")
+
+
+def test_masks_are_of_the_image_as_it_is_shown(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its left side
+    picture = Image.new("RGB", (8, 16))
+    picture.paste((255, 0, 0), (0, 0, 8, 4))
+    picture.transpose(Image.Transpose.ROTATE_90).save(root / "train" / "ant" / "0.png", exif=exif)
+    (root / "train" / "ant" / "0.jpg").unlink()
+    mask = np.zeros((16, 8), bool)
+    mask[:4] = True
+    Image.fromarray(mask).save(root / "masks" / "train" / "ant" / "0.png")
+    crop = Prepare(lambda *both: both, normalised((0, 0, 0), (1, 1, 1)))
+    image, _, found = MaskedFolder(root / "train", crop, root, root / "masks")[0]
+    assert torch.equal(found, torch.from_numpy(mask)) and torch.equal(image[0] > 0.5, found)

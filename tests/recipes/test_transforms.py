@@ -73,3 +73,36 @@ def test_a_transform_of_both_is_taken(first):
 def test_a_transform_that_gives_no_pair_is_named():
     with pytest.raises(TypeError, match=r"returned Image for \(image, mask\), not a pair"):
         Prepare(lambda image, mask: image, FINISH).pair(*picture())
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (lambda image: torch.zeros(8, 8, 3), r"a tensor of shape \(8, 8, 3\): return a PIL image"),
+        (lambda image: torch.full((3, 8, 8), 3.5), "numbers from 3.5 to 3.5.*leave Normalize out"),
+        (lambda image: torch.full((3, 8, 8), torch.nan), "numbers from nan to nan"),
+        (lambda image: torch.zeros(3, 8, 8, dtype=torch.int64), "a tensor of torch.int64"),
+        (lambda image: np.zeros((3, 8, 8), np.uint8), r"an array of shape \(3, 8, 8\) and uint8"),
+        (lambda image: np.zeros((8, 8, 3)), r"an array of shape \(8, 8, 3\) and float64"),
+        (lambda image: image.convert("L"), "Image L"),
+        (lambda image: None, "NoneType"),
+    ],
+)
+def test_what_a_transform_returns_must_be_an_image(made, told):
+    with pytest.raises(ValueError, match=f"train_transform returned {told}"):
+        Prepare(made, normalised((0, 0, 0), (1, 1, 1)))(Image.new("RGB", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda image: image,
+        lambda image: np.full((8, 8, 3), 51, np.uint8),
+        lambda image: torch.full((3, 8, 8), 51, dtype=torch.uint8),
+        lambda image: torch.full((3, 8, 8), 0.2),
+        lambda image: torch.full((3, 8, 8), 0.2, dtype=torch.float64),
+    ],
+)
+def test_images_of_all_kinds_become_float32(made):
+    found = Prepare(made, normalised((0, 0, 0), (1, 1, 1)))(Image.new("RGB", (8, 8), (51, 51, 51)))
+    assert found.dtype == torch.float32 and torch.allclose(found, torch.full((3, 8, 8), 0.2))

@@ -6,7 +6,9 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from evaluations import draw, evaluate, lines, record
+from PIL import Image
 
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.evaluation.datasets import Item, evenly, folder_items, read_class_map
@@ -47,6 +49,17 @@ def test_a_map_of_classes_that_is_none_is_refused(tmp_path, content, message):
 
 XML = """<annotation><filename>{name}.jpg</filename><size><width>48</width><height>40</height><depth>3</depth></size>{objects}</annotation>"""
 OBJECT = """<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"""
+
+
+@pytest.mark.parametrize(("orientation", "size", "told"), [(1, (30, 40), ""), (6, (40, 30), ""), (6, (30, 40), "40 x 30 pixels")])
+def test_boxes_are_of_the_picture_as_it_is_shown(tmp_path, orientation, size, told):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    item = Item("k", tmp_path / "a.jpg", (0,), "dog", torch.tensor([[0.0, 0, 5, 5]]), size)
+    assert bool(item.misfit()) == bool(told) and told in item.misfit()
+    assert Item("k", tmp_path / "a.jpg").misfit() == "", "no boxes"
+    assert Item("k", tmp_path / "none.jpg", boxes=item.boxes).misfit()
 
 
 def test_voc_through_torchvision(checkpoint, tmp_path, capsys):
