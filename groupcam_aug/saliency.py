@@ -19,7 +19,7 @@ from groupcam_aug.grid import read_grid
 from groupcam_aug.layers import find_layer, find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.partial_forward import Tail, TailKind
-from groupcam_aug.targets import Activation, Target, Targets
+from groupcam_aug.targets import Activation, Target, Targets, targets_of
 
 __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]
 
@@ -69,7 +69,8 @@ class GroupCAM(CAM):
             group), "target" (the target layer), or "stage" (`layers.find_stage`).
         baseline: what masks uncover: "blur" (the paper), or "zero" (ours: zeros in place of the blurred image, or of its
             features behind a layer, which saves their forward pass).
-        activation: what turns logits into p: "softmax" or "sigmoid" (multi-label and single-logit heads). Never guessed.
+        activation: what turns logits into p: "softmax" or "sigmoid" (multi-label and single-logit heads). Never guessed; outputs
+            that are probabilities already are taken as they are, with a warning.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise inside.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
@@ -154,7 +155,7 @@ class GroupCAM(CAM):
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = usable(images)
-            maps = self.in_parts(images, lambda part, chunk: self._maps(images[part], targets, part, chunk))
+            maps = self.mapped(images, lambda part, chunk: self._maps(images[part], targets, part, chunk))
         self.recheck = False
         return torch.cat(maps) if maps else images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
 
@@ -171,7 +172,7 @@ class GroupCAM(CAM):
                 self.place = self.layer if self.place == "target" else find_stage(self.network, self.layer)
             tail = Tail(self.network, self.place, self.logits, self._tails.get(self.place))
             outputs, logits = self._observe(images, [self.layer, self.place], leaves=leaves, tail=tail)
-        target = self.target(targets, part, logits, arithmetic(images), self.activation)
+        target = self.target(targets_of(targets, part), images, logits, arithmetic(images), self.activation)
         masks = self._group_masks(images, outputs[self.layer], logits, target)
         scaled, alive = scale_as_enlarged(masks, images.shape[-2:])
         if tail is None:
@@ -316,7 +317,8 @@ class GradCAM(CAM):
         super().__init__(model, output, preprocess, chunk)
         if sign not in (1, -1):
             raise ValueError(f"sign must be 1 or -1, got {sign!r}")
-        for name in [] if layer is None else [layer] if isinstance(layer, str) else layer:
+        names: list[Any] = [] if layer is None else [layer] if isinstance(layer, str | nn.Module) else list(layer)
+        for name in names:
             get_layer(self.network, name)
         if layer is not None and not isinstance(layer, str) and not layer:
             raise ValueError("layer is an empty list; give at least one name, or None to have one found")
@@ -346,7 +348,7 @@ class GradCAM(CAM):
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = usable(images)
-            maps = self.in_parts(images, lambda part, _: self._maps(images[part], targets, part))
+            maps = self.mapped(images, lambda part, _: self._maps(images[part], targets, part))
         self.recheck = False
         if not maps:
             empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
@@ -360,7 +362,7 @@ class GradCAM(CAM):
         size = (images.shape[-2], images.shape[-1])
         outputs, logits = self._observe(images, names, leaves=names)
         grids = {name: read_grid(output, size, name) for name, output in outputs.items()}
-        target = self.target(targets, part, logits, arithmetic(images), "sigmoid")
+        target = self.target(targets_of(targets, part), images, logits, arithmetic(images), "sigmoid")
         slopes = dict(zip(outputs, slopes_of(target.value, logits, list(outputs.values()), list(outputs)), strict=True))
         maps = []
         for name in names:

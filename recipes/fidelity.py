@@ -71,7 +71,8 @@ def run(command: str, words: list[str]) -> int:
             progress=lambda parts: track(parts, "mapping", console=console),
         )
     console.print(str(result), soft_wrap=True, highlight=False, markup=False)
-    console.print(training_line(result, options.layer), soft_wrap=True, highlight=False, markup=False)
+    if result.recommended:
+        console.print(training_line(result, options.layer), soft_wrap=True, highlight=False, markup=False)
     for path, reason in failed.items():
         console.print(f"left out {shown(path)}: {reason}", soft_wrap=True, highlight=False, markup=False)
     if options.json:
