@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from groupcam_aug.arguments import check_number, check_whole
 from groupcam_aug.borrow import plain_arithmetic
 
 __all__ = ["blur", "blur_size", "check_blur"]
+
+_MOST_BYTES = 64 * 2**20  # of matrices that are kept, by all devices: some 60 sides of 512 pixels, 4 of 2,048
+_matrices: dict[Any, Tensor] = {}  # those used last at the end
+_guard = Lock()
 
 
 def blur(images: Tensor, kernel_size: int | None = None, sigma: float | None = None) -> Tensor:
@@ -76,9 +81,22 @@ def _is_channels_last(images: Tensor) -> bool:
     return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
 
 
-@lru_cache(maxsize=32)
 def _blur_matrix(side: int, kernel_size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(side, side): row i holds the weights of pixel i's neighbours, reflected at the borders; each row sums to 1."""
+    key = (side, kernel_size, sigma, dtype, device)
+    with _guard:
+        matrix = _matrices.pop(key, None)
+    if matrix is None:
+        matrix = _made(side, kernel_size, sigma, dtype, device)
+    with _guard:
+        _matrices[key] = matrix  # as the one used last
+        kept = sum(other.nbytes for other in _matrices.values())
+        while kept > _MOST_BYTES:
+            kept -= _matrices.pop(next(iter(_matrices))).nbytes
+    return matrix
+
+
+def _made(side: int, kernel_size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     # Built outside any inference mode, since the cache outlives the caller's.
     with torch.inference_mode(False), torch.no_grad():
         offsets = torch.arange(kernel_size) - kernel_size // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from groupcam_aug.borrow import capture, unwrap
 from groupcam_aug.grid import Grid, is_doubtful, read_grid
 from groupcam_aug.layers import find_layer, patches_matter, show_grid, spatial_layers
 from groupcam_aug.memory import exhausted, is_out_of_memory
+from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, warn_once, why_not_finite
 from groupcam_aug.partial_forward import Tail
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
 
@@ -48,15 +50,26 @@ class CAM:
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
         self._rows = 0  # images in the largest pass of this attempt
+        self.probabilities = False  # whether the network's outputs are that already, after the first call
+        self._squashes: bool | None = None  # likewise, looked for once their values allow it
+        self._alone = False  # one image per pass, because rows of a batch influence each other
+        self._graph_from_start = False  # whether the network switches gradients off by itself somewhere
         self._limits: dict[torch.Size, int] = {}  # images per pass that should fit into memory, by shape of the batch
         self._ceilings: dict[torch.Size, int] = {}  # and those that did, once memory ran out, by shape of an image
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the network in the caller's precision, whatever they are wrapped in.
 
+        Without a graph where gradients are off, even if the network's forward switches them on.
+
         Raises:
             ValueError: another number of rows than images.
         """
+        with_graph = torch.is_grad_enabled()
+        logits = self._outputs(images)
+        return logits if with_graph else logits.detach()
+
+    def _outputs(self, images: Tensor) -> Tensor:
         count = len(images)
         self._rows = max(self._rows, count)
         if 0 not in images.stride():  # blanks, which are one number, cannot be written to
@@ -71,6 +84,8 @@ class CAM:
 
     def passes(self, images: Tensor) -> int:
         """Most images per forward pass."""
+        if self._alone:
+            return 1
         if images.shape not in self._limits:
             self._limits[images.shape] = self._most(images)
         most = self._limits[images.shape]
@@ -106,6 +121,19 @@ class CAM:
             )
         return done
 
+    def mapped(self, images: Tensor, work: Callable[[slice, int], _T]) -> list[_T]:
+        """As `in_parts`, but image by image if the network lets the rows of a batch influence each other."""
+        results = self.in_parts(images, work)
+        return self.in_parts(images, work) if self.mixes_rows(images) else results
+
+    def mixes_rows(self, images: Tensor) -> bool:
+        """Look, once a network, whether rows of a batch influence each other; if so, all goes on one image at a time."""
+        if not len(images) or self.passes(images) == 1:
+            return False
+        with torch.no_grad():
+            self._alone = mixes_rows(self.network, self.logits, images)
+        return self._alone
+
     def _most(self, images: Tensor) -> int:
         if self.chunk is not None:
             return self.chunk
@@ -123,18 +151,24 @@ class CAM:
         self, images: Tensor, layers: Sequence[str], *, leaves: Sequence[str] = (), tail: Tail | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One pass: the outputs of `layers`, and the logits. The graph, if any, begins at the first of `leaves`."""
-        # The hook behind `_leaf` switches gradients on in the middle of the pass; leaving this block switches them off again.
+        # `_leaf` switches gradients on in the middle of the pass; leaving this block switches them off again. A network that
+        # does so by itself, with a `no_grad` block around its backbone, would switch them off at that block's end: there they
+        # are on from the start.
+        cut: list[str] = []
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.set_grad_enabled(bool(leaves) and self._graph_from_start))
             if tail is not None:
                 stack.enter_context(tail.recording())
             captured = {
                 name: stack.enter_context(
-                    capture(self.network.get_submodule(name), name, replace=_leaf if name in leaves else None)
+                    capture(self.network.get_submodule(name), name, replace=partial(_leaf, name, cut) if name in leaves else None)
                 )
                 for name in dict.fromkeys(layers)
             }
-            logits = self.logits(images)
+            logits = self._outputs(images)
+        if leaves and cut and not logits.requires_grad and not self._graph_from_start:
+            self._graph_from_start = True
+            return self._observe(images, layers, leaves=leaves, tail=tail)
         silent = [name for name, layer in captured.items() if not layer.calls]
         if silent:
             fired = spatial_layers(self.network, self.logits, images)
@@ -147,6 +181,8 @@ class CAM:
                     "into its rows, or the rows are not images. Choose a layer in front of that or behind it, for instance its "
                     "parent"
                 )
+        if not leaves:  # no graph is asked for, whatever the network switches on
+            outputs, logits = {name: output.detach() for name, output in outputs.items()}, logits.detach()
         return outputs, logits
 
     def grid(self, name: str, output: Tensor, images: Tensor, *, matters: bool) -> Grid:
@@ -174,10 +210,38 @@ class CAM:
         """See `layers.find_layer`."""
         return find_layer(self.network, self.logits, images, self.stated)
 
-    def target(self, targets: Targets, part: slice, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
-        """The targets of one part, checked against its logits."""
-        chosen = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
-        return read_target(chosen, logits.detach().to(dtype), activation, check=self.recheck)
+    def target(self, targets: Targets, images: Tensor, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
+        """The targets of `images`, checked against their logits; what these tell about the network is looked at as well."""
+        logits = logits.detach()
+        if self.recheck or logits.device.type == "cpu":
+            self._look(images, logits, named=targets is None or not callable(targets))
+        reading = None if self.probabilities else activation
+        return read_target(targets, logits.to(dtype), reading, check=self.recheck)
+
+    def _look(self, images: Tensor, logits: Tensor, *, named: bool) -> None:
+        """Notice outputs that are no logits: features, probabilities, no numbers."""
+        name = type(self.network).__name__
+        if named and vars(self.network).get("num_classes") == 0:  # timm's and others'
+            raise ValueError(
+                f"{name} has num_classes=0: it returns features, not logits. Give it a head, or targets as a callable on what it "
+                "returns"
+            )
+        if logits.ndim != 2 or not logits.numel():
+            return
+        self.probabilities = bool(((logits >= 0) & (logits <= 1.01)).all())
+        if self.probabilities and self._squashes is None:
+            with torch.no_grad():
+                self._squashes = ends_in_probabilities(self.logits, images)
+        self.probabilities = self.probabilities and bool(self._squashes)
+        if self.probabilities:
+            warn_once(
+                self.network,
+                "probabilities",
+                f"{name} ends in a softmax or sigmoid: its outputs are taken as the probabilities they are, and activation= is "
+                "not applied. Where gradients vanish, explain the logits: the network without that last step",
+            )
+        elif not bool(logits.isfinite().any()) and bool(images.isfinite().all()):
+            warn_once(self.network, "nan", f"no output is a finite number, so no image has a map: {why_not_finite(self.network)}")
 
 
 def check_images(images: Tensor, targets: Targets = None) -> Tensor:
@@ -196,8 +260,7 @@ def check_images(images: Tensor, targets: Targets = None) -> Tensor:
         )
     if images.ndim != 4:
         raise ValueError(f"images must be a batch (N, C, H, W), got the shape {tuple(images.shape)}")
-    count = targets.shape[0] if isinstance(targets, Tensor) and targets.ndim else None
-    count = len(targets) if isinstance(targets, list | tuple) else count
+    count = len(targets) if isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim) else None
     if count is not None and count != len(images):
         raise ValueError(f"{count} targets for {len(images)} images: give one target per image, or a single int for all")
     return images.as_subclass(Tensor).detach()
@@ -217,10 +280,18 @@ def _slices(count: int, chunk: int) -> Iterator[slice]:
     return (slice(start, start + chunk) for start in range(0, count, chunk))
 
 
-def _leaf(output: Tensor) -> Tensor:
-    """A capture's replacement that starts a graph at its layer, unless one has already started at an earlier layer."""
+def _leaf(name: str, cut: list[str], output: Tensor) -> Tensor:
+    """A capture's replacement that starts a graph at its layer, unless one has started at an earlier layer, noted in `cut`."""
+    if not output.is_floating_point():
+        raise TypeError(
+            f"layer {name!r} returns {output.dtype}, which has no gradients: choose a layer in floating point, or map the "
+            "network as it was before quantisation"
+        )
     torch.set_grad_enabled(True)
-    return output if output.requires_grad else output.detach().requires_grad_()
+    if cut and output.requires_grad:
+        return output
+    cut.append(name)
+    return output.detach().requires_grad_()
 
 
 def slopes_of(value: Callable[[Tensor], Tensor], logits: Tensor, outputs: list[Tensor], names: list[str]) -> list[Tensor]:
@@ -234,7 +305,7 @@ def slopes_of(value: Callable[[Tensor], Tensor], logits: Tensor, outputs: list[T
     for name, slope in zip(names, slopes, strict=True):
         if slope is None:
             raise ValueError(
-                f"the logits do not depend on layer {name!r}, or the network detaches what follows it: no gradient there. "
-                "Choose another layer, or weights='none'"
+                f"the logits do not depend on layer {name!r}, or the network detaches what follows it (no_grad, detach, "
+                "checkpointing with use_reentrant=True): no gradient there. Choose another layer, or weights='none'"
             )
     return [slope for slope in slopes if slope is not None]

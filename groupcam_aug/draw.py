@@ -56,8 +56,7 @@ def to_uint8(images: Tensor, mean: Sequence[float] | None = None, std: Sequence[
     Raises:
         ValueError: another number of channels, or only one of mean and std.
     """
-    if images.shape[-3] not in (1, 3):
-        raise ValueError(f"pictures need 1 or 3 channels, got {images.shape[-3]}")
+    _check_channels(images)
     if (mean is None) != (std is None):
         raise ValueError("give both mean and std, or neither")
     images = images.detach().as_subclass(Tensor).to("cpu", torch.float32)
@@ -128,7 +127,7 @@ def overlay(image: Tensor, saliency: Tensor, *, opacity: float = 0.6, scale: tup
     Returns:
         (..., 3, H, W) uint8 on the CPU.
     """
-    pixels = image.cpu() if image.dtype == torch.uint8 else to_uint8(image)
+    pixels = _pixels(image)
     maps = saliency.detach().to("cpu", torch.float32)
     if maps.shape[-2:] != pixels.shape[-2:]:
         maps = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), pixels.shape[-2:], mode="bilinear").reshape(
@@ -230,10 +229,26 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _pixels(image: Tensor) -> Tensor:
+    """Pixels of an image in [0, 1], or those that it consists of already: uint8 on the CPU."""
+    if image.dtype != torch.uint8:
+        return to_uint8(image)
+    _check_channels(image)
+    return image.cpu()
+
+
+def _check_channels(images: Tensor) -> None:
+    if images.ndim < 3 or images.shape[-3] not in (1, 3):
+        raise ValueError(
+            f"pictures (..., C, H, W) need 1 or 3 channels, got {images.shape[-3] if images.ndim > 2 else 'none'} in the shape "
+            f"{tuple(images.shape)}; drop an alpha channel first, by image[:3] or PIL's convert('RGB')"
+        )
+
+
 def _picture(cell: Tensor | Image.Image, size: int) -> Image.Image:
     picture = cell
     if isinstance(picture, Tensor):
-        picture = to_pil_image(picture.cpu() if picture.dtype == torch.uint8 else to_uint8(picture))
+        picture = to_pil_image(_pixels(picture))
     return resized(picture.convert("RGB"), size)
 
 

@@ -20,7 +20,7 @@ from groupcam_aug.cam import check_images
 from groupcam_aug.metrics.stability import map_change
 from groupcam_aug.presets import mode_name, scoring_of
 from groupcam_aug.saliency import GroupCAM
-from groupcam_aug.targets import Targets
+from groupcam_aug.targets import Targets, targets_of
 
 __all__ = ["Fidelity", "FidelityRow", "measure_fidelity", "wait_for"]
 
@@ -50,7 +50,7 @@ class Fidelity:
     rows: tuple[FidelityRow, ...]  # `paper` first, then the others as they were asked for
     floor: float  # IoU of the masks of `paper` with themselves under random regrouping of the channels
     floor_error: float
-    recommended: str  # the name of the cheapest mode whose IoU is at least the floor - 0.02
+    recommended: str  # the name of the cheapest mode whose IoU is at least the floor - 0.02; "" where there is no floor
     images: int
     layer: str
     groups: int
@@ -78,7 +78,7 @@ class Fidelity:
                 f"{self.images} images, layer {self.layer}, G={self.groups}, importance weights: {self.weights}; "
                 "F = one forward pass",
                 f"noise floor: {self.floor:.3f} ± {self.floor_error:.3f} (paper against itself, channels regrouped)",
-                f"cheapest mode within {SLACK} of the floor: {self.recommended}",
+                f"cheapest mode within {SLACK} of the floor: {self.recommended or 'none, for no image has a map to compare'}",
                 *[f"{row.mode} is unavailable: {row.unavailable}" for row in self.rows if row.unavailable],
             ]
         )
@@ -157,7 +157,7 @@ def measure_fidelity(
     orders: list[Tensor] = []
     for part in progress(parts):
         batch = images[part].to(device)
-        labels = targets[part] if isinstance(targets, Tensor | list | tuple) else targets
+        labels = targets_of(targets, part)
         reference = paper(batch, labels)
         tallies[PAPER].add(reference, threshold, reference)
         orders = orders or [torch.randperm(paper.layer_shape[0], generator=generator) for _ in range(regroupings)]
@@ -180,7 +180,7 @@ def measure_fidelity(
                 continue
             tallies[name].add(reference, threshold, maps)
     first = images[parts[0]].to(device)
-    labels = targets[parts[0]] if isinstance(targets, Tensor | list | tuple) else targets
+    labels = targets_of(targets, parts[0])
     calls = {name: (lambda method=method: method(first, labels)) for name, method in methods.items()}
     flops, seconds = _prices(paper, first, calls, repeats)
     rows = tuple(
@@ -193,7 +193,7 @@ def measure_fidelity(
     # IoU is a mean over images that both modes map, so a mode without maps for many others is as bad as it looks good.
     most = rows[0].no_map + MISSING
     within = [row for row in rows if row.mode == PAPER or (row.iou >= floor - SLACK and row.no_map <= most)]
-    recommended = min(within, key=lambda row: row.cost).mode
+    recommended = "" if math.isnan(floor) else min(within, key=lambda row: row.cost).mode
     return Fidelity(rows, floor, floor_error, recommended, len(images), str(paper.layer), groups, weights)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import Output, check_images
 from groupcam_aug.saliency import GradCAM
-from groupcam_aug.targets import Targets
+from groupcam_aug.targets import Targets, targets_of
 
 __all__ = ["guided_grad_cam"]
 
@@ -57,13 +58,20 @@ def guided_grad_cam(
         pixels = plain[part].clone().requires_grad_()
         with torch.enable_grad(), _GuidedReLUs(type(cam.network).__name__) as guided:
             logits = cam.logits(pixels)
-            value = cam.target(targets, part, logits, maps.dtype, "sigmoid").value(logits.to(maps.dtype)).sum()
+            target = cam.target(targets_of(targets, part), plain[part], logits, maps.dtype, "sigmoid")
+            value = target.value(logits.to(maps.dtype)).sum()
         if not guided.met:
             raise ValueError(f"{guided.name} calls no ReLU, so guided backpropagation is not defined for it; use grad_cam")
-        return torch.autograd.grad(value, pixels)[0].to(maps.dtype)
+        slope = torch.autograd.grad(value, pixels, allow_unused=True)[0] if value.requires_grad else None
+        if slope is None:
+            raise ValueError(
+                f"no gradient of {guided.name} reaches the images: its forward, or preprocess, switches gradients off (no_grad, "
+                "detach) in front of some layer; use grad_cam with a layer behind that"
+            )
+        return slope.to(maps.dtype)
 
     with as_found(cam.network, plain.device):
-        gradients = cam.in_parts(plain, gradient)
+        gradients = cam.mapped(plain, gradient)
     return maps[:, None] * torch.cat(gradients) if gradients else maps[:, None].expand(-1, plain.shape[1], -1, -1)
 
 
@@ -83,7 +91,15 @@ class _GuidedReLU(torch.autograd.Function):
 
 
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-_OTHERS = {F.gelu, F.silu, F.hardswish, F.hardtanh, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.mish, F.prelu, F.softplus}
+# Any other activation, in each of its forms: torch.nn.functional.elu, elu_, torch.tanh, Tensor.tanh_ and so on.
+_NAMES = re.findall(
+    r"\w+",
+    "celu elu expit gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu relu6 rrelu selu sigmoid "
+    "silu softplus softshrink softsign tanh tanhshrink threshold",
+)
+_HOMES = (F, torch, torch.special, Tensor)
+_FORMS = (getattr(home, name + end, None) for home in _HOMES for name in _NAMES for end in ("", "_"))
+_OTHERS = {form for form in _FORMS if form is not None}
 
 
 class _GuidedReLUs(TorchFunctionMode):

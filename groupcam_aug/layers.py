@@ -27,6 +27,12 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
         TypeError: `name` is no string.
         ValueError: no such module; the message lists the nearest names.
     """
+    if isinstance(name, nn.Module):
+        known = [path for path, module in model.named_modules() if module is name]
+        raise TypeError(
+            f"layer must be a module name, got a {type(name).__name__} itself: "
+            + (f"write layer={known[0]!r}" if known else f"and it is no part of {type(model).__name__}")
+        )
     if not isinstance(name, str):
         raise TypeError(f"layer must be a module name or None, got {type(name).__name__}")
     names = [path for path, _ in model.named_modules() if path]

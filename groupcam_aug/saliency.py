@@ -20,7 +20,7 @@ from groupcam_aug.layers import find_stage, get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.partial_forward import Tail, TailKind, structure
-from groupcam_aug.targets import Activation, Target, Targets
+from groupcam_aug.targets import Activation, Target, Targets, targets_of
 
 __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]
 
@@ -70,7 +70,8 @@ class GroupCAM(CAM):
             group), "target" (the target layer), or "stage" (`layers.find_stage`).
         baseline: what masks uncover: "blur" (the paper), or "zero" (ours: zeros in place of the blurred image, or of its
             features behind a layer, which saves their forward pass).
-        activation: what turns logits into p: "softmax" or "sigmoid" (multi-label and single-logit heads). Never guessed.
+        activation: what turns logits into p: "softmax" or "sigmoid" (multi-label and single-logit heads). Never guessed; outputs
+            that are probabilities already are taken as they are, with a warning.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise inside.
         grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found, and
@@ -157,7 +158,7 @@ class GroupCAM(CAM):
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = usable(images)
-            maps = self.in_parts(images, lambda part, chunk: self._maps(images[part], targets, part, chunk))
+            maps = self.mapped(images, lambda part, chunk: self._maps(images[part], targets, part, chunk))
         self.recheck = False
         return torch.cat(maps) if maps else images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
 
@@ -181,7 +182,7 @@ class GroupCAM(CAM):
             if look and not tail.still_pooled(images, outputs[self.place].detach(), logits.detach()):
                 self._tails = {}
                 return self._maps(images, targets, part, chunk)
-        target = self.target(targets, part, logits, arithmetic(images), self.activation)
+        target = self.target(targets_of(targets, part), images, logits, arithmetic(images), self.activation)
         masks = self._group_masks(images, outputs[self.layer], logits, target)
         scaled, alive = scale_as_enlarged(masks, images.shape[-2:])
         if tail is None:
@@ -330,7 +331,8 @@ class GradCAM(CAM):
     ) -> None:
         super().__init__(model, output, preprocess, chunk, grid)
         check_choice("sign", sign, (1, -1))
-        for name in [] if layer is None else [layer] if isinstance(layer, str) else layer:
+        names: list[Any] = [] if layer is None else [layer] if isinstance(layer, str | nn.Module) else list(layer)
+        for name in names:
             get_layer(self.network, name)
         if layer is not None and not isinstance(layer, str) and not layer:
             raise ValueError("layer is an empty list; give at least one name, or None to have one found")
@@ -360,7 +362,7 @@ class GradCAM(CAM):
         images = check_images(images, targets)
         with as_found(self.network, images.device):
             images = usable(images)
-            maps = self.in_parts(images, lambda part, _: self._maps(images[part], targets, part))
+            maps = self.mapped(images, lambda part, _: self._maps(images[part], targets, part))
         self.recheck = False
         if not maps:
             empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
@@ -373,7 +375,7 @@ class GradCAM(CAM):
         names = [self.layer] if isinstance(self.layer, str) else self.layer
         outputs, logits = self._observe(images, names, leaves=names)
         grids = {name: self.grid(name, output, images, matters=True) for name, output in outputs.items()}
-        target = self.target(targets, part, logits, arithmetic(images), "sigmoid")
+        target = self.target(targets_of(targets, part), images, logits, arithmetic(images), "sigmoid")
         slopes = dict(zip(outputs, slopes_of(target.value, logits, list(outputs.values()), list(outputs)), strict=True))
         maps = []
         for name in names:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from groupcam_aug.arguments import check_choice, check_whole
 from groupcam_aug.borrow import as_found, unwrap
-from groupcam_aug.cam import Output, check_images
+from groupcam_aug.cam import CAM, Output, check_images
 from groupcam_aug.metrics.stability import map_change, map_floor
 from groupcam_aug.restore import hooked, restoring
-from groupcam_aug.targets import Targets, select_output
+from groupcam_aug.targets import Targets
 from groupcam_aug.threads import lock_of
 
 __all__ = ["LEAST", "Randomization", "forward_order", "randomization_check", "randomized"]
@@ -126,15 +126,13 @@ def randomization_check(
     output = getattr(cam, "output", None) if output is None else output
     preprocess = getattr(cam, "preprocess", None) if preprocess is None else preprocess
 
-    def logits(batch: Tensor) -> Tensor:
-        batch = batch.clone()  # the network, or `preprocess`, may normalise in place
-        return select_output(network(batch if preprocess is None else preprocess(batch)), output)
-
+    plain = CAM(network, output, preprocess, None)
     with as_found(network, images.device):
         if targets is None:
-            scores = torch.cat([logits(image[None]) for image in images])
-            targets = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
-        plan = _stages(network, stages, lambda: logits(images[:1]))
+            scores = torch.cat([plain.logits(image[None]) for image in images])
+            rows: Any = plain.target(None, images, scores, scores.dtype, "sigmoid").rows  # indices: no callable was given
+            targets = rows
+        plan = _stages(network, stages, lambda: plain.logits(images[:1]))
     original = _maps(cam, images, targets)
     grid = _coarsest(cam, original, grid)
     rows = []
@@ -153,8 +151,9 @@ def randomized(model: nn.Module, names: Sequence[str] | str | None = None, *, se
 
     The original parameters and buffers are set aside, not written to: copies stand in for them. A module draws its new
     parameters by its own `reset_parameters` (running statistics of batch norm included), on the CPU, so that they are the same on
-    every device; a module without one, such as a class token or a layer scale, gets normal values with the mean and the
-    standard deviation of the old ones (so one that is constant stays).
+    every device. What that leaves as it was gets normal values with the mean and the standard deviation of the old ones (so one
+    that is constant stays): a module without a reset, such as a class token or a layer scale, and weights that are made from
+    others before each pass (`weight_norm`, `spectral_norm`, pruning).
 
     Args:
         model: any network; wrappers are looked through.
@@ -225,16 +224,17 @@ def _members(network: nn.Module, name: str) -> list[str]:
 
 @contextmanager
 def _reinitialised(network: nn.Module, names: Sequence[str], seed: int) -> Iterator[None]:
-    """Copies in the place of all parameters and buffers, those of the modules `names` drawn anew; the originals come back."""
+    """Copies in the place of all tensors, the parameters of the modules `names` drawn anew; the originals come back."""
     modules = dict(network.named_modules())
     with lock_of(network), _put_back(network) as slots:
-        _fill(slots, {id(original): original.detach().cpu().clone() for *_, original in slots})
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
-            for name in dict.fromkeys(names):
-                torch.default_generator.manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
-                _draw(modules[name])
-        drawn = {id(original): getattr(module, name).detach().to(original.device) for module, name, original in slots}
-        _fill(slots, drawn)
+        with torch.inference_mode(False), torch.no_grad():  # tensors of an inference mode could not be differentiated through
+            _fill(slots, {id(original): original.detach().cpu().clone() for *_, original in slots})
+            with torch.random.fork_rng(devices=[]):
+                for name in dict.fromkeys(names):
+                    torch.default_generator.manual_seed((seed + zlib.crc32(name.encode())) % 2**63)
+                    _draw(modules[name])
+            drawn = {id(original): getattr(module, name).detach().to(original.device) for module, name, original in slots}
+            _fill(slots, drawn)
         yield
 
 
@@ -252,10 +252,13 @@ def _put_back(network: nn.Module) -> Iterator[list[tuple[nn.Module, str, Tensor]
 
 
 def _slots(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Every place that holds a parameter or buffer: (module, name, tensor); shared tensors come several times."""
+    """Every place that holds a tensor: (module, name, tensor); shared tensors come several times.
+
+    Plain attributes are among them: hooks leave there the weights that they make, and a reset writes to those.
+    """
     for module in network.modules():
-        for table in (module._parameters, module._buffers):
-            yield from ((module, name, tensor) for name, tensor in list(table.items()) if tensor is not None)
+        for table in (module._parameters, module._buffers, vars(module)):
+            yield from ((module, name, tensor) for name, tensor in list(table.items()) if isinstance(tensor, Tensor))
 
 
 def _fill(slots: list[tuple[nn.Module, str, Tensor]], values: dict[int, Tensor]) -> None:
@@ -271,12 +274,13 @@ def _fill(slots: list[tuple[nn.Module, str, Tensor]], values: dict[int, Tensor])
 
 def _draw(module: nn.Module) -> None:
     """New values for the module's own parameters, from torch's CPU generator."""
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    before = [parameter.clone() for parameter in parameters]
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     if callable(reset):
         reset()
-        return
-    for parameter in module._parameters.values():
-        if parameter is not None and parameter.is_floating_point() and parameter.numel():
+    for parameter, old in zip(parameters, before, strict=True):
+        if parameter.is_floating_point() and parameter.numel() and torch.equal(parameter, old):
             spread, centre = torch.std_mean(parameter.double(), correction=0)
             parameter.copy_(centre + spread * torch.randn(parameter.shape, dtype=torch.float64))
 

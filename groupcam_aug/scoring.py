@@ -14,7 +14,7 @@ from groupcam_aug.arguments import check_choice
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images
-from groupcam_aug.targets import Activation, Target, Targets, read_target
+from groupcam_aug.targets import Activation, Target, Targets
 
 __all__ = ["Output", "Scorer", "Substrate", "check_maps", "make_substrate"]
 
@@ -55,10 +55,15 @@ class Scorer:
     def borrowed(self) -> Iterator[None]:
         """The network in eval mode, with `target` and `clean` known."""
         with as_found(self.cam.network, self.images.device):
-            logits = torch.cat([self.logits(self.images[part]) for part in self.parts(len(self.images))])
-            self.target = read_target(self.targets, logits, self.activation)
+            logits = self._of_images()
+            if self.cam.mixes_rows(self.images):
+                self.chunk, logits = 1, self._of_images()
+            self.target = self.cam.target(self.targets, self.images, logits, self.dtype, self.activation)
             self.clean = self.target.score(logits)
             yield
+
+    def _of_images(self) -> Tensor:
+        return torch.cat([self.logits(self.images[part]) for part in self.parts(len(self.images))])
 
     def parts(self, count: int) -> Iterator[slice]:
         """`count` images in parts of at most `chunk`."""

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["IGNORED", "Activation", "Target", "Targets", "class_labels", "read_target", "select_output"]
+__all__ = [
+    "IGNORED",
+    "Activation",
+    "Target",
+    "Targets",
+    "class_labels",
+    "first_choice",
+    "read_target",
+    "select_output",
+    "targets_of",
+]
 
 Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 Activation = Literal["softmax", "sigmoid"]
@@ -21,28 +32,31 @@ class Target:
 
     For class indices y_c and p_c are the logit and the probability of the class; for rows q of weights they are
     sum_c q_c y_c / sum_c q_c and sum_c q_c p_c / sum_c q_c (a row of zeros: see `read_target`). A callable on the logits
-    stands for both. With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z.
+    stands for both. With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z; with a single probability p, class 0
+    has 1 - p.
 
     Args:
         rows: (N,) int64 class indices, (N, classes) soft rows, or the callable `(N, classes) -> (N,)`.
-        activation: "softmax" or "sigmoid", what turns logits into probabilities.
+        activation: "softmax" or "sigmoid", what turns logits into probabilities; None: they are probabilities already.
     """
 
-    def __init__(self, rows: Tensor | Callable[[Tensor], Tensor], activation: Activation) -> None:
+    def __init__(self, rows: Tensor | Callable[[Tensor], Tensor], activation: Activation | None) -> None:
         self.rows, self.activation = rows, activation
 
     def value(self, logits: Tensor) -> Tensor:
         """y, shape (n,): (n, classes) logits of images whose targets these are."""
         if not isinstance(self.rows, Tensor):
             return _called(self.rows, logits)
-        return _weighted(_two_sided(logits), self.rows)
+        return _weighted(_two_sided(logits, self.activation), self.rows)
 
     def score(self, logits: Tensor) -> Tensor:
         """p, shape (n,)."""
         if not isinstance(self.rows, Tensor):
             return _called(self.rows, logits)
-        logits = _two_sided(logits)
-        return _weighted(logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1), self.rows)
+        logits = _two_sided(logits, self.activation)
+        if self.activation is not None:
+            logits = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+        return _weighted(logits, self.rows)
 
     def part(self, images: slice, copies: int = 1) -> Target:
         """The targets of a part of the batch, repeated whole `copies` times: what a chunk of masked images needs."""
@@ -52,15 +66,29 @@ class Target:
         return Target(rows.repeat(copies, *[1] * (rows.ndim - 1)) if copies > 1 else rows, self.activation)
 
 
-def read_target(targets: Targets, logits: Tensor, activation: Activation, *, check: bool = True) -> Target:
+def first_choice(logits: Tensor, activation: Activation | None) -> Tensor:
+    """(N,) int64, each image's top-1 class; of a single logit class 1 above 0, of a single probability (None) above 0.5."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > (0.5 if activation is None else 0)).long()
+    return logits.argmax(dim=1)
+
+
+def targets_of(targets: Targets, part: slice) -> Targets:
+    """The targets of a part of the batch; what stands for all images stays."""
+    if isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim):
+        return targets[part]
+    return targets
+
+
+def read_target(targets: Targets, logits: Tensor, activation: Activation | None, *, check: bool = True) -> Target:
     """Check `targets` against the (N, classes) logits of their batch.
 
     Args:
-        targets: int (every image), (N,) int64 tensor or sequence of int, (N, classes) one-hot, soft or multi-hot weights
-            (integer or floating point, not negative), a callable `(n, classes) -> (n,)`, or None for each image's top-1 class.
-            An image without a label, a row of zeros or the index `IGNORED`, stands for its top-1 class, too.
+        targets: int or 0-dim tensor (every image), (N,) int64 tensor or sequence of int, (N, classes) one-hot, soft or multi-hot
+            weights (integer or floating point, not negative), a callable `(n, classes) -> (n,)`, or None for each image's
+            top-1 class. An image without a label, a row of zeros or the index `IGNORED`, stands for its top-1 class, too.
         logits: (N, classes).
-        activation: "softmax" or "sigmoid".
+        activation: "softmax" or "sigmoid"; None: `logits` are probabilities already.
         check: whether values are looked at (class range, negative weights); on an accelerator this waits for the device.
 
     Raises:
@@ -70,29 +98,40 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation, *, che
     if logits.ndim != 2:
         raise ValueError(
             f"the network must return logits of shape (N, classes), got {tuple(logits.shape)}; "
-            "if they are elsewhere in its output, choose them with output="
+            + (
+                "for one value an image give output=lambda y: y[:, None]"
+                if logits.ndim == 1
+                else "if they are elsewhere in its output, choose them with output="
+            )
         )
     count, classes = logits.shape
     if classes == 1 and activation == "softmax" and not callable(targets):
-        raise ValueError("the network returns a single logit, whose softmax is always 1; use activation='sigmoid'")
+        raise ValueError(
+            "the network returns a single logit, whose softmax is always 1: use activation='sigmoid' for a yes or no; for a "
+            "regression give targets as a callable, lambda y: y[:, 0], or -y[:, 0] for what speaks for less"
+        )
     if targets is None:
-        return Target(_first_choice(logits), activation)
+        return Target(first_choice(logits, activation), activation)
     if callable(targets) and not isinstance(targets, Tensor):
         return Target(targets, activation)
-    if isinstance(targets, bool) or not isinstance(targets, int | Tensor | Sequence) or isinstance(targets, str):
+    if isinstance(targets, bool) or not isinstance(targets, Integral | Tensor | Sequence) or isinstance(targets, str):
         raise TypeError(
             f"targets must be an int, (N,) class indices, soft rows (N, classes), a callable or None; "
             f"got {type(targets).__name__}"
         )
-    if isinstance(targets, int):
-        rows = torch.full((count,), targets, dtype=torch.long)  # on the CPU, where looking at it costs nothing
+    if isinstance(targets, Integral):
+        rows = torch.full((count,), int(targets), dtype=torch.long)  # on the CPU, where looking at it costs nothing
     else:
-        rows = targets if isinstance(targets, Tensor) else torch.as_tensor(targets)
+        rows = targets if isinstance(targets, Tensor) else _tensor(targets)
     rows = rows.detach()
+    if rows.is_inference():  # Lightning's validation, test and predict steps: autograd refuses such tensors
+        rows = rows.clone()
+    if not rows.ndim:
+        rows = rows.expand(count)
     if classes == 1 and rows.ndim == 1 and rows.is_floating_point():
         rows = rows[:, None]  # binary labels as they are written for BCEWithLogitsLoss
     _check_target(rows, count, classes, look=check or rows.device.type == "cpu")
-    top = _first_choice(logits)
+    top = first_choice(logits, activation)
     if rows.ndim == 1:
         rows = rows.to(device=logits.device, dtype=torch.long)
         return Target(torch.where(rows == IGNORED, top, rows), activation)
@@ -160,6 +199,17 @@ def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | Non
     )
 
 
+def _tensor(targets: Any) -> Tensor:
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        kinds = sorted({type(item).__name__ for item in targets})
+        raise TypeError(
+            f"targets is a {type(targets).__name__} of {', '.join(kinds)}: give one int an image, a tensor of rows "
+            "(torch.stack), or one callable for the whole batch, (n, classes) -> (n,)"
+        ) from None
+
+
 def _describe(output: Any) -> str:
     if isinstance(output, Mapping):
         return f"the keys {list(output)}"
@@ -195,11 +245,6 @@ def _check_target(rows: Tensor, count: int, classes: int, *, look: bool) -> None
             raise ValueError("weights over classes must be non-negative numbers")
 
 
-def _first_choice(logits: Tensor) -> Tensor:
-    """(N,) int64, the top-1 classes; a single logit stands for two."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-
-
 def _called(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     value = target(logits)
     if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
@@ -208,9 +253,11 @@ def _called(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     return value
 
 
-def _two_sided(logits: Tensor) -> Tensor:
-    """A single logit z as the two classes it stands for, (-z, z)."""
-    return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+def _two_sided(logits: Tensor, activation: Activation | None) -> Tensor:
+    """A single logit z as the two classes it stands for, (-z, z); a single probability p as (1 - p, p)."""
+    if logits.shape[1] > 1:
+        return logits
+    return torch.cat([1 - logits if activation is None else -logits, logits], dim=1)
 
 
 def _weighted(values: Tensor, rows: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from groupcam_aug.draw import heat_map, overlay, panels, png, to_uint8
 from groupcam_aug.guided import guided_grad_cam
+from groupcam_aug.outputs import sum_to_one, why_not_finite
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
@@ -106,7 +107,10 @@ def explain(
         for batch, images in read_images(paths, model, options.batch_size, failed):
             images = images.to(next(model.network.parameters()).device)
             with torch.no_grad():
-                probability = model.network(images).softmax(dim=1)
+                logits = model.network(images)
+            if not bool(logits.isfinite().any()):
+                raise ValueError(f"the network returns no finite number for {shown(batch[0])}: {why_not_finite(model.network)}")
+            probability = logits if sum_to_one(logits) else logits.softmax(dim=1)
             classes = (
                 probability.topk(options.top, dim=1).indices if fixed is None else images.new_full((len(images), 1), fixed).long()
             )

@@ -72,7 +72,8 @@ def run(command: str, words: list[str]) -> int:
             progress=lambda parts: track(parts, "mapping", console=console),
         )
     say(console, result)
-    say(console, training_line(result, options.layer))
+    if result.recommended:
+        say(console, training_line(result, options.layer))
     for path, reason in failed.items():
         say(console, f"left out {shown(path)}: {reason}")
     if options.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,14 +96,24 @@ def borrowed_network(trainer: Any, network: nn.Module, who: str, *, check: bool 
         check: look whether metrics were updated; a walk through the network, which not every step can afford.
 
     Raises:
-        MisconfigurationException: the network's forward updates torchmetrics, which such passes would disturb.
+        MisconfigurationException: the network's forward updates torchmetrics, which such passes would disturb, or needs more
+            than the images.
     """
     module = trainer.lightning_module
     metrics = [(metric, metric.update_count) for metric in network.modules() if isinstance(metric, Metric)] if check else []
     owners = [owner for owner in {id(owner): owner for owner in (module, network)}.values() if hasattr(owner, "log_dict")]
-    # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
-    with replaced(*owners, log=_mute, log_dict=_mute), torch.no_grad(), trainer.precision_plugin.forward_context():
-        yield
+    try:
+        # no_grad first: newer Lightning exchanges torch.no_grad inside its forward context.
+        with replaced(*owners, log=_mute, log_dict=_mute), torch.no_grad(), trainer.precision_plugin.forward_context():
+            yield
+    except TypeError as error:
+        if not re.search(r"forward\(\) missing \d+ required", str(error)):
+            raise
+        raise misconfigured(
+            trainer,
+            f"{type(network).__name__} cannot be run on images alone: {error}. Name the inner network that maps images to "
+            f"logits: {who}(network=...), one of {_children(module)}; or give what is missing a default",
+        ) from error
     if any(metric.update_count != count for metric, count in metrics):
         raise misconfigured(
             trainer,

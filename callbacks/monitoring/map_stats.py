@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from groupcam_aug.borrow import as_found
 from groupcam_aug.metrics import map_change, map_floor, map_noise
 from groupcam_aug.saliency import GradCAM, GroupCAM
-from groupcam_aug.targets import Activation, read_target
+from groupcam_aug.targets import Activation, first_choice
 
 __all__ = ["UNKNOWN", "Reading", "alive", "map_statistics", "pack", "read_maps", "unpack"]
 
@@ -60,8 +60,8 @@ def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, a
     """
     with as_found(cam.network, images.device):
         logits = torch.cat(cam.in_parts(images, lambda part, _: cam.logits(images[part]))).float()
-        target = read_target(targets, logits, activation)
-        score, chosen = target.score(logits), (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        target = cam.target(targets, images, logits, logits.dtype, activation)
+        score, chosen = target.score(logits), first_choice(logits, target.activation)
     rows: Any = target.rows  # a tensor: no callable is the target of a probe
     if rows.ndim == 1:
         right = rows == chosen

@@ -19,7 +19,7 @@ class Drop(NamedTuple):
     drop: Tensor  # relu(p - p') / p, 0 to 1, lower is better; 0 where undefined
     increase: Tensor  # bool: p' > p
     activation: Tensor  # mean of the map: a map of ones has no drop, so read the two together
-    undefined: Tensor  # bool: no map (zeros), or not finite
+    undefined: Tensor  # bool: no map (zeros), not finite, or a callable target that is negative on the image: a share of what?
 
 
 def average_drop(
@@ -53,6 +53,6 @@ def average_drop(
             kept, base = scorer.images.to(scorer.dtype), make_substrate(scorer.images, substrate).to(scorer.dtype)
             mixed = torch.lerp(base, kept, maps[:, None]).to(scorer.images.dtype)
             before, shown = scorer.clean, scorer.scores(mixed)
-    undefined = ~(finite & (maps.amax(dim=(1, 2)) > 0) & before.isfinite() & shown.isfinite())
+    undefined = ~(finite & (maps.amax(dim=(1, 2)) > 0) & before.isfinite() & shown.isfinite() & (before >= 0))
     drop = (before - shown).relu() / before.clamp(min=torch.finfo(scorer.dtype).tiny)
     return Drop(torch.where(undefined, 0.0, drop), (shown > before) & ~undefined, maps.mean(dim=(1, 2)), undefined)

@@ -263,7 +263,10 @@ def finite(maps: Tensor) -> Tensor:
 
 
 def check_sizes(maps: Tensor, masks: Tensor) -> None:
-    """Raise a ValueError unless both have one shape (N, H, W) with at least one pixel."""
+    """Raise an error unless both are tensors of one shape (N, H, W) with at least one pixel."""
+    for what, given in (("maps", maps), ("masks", masks)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{what} must be a tensor (N, H, W), got {type(given).__name__}; use torch.from_numpy for arrays")
     if maps.ndim != 3 or masks.shape != maps.shape or 0 in maps.shape[1:]:
         raise ValueError(
             f"need maps and masks of one shape (N, H, W), got {tuple(maps.shape)} and {tuple(masks.shape)}; resize the maps "

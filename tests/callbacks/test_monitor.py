@@ -107,7 +107,8 @@ def test_maps_that_are_not_finite_are_no_maps(tmp_path):
         def forward(self, x):
             return super().forward(x) * (float("nan") if not self.training else 1)
 
-    monitor, trainer = watched(tmp_path, Learner(Bursting), val=False, monitor=SaliencyMonitor(images=textures(4)))
+    with pytest.warns(UserWarning, match="no output is a finite number"):
+        monitor, trainer = watched(tmp_path, Learner(Bursting), val=False, monitor=SaliencyMonitor(images=textures(4)))
     assert all(math.isfinite(float(trainer.callback_metrics[key])) for key in KEYS)
     assert monitor.values["alive"] == 0 and monitor.values["change"] == 1
 

@@ -4,6 +4,7 @@ import oracle
 import pytest
 import torch
 
+import groupcam_aug.blur as blur_module
 from groupcam_aug.blur import blur, blur_size
 
 
@@ -25,6 +26,20 @@ def test_blur_equals_torchvision():
 )
 def test_blur_size(size, kernel, sigma):
     assert blur_size(size, size + 9) == (kernel, pytest.approx(sigma))
+
+
+def test_matrices_that_are_kept_are_bounded_by_bytes(monkeypatch):
+    monkeypatch.setattr(blur_module, "_matrices", {})
+    images = torch.zeros(1, 1, 3, 1)
+    for side in range(2000, 2020):  # 16 MB each
+        blur(images.expand(-1, -1, -1, side), 3)
+    kept = blur_module._matrices
+    assert sum(matrix.nbytes for matrix in kept.values()) <= 64 * 2**20
+    assert [key[0] for key in kept][-2:] == [3, 2019], "the last ones stay"
+    matrix = kept[next(key for key in kept if key[0] == 2018)]
+    blur(images.expand(-1, -1, -1, 2018), 3)
+    assert list(kept.values())[-1] is matrix, "used again, and now the last"
+    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(2018))
 
 
 def test_blur_keeps_constants_format_and_dtype():

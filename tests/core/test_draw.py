@@ -32,6 +32,15 @@ def test_to_uint8_undoes_the_normalisation():
         to_uint8(torch.zeros(4, 5, 5))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pictures_with_an_alpha_channel_are_refused(dtype):
+    image = torch.ones(4, 5, 5, dtype=dtype)
+    for draw in (lambda: overlay(image, torch.ones(5, 5)), lambda: panels([[image]])):
+        with pytest.raises(ValueError, match=r"got 4 in the shape \(4, 5, 5\); drop an alpha channel first"):
+            draw()
+    assert overlay(image[:3], torch.ones(5, 5)).shape == (3, 5, 5)
+
+
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)
 
 

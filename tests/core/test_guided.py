@@ -37,6 +37,45 @@ def test_functional_relus_count_as_well(images):
     torch.testing.assert_close(a, b)
 
 
+OTHERS = [
+    nn.Tanh(), nn.Sigmoid(), nn.RReLU(), nn.LeakyReLU(inplace=True), nn.Hardsigmoid(), nn.Softsign(), nn.PReLU(), nn.ELU(),
+    nn.CELU(), nn.SELU(), nn.Mish(), nn.SiLU(), nn.Hardswish(), nn.Tanhshrink(), nn.Softshrink(), nn.Hardshrink(),
+    nn.LogSigmoid(), nn.Softplus(), nn.Threshold(0.1, 0.0), nn.Sequential(nn.Conv2d(8, 16, 1), nn.GLU(1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", OTHERS, ids=lambda module: type(module).__name__)
+def test_any_other_activation_beside_relus_is_refused(images, activation):
+    net = PooledNet().double()
+    net.bn1 = activation.double()
+    with pytest.raises(ValueError, match="PooledNet uses .*networks of ReLUs only; use grad_cam"):
+        guided_grad_cam(net, images, 1, "conv2")
+
+
+@pytest.mark.parametrize("activation", [F.leaky_relu_, torch.tanh_, torch.Tensor.sigmoid_, torch.special.expit])
+def test_activations_as_functions_are_refused(images, activation):
+    class Functional(PooledNet):
+        def forward(self, x):
+            return self.fc(self.pool(self.relu2(self.conv2(activation(self.conv1(x))))).flatten(1))
+
+    with pytest.raises(ValueError, match="Functional uses"):
+        guided_grad_cam(Functional().double(), images, 1, "conv2")
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_network_behind_no_grad_is_refused(images, everything):
+    class Probe(PooledNet):
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+                if everything:
+                    return self.fc(self.pool(x).flatten(1))
+            return self.fc(self.pool(x).flatten(1))
+
+    with pytest.raises(ValueError, match="no gradient of Probe reaches the images.*use grad_cam"):
+        guided_grad_cam(Probe().double(), images, 1, "relu2")
+
+
 @pytest.mark.parametrize(
     "activation, message", [(nn.GELU(), "uses gelu"), (nn.ReLU6(), "uses hardtanh"), (nn.Identity(), "no ReLU")]
 )

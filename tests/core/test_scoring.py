@@ -41,6 +41,8 @@ def test_channels_last_where_the_network_takes_it(caplog):
     torch.testing.assert_close(scorer.clean, viewer(images).softmax(1)[:, 1])
     layouts = []
     plain = PooledNet().eval()
+    nn.init.constant_(plain.fc.bias, 9.0)  # nothing that may be a probability
+    scored(plain, images, images)  # the first call looks at the network
     plain.register_forward_pre_hook(lambda _, args: layouts.append(args[0].is_contiguous(memory_format=torch.channels_last)))
     scored(plain, images, images / 2)
     assert layouts == [True, True]

@@ -3,11 +3,12 @@
 from collections import namedtuple
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from models import PooledNet
 
-from groupcam_aug import GradCAM, GroupCAM
+from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
 from groupcam_aug.targets import IGNORED, class_labels, read_target, select_output
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
@@ -81,11 +82,42 @@ def test_single_logit():
         ("cat", TypeError, "got str"),
         (True, TypeError, "got bool"),
         (1.5, TypeError, "got float"),
+        ([len, len], TypeError, "list of builtin_function_or_method.*one callable for the whole batch"),
+        (["a", "b"], TypeError, "list of str: give one int an image"),
+        ([torch.ones(3), torch.ones(3)], TypeError, r"a list of Tensor.*torch\.stack"),
     ],
 )
 def test_refused(targets, error, message):
     with pytest.raises(error, match=message):
         read_target(targets, LOGITS, "softmax")
+
+
+@pytest.mark.parametrize("one", [2, np.int64(2), torch.tensor(2)])
+@pytest.mark.parametrize("method", [GradCAM, lambda net, layer: GroupCAM(net, layer, groups=4)])
+def test_one_class_for_all_images_in_any_form_of_an_integer(net, images, method, one):
+    assert torch.equal(method(net, "relu2")(images, one), method(net, "relu2")(images, [2, 2, 2]))
+
+
+def test_a_single_probability():
+    p = torch.tensor([[0.9], [0.4]], dtype=torch.float64)
+    assert read_target(None, p, None).rows.tolist() == [1, 0]
+    torch.testing.assert_close(read_target([0, 0], p, None).score(p), torch.tensor([0.1, 0.6], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0, 1, 2]), torch.rand(3, 5, dtype=torch.float64), torch.tensor(1)])
+@pytest.mark.parametrize("method", [GradCAM, guided_grad_cam, lambda net, layer: GroupCAM(net, layer, groups=4)])
+def test_targets_of_an_inference_mode(net, images, targets, method):
+    """Lightning's validation, test and predict steps."""
+
+    def maps(targets):
+        return (
+            guided_grad_cam(net, images, targets, "relu2") if method is guided_grad_cam else method(net, "relu2")(images, targets)
+        )
+
+    with torch.inference_mode():
+        made = targets.clone()
+        inside = maps(made)
+    assert made.is_inference() and torch.equal(inside, maps(targets)) and torch.equal(maps(made), inside)
 
 
 def test_callable_must_give_one_value_per_image():
@@ -97,6 +129,14 @@ def test_callable_must_give_one_value_per_image():
 def test_logits_of_another_shape():
     with pytest.raises(ValueError, match=r"got \(2, 3, 4\).*output="):
         read_target(0, torch.zeros(2, 3, 4), "softmax")
+    with pytest.raises(ValueError, match=r"got \(2,\).*output=lambda y: y\[:, None\]"):
+        read_target(0, torch.zeros(2), "softmax")
+
+
+def test_a_regression_is_sent_to_a_callable():
+    with pytest.raises(ValueError, match=r"for a regression give targets as a callable, lambda y: y\[:, 0\]"):
+        read_target(1, torch.zeros(2, 1), "softmax")
+    assert read_target(lambda y: -y[:, 0], torch.tensor([[-2.0]]), "softmax").score(torch.tensor([[-2.0]])).tolist() == [2.0]
 
 
 @pytest.mark.parametrize("make", [lambda n: GroupCAM(n, "relu2", groups=4), lambda n: GradCAM(n, "relu2")])
