@@ -184,7 +184,9 @@ def test_a_mode_without_a_place_is_unavailable_and_the_others_are_measured(pictu
     net = Front(channels=16).eval()
     unused = nn.Conv2d(3, 3, 1)
     net.add_module("unused", unused)
-    found = measure_fidelity(net, pictures, layer="bn1", groups=4, modes=("balanced", "unused", "target"), batch_size=4, repeats=0)
+    found = measure_fidelity(
+        net, pictures, layer="bn1", groups=4, modes=("balanced", "unused", "target"), batch_size=4, repeats=0
+    )
     assert [row.mode for row in found.rows] == ["paper", "balanced", "unused", "target"]
     assert "mask_at='stage' has no place" in found["balanced"].unavailable and math.isnan(found["balanced"].iou)
     assert "'unused' never fired" in found["unused"].unavailable and not found["target"].unavailable
