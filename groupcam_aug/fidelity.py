@@ -184,7 +184,7 @@ def measure_fidelity(
     calls = {name: (lambda method=method: method(first, labels)) for name, method in methods.items()}
     flops, seconds = _prices(paper, first, calls, repeats)
     rows = tuple(
-        FidelityRow(name, *[math.nan] * 6, unavailable=unavailable[name])
+        FidelityRow(name, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, unavailable[name])
         if name in unavailable
         else FidelityRow(name, *tallies[name].iou(), tallies[name].spearman(), tallies[name].no_map(), flops[name], seconds[name])
         for name in (PAPER, *named)

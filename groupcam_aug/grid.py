@@ -96,7 +96,7 @@ class Grid:
         return self.prefix + self.height * self.width
 
     def mix(self, kept: Tensor, base: Tensor, mask: Tensor) -> Tensor:
-        """`kept * mask + base * (1 - mask)` position by position, in the layer's own layout; tokens beside the patches are `kept`'s.
+        """`kept * mask + base * (1 - mask)` position by position, in the layer's layout; other tokens are `kept`'s.
 
         Args:
             kept: a layer output.

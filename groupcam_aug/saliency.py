@@ -16,10 +16,11 @@ from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
-from groupcam_aug.layers import find_stage, get_layer, spatial_layers
+from groupcam_aug.layers import get_layer, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.partial_forward import Tail, TailKind, structure
+from groupcam_aug.stages import find_stage
 from groupcam_aug.targets import Activation, Target, Targets, targets_of
 
 __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]
@@ -67,15 +68,15 @@ class GroupCAM(CAM):
         variant: "paper", or "head" = the authors' later code: no denoising, alpha_l clipped at 0, sum over unscaled maps.
         mask_at: where the masks are applied for scoring: "input" (the paper; G + 2 forward passes), a layer's name (the
             features of x and blur(x) there are mixed by M'_l resized to their grid, only the rest of the network runs per
-            group), "target" (the target layer), or "stage" (`layers.find_stage`).
+            group), "target" (the target layer), or "stage" (`stages.find_stage`).
         baseline: what masks uncover: "blur" (the paper), or "zero" (ours: zeros in place of the blurred image, or of its
             features behind a layer, which saves their forward pass).
         activation: what turns logits into p: "softmax" or "sigmoid" (multi-label and single-logit heads). Never guessed; outputs
             that are probabilities already are taken as they are, with a warning.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise inside.
-        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found, and
-            checked by changing patches of an image, at the first call.
+        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found,
+            and checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
 
@@ -172,8 +173,8 @@ class GroupCAM(CAM):
             outputs, logits = self._observe(images, [self.layer], leaves=leaves)
         else:
             if self.place in ("stage", "target"):
-                stage = self.place == "stage"
-                self.place = find_stage(self.network, self.layer, self.logits, images) if stage else self.layer
+                place = find_stage(self.network, self.layer, self.logits, images, self.stated) if self.place == "stage" else ""
+                self.place = place or self.layer
             if self._structure != (now := structure(self.network)):
                 self._structure, self._tails = now, {}
             tail = Tail(self.network, self.place, self.logits, self._tails.get(self.place))
@@ -309,8 +310,8 @@ class GradCAM(CAM):
         sign: 1 explains what speaks for the target, -1 what speaks against it (counterfactual, weights from -dy/dA_k).
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them.
-        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found, and
-            checked by changing patches of an image, at the first call.
+        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found,
+            and checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
 

@@ -5,10 +5,12 @@ import time
 import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
+from tokens import Perceiver, TokenNet, ZeroShot
 from torch import nn
+from torch.nn import functional as F
 
 from groupcam_aug import GradCAM, GroupCAM
-from groupcam_aug.layers import find_stage, get_layer
+from groupcam_aug.layers import get_layer
 
 # name -> (image side, layer that must be found, layer for mask_at="stage")
 MATRIX = {
@@ -138,72 +140,202 @@ def test_get_layer_errors(net):
         get_layer(net, net.conv1)
 
 
-def test_find_stage_needs_something_in_front():
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
-    with pytest.raises(ValueError, match="no block in front.*mask_at='target' or 'input'"):
-        find_stage(net, "1", net, torch.randn(1, 3, 8, 8))
+# name -> arguments of TokenNet and side of the images; every one with 50 or so tokens that a count alone reads otherwise
+LAYOUTS = {
+    "no other tokens": ({}, 64),
+    "class token": ({"prefix": 1}, 64),
+    "16 prompts": ({"prefix": 17}, 64),
+    "50 prompts": ({"prefix": 51}, 64),
+    "100 prompts": ({"prefix": 101}, 64),
+    "behind": ({"suffix": 9}, 64),
+    "on both sides": ({"prefix": 1, "suffix": 3}, 64),
+    "padded patches": ({"prefix": 1}, 100),
+    "cut-off patches": ({"prefix": 1, "pad": False}, 100),
+    "not square": ({"prefix": 2}, (48, 96)),
+    "two by two": ({"prefix": 1}, 32),
+}
 
 
-class Walked(nn.Module):
-    """Blocks in a ModuleList, which never fires; their last may return a tuple, with the sum made in front of it."""
-
-    def __init__(self, pairs):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, stride=2)
-        self.blocks = nn.ModuleList(Block(pairs) for _ in range(3))
-        self.norm, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 4)
-
-    def forward(self, x):
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-            x = x[0] if isinstance(x, tuple) else x
-        return self.fc(self.norm(x).mean(dim=(2, 3)))
-
-
-class Block(nn.Module):
-    def __init__(self, pairs):
-        super().__init__()
-        self.conv, self.output, self.pairs = nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), pairs
-
-    def forward(self, x):
-        y = self.output(self.conv(x) + x)
-        return (y, None) if self.pairs else y
-
-
-@pytest.mark.parametrize("pairs, stage", [(False, "blocks.1"), (True, "blocks.1.output")])
-def test_the_stage_is_a_module_that_fires_and_returns_one_grid(pairs, stage):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_patches_among_tokens_are_found_wherever_they_are(layout):
+    options, side = LAYOUTS[layout]
     torch.manual_seed(0)
-    net, images = Walked(pairs).double().eval(), torch.randn(2, 3, 17, 17, dtype=torch.float64)
-    cam = GroupCAM.for_training(net, groups=4, mask_at="stage")
+    net = TokenNet(**options).double().eval()
+    images = torch.randn(2, 3, *(side if isinstance(side, tuple) else (side, side)), dtype=torch.float64)
+    found, named, true = GradCAM(net), GradCAM(net, "blocks.1.norm"), GradCAM(net, "view")(images, 1)  # there as (N, K, h, w)
+    torch.testing.assert_close(named(images, 1), true)
+    found(images, 1)
+    assert found.layer == ("norm" if layout == "no other tokens" else "blocks.1.norm") and true.amax() == 1
+    stated = (*net.grid, options.get("prefix", 0))
+    assert torch.equal(GradCAM(net, "blocks.1.norm", grid=stated)(images, 1), named(images, 1))
+    for options in ({"mask_at": "target"}, {"mask_at": "blocks.0"}, {"weights": "gradient"}):
+        maps = [GroupCAM.for_training(net, "blocks.1.norm", groups=4, grid=grid, **options) for grid in (None, stated)]
+        assert torch.equal(*(cam(images, 1) for cam in maps))
+
+
+NO_GRID = {
+    "unrolled": (lambda: TokenNet(prefix=0, order="shuffled"), "blocks.1.norm", "embed"),
+    "column by column": (lambda: TokenNet(prefix=0, order="columns"), "blocks.1.norm", "embed"),
+    **{f"{n} latents": (lambda n=n: Perceiver(n), "blocks.1", "embed") for n in (8, 16, 64)},
+}
+
+
+@pytest.mark.parametrize("case", NO_GRID)
+def test_tokens_that_are_no_grid_are_passed_over_with_a_warning_and_refused_by_name(case):
+    make, name, before = NO_GRID[case]
+    torch.manual_seed(0)
+    net, images = make().double().eval(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    cam = GradCAM(net)
+    with pytest.warns(UserWarning, match=f"taken from layer '{before}', not behind it, for layer '.*grid="):
+        cam(images, 1)
+    assert cam.layer == before
+    for options in ({}, {"weights": "none"}, {"weights": "none", "mask_at": name}):
+        with pytest.raises(ValueError, match=f"layer '{name}' has no grid that could be shown.*grid="):
+            GroupCAM(net, before if "mask_at" in options else name, groups=4, **options)(images, 1)
+    with pytest.raises(ValueError, match=f"layer '{name}' has no grid"):
+        GradCAM(net, name, grid=(20, 20))(images, 1)
+    assert GradCAM(net, name, grid=(2, 4))(images, 1).shape == (2, 64, 64), "a statement is taken as it is"
+
+
+def test_a_stated_grid_is_checked(net):
+    for grid in ((4,), (4, 4, 1, 1), (0, 4), (4, 4, -1)):
+        with pytest.raises(ValueError, match="grid must be"):
+            GradCAM(net, grid=grid)
+
+
+def test_flattened_channels_are_no_tokens(recwarn):
+    """(N, C, positions) with as many channels as a square has patches; the layer in front of it is found without a word."""
+    net = nn.Sequential(nn.Conv2d(3, 64, 8, stride=8), nn.Flatten(2), nn.Flatten(), nn.Linear(64 * 64, 5)).double().eval()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    cam = GradCAM(net)
+    torch.testing.assert_close(cam(images, 1), GradCAM(net, "0")(images, 1))
+    assert cam.layer == "0" and not recwarn
+    with pytest.raises(ValueError, match="layer '1' has no grid"):
+        GradCAM(net, "1")(images, 1)
+
+
+def test_a_cube_is_read_as_the_image_moves_it():
+    """K = h = w, channels last: the shape alone does not say which of its sides are the grid."""
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 16, 4, stride=4), nn.LayerNorm(16), nn.Linear(16, 5)
+
+        def forward(self, x):
+            return self.fc(F.gelu(self.norm(self.conv(x).permute(0, 2, 3, 1))).mean(dim=(1, 2)))
+
+    torch.manual_seed(0)
+    net, images = Last().double().eval(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    cam = GradCAM(net)
     maps = cam(images, 1)
-    assert (cam.layer, cam.place) == ("norm", stage)
-    torch.testing.assert_close(maps, GroupCAM.for_training(net, "norm", groups=4, mask_at=stage)(images, 1))
+    assert cam.layer == "norm"
+    with torch.no_grad():
+        A = net.norm(net.conv(images).permute(0, 2, 3, 1))
+    A.requires_grad_()
+    slope = torch.autograd.grad(net.fc(F.gelu(A).mean(dim=(1, 2)))[:, 1].sum(), A)[0]
+    raw = (A.detach() * slope.mean(dim=(1, 2), keepdim=True)).sum(dim=3).relu()
+    torch.testing.assert_close(cam.raw(images, 1), raw)
+    assert maps.amax() == 1
 
 
-# Layers for mask_at="stage" where modules by the order in which they are written down never fire or return tuples.
-STAGES = {
-    "fastvit_t8": "stages.3",
-    "hrnet_w18_small": "downsamp_modules.2.2",
-    "xcit_nano_12_p16_224": "blocks.11",
-    "twins_pcpvt_small": "blocks.3.1",
-    "twins_svt_small": "blocks.3.2",
-    "mvitv2_tiny": "stages.2.blocks.4.drop_path2",
-    "crossvit_tiny_240": "blocks.2.blocks.0",
-    "volo_d1_224": "post_network.0",
-    "tnt_s_patch16_224": "blocks.11.norm1_proj",
+def test_the_text_tower_of_a_zero_shot_classifier_is_no_layer(recwarn):
+    torch.manual_seed(0)
+    for classes in (5, 1):
+        cam = GradCAM(ZeroShot(classes).double().eval())
+        cam(torch.randn(2, 3, 64, 64, dtype=torch.float64), 0)
+        assert cam.layer.startswith("image.") and not recwarn
+
+
+def test_folded_rows_are_no_layer():
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.fc = nn.Conv2d(6, 6, 1), nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return (
+                self.fc(self.conv(self.stem(x).unflatten(1, (2, 3)).flatten(0, 1)).mean(dim=(2, 3))).unflatten(0, (-1, 2)).sum(1)
+            )
+
+    cam = GradCAM(Frames().eval())
+    cam(torch.randn(2, 6, 16, 16), 1)
+    assert cam.layer == "stem"
+
+
+@pytest.mark.parametrize("name", ["blocks.1", "norm"])
+def test_named_layers_where_patches_cannot_matter_are_refused(name):
+    torch.manual_seed(0)
+    net, images = TokenNet(prefix=1).double().eval(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    match = f"patches in layer '{name}' do not influence the logits.*such as 'blocks.1.norm'"
+    for cam in (GradCAM(net, name), GroupCAM(net, name, groups=4), GroupCAM.for_training(net, name, groups=4, mask_at="target")):
+        with pytest.raises(ValueError, match=match):
+            cam(images, 1)
+    with pytest.raises(ValueError, match=match):
+        GroupCAM.for_training(net, "blocks.1.norm", groups=4, mask_at=name)(images, 1)
+    maps = torch.stack([GroupCAM.for_training(net, name, groups=4)(images, label) for label in range(5)])
+    assert maps.amax() == 1, "masks of patches that are scored at the input mean something"
+    nn.init.zeros_(net.fc.weight)  # a freshly made head
+    assert not GradCAM(net, "blocks.1.norm")(images, 1).any()
+
+
+def test_a_network_of_nan_weights_says_so():
+    net = TokenNet(prefix=1).eval()
+    nn.init.constant_(net.embed.weight, float("nan"))
+    with pytest.raises(ValueError, match="'blocks.1.norm' returns NaN"):
+        GradCAM(net, "blocks.1.norm")(torch.randn(1, 3, 64, 64), 1)
+
+
+# name -> (image side, options, grid at the layer that is found, tokens in front), or None where nothing behind the embedding shows one
+TOKENS = {
+    "vit_tiny_patch16_224": (224, {}, (14, 14, 1)),
+    "vit_small_patch14_reg4_dinov2": (56, {"img_size": 56}, (4, 4, 5)),
+    "deit_tiny_distilled_patch16_224": (224, {}, (14, 14, 2)),
+    "vit_tiny_patch16_224.padded": (100, {"dynamic_img_size": True, "dynamic_img_pad": True}, (7, 7, 1)),
+    "vit_tiny_r_s16_p8_224": (224, {}, (7, 7, 1)),
+    "hiera_tiny_224": (224, {}, (7, 7, 0)),
+    "mvitv2_tiny": (224, {}, (7, 7, 0)),
+    "twins_pcpvt_small": (224, {}, (7, 7, 0)),
+    "pvt_v2_b0": (224, {}, None),
+    "xcit_nano_12_p16_224": (224, {}, (14, 14, 1)),
+    "crossvit_tiny_240": (240, {}, (14, 14, 1)),
+    "mixer_s32_224": (224, {}, (7, 7, 0)),
+    "gmlp_s16_224": (224, {}, (14, 14, 0)),
+    "maxvit_tiny_tf_224": (224, {}, None),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", STAGES)
-@pytest.mark.filterwarnings("ignore")
-def test_stage_matrix(arch):
+@pytest.mark.parametrize("arch", TOKENS)
+def test_token_matrix(arch, recwarn):
     import timm
 
+    side, options, expected = TOKENS[arch]
     torch.manual_seed(0)
-    net = timm.create_model(arch, num_classes=5).eval()
-    side = net.pretrained_cfg["input_size"][-1]
-    cam = GroupCAM.for_training(net, groups=4, mask_at="stage")
-    assert cam(torch.randn(2, 3, side, side), 1).isfinite().all()
-    assert cam.place == STAGES[arch]
+    net = timm.create_model(arch.split(".")[0], num_classes=5, **options).eval()
+    cam, images = GradCAM(net), torch.randn(2, 3, side, side)
+    assert cam(images, 1).isfinite().all()
+    (grid,) = cam._grids.values()
+    if expected is None:
+        assert grid.layout == "channels first"
+    else:
+        assert (grid.height, grid.width, grid.prefix) == expected
+    assert not [str(warning.message) for warning in recwarn if "maps are taken from" in str(warning.message)]
+
+
+def test_unrolled_tokens_of_hiera_are_refused_by_name():
+    import timm
+
+    net = timm.create_model("hiera_tiny_224", num_classes=5).eval()
+    with pytest.raises(ValueError, match="layer 'blocks.9' has no grid"):
+        GradCAM(net, "blocks.9")(torch.randn(1, 3, 224, 224), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["layers.0.blocks.1.attn", "layers.1.blocks.0.attn.qkv"])
+def test_windows_are_refused_by_name(name):
+    import timm
+
+    net = timm.create_model("swin_tiny_patch4_window7_224", num_classes=5).eval()
+    with pytest.raises(ValueError, match=f"layer '{name}' returns .* for 2 images: windows"):
+        GradCAM(net, name)(torch.randn(2, 3, 224, 224), 1)
