@@ -57,7 +57,8 @@ class Scorer:
         with as_found(self.cam.network, self.images.device):
             logits = self._of_images()
             if self.cam.mixes_rows(self.images):
-                self.chunk, logits = 1, self._of_images()
+                self.chunk = 1
+                logits = self._of_images()
             self.target = self.cam.target(self.targets, self.images, logits, self.dtype, self.activation)
             self.clean = self.target.score(logits)
             yield
