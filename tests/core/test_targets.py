@@ -90,7 +90,9 @@ def test_targets_of_an_inference_mode(net, images, targets, method):
     """Lightning's validation, test and predict steps."""
 
     def maps(targets):
-        return guided_grad_cam(net, images, targets, "relu2") if method is guided_grad_cam else method(net, "relu2")(images, targets)
+        return (
+            guided_grad_cam(net, images, targets, "relu2") if method is guided_grad_cam else method(net, "relu2")(images, targets)
+        )
 
     with torch.inference_mode():
         made = targets.clone()
