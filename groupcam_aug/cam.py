@@ -173,7 +173,7 @@ class CAM:
         if silent:
             fired = spatial_layers(self.network, self.logits, images)
             raise RuntimeError(f"{captured[silent[0]].silence()}. Layers that did, the last ones: {fired[-6:]}")
-        outputs = {name: layer.one() for name, layer in captured.items()}
+        outputs = {name: _floating(name, layer.one()) for name, layer in captured.items()}
         for name, output in outputs.items():
             if not output.ndim or len(output) != len(images):
                 raise ValueError(
@@ -282,16 +282,21 @@ def _slices(count: int, chunk: int) -> Iterator[slice]:
 
 def _leaf(name: str, cut: list[str], output: Tensor) -> Tensor:
     """A capture's replacement that starts a graph at its layer, unless one has started at an earlier layer, noted in `cut`."""
-    if not output.is_floating_point():
-        raise TypeError(
-            f"layer {name!r} returns {output.dtype}, which has no gradients: choose a layer in floating point, or map the "
-            "network as it was before quantisation"
-        )
+    output = _floating(name, output)
     torch.set_grad_enabled(True)
     if cut and output.requires_grad:
         return output
     cut.append(name)
     return output.detach().requires_grad_()
+
+
+def _floating(name: str, output: Tensor) -> Tensor:
+    if not output.is_floating_point():
+        raise TypeError(
+            f"layer {name!r} returns {output.dtype}, of which no map can be made: choose a layer in floating point, or map the "
+            "network as it was before quantisation"
+        )
+    return output
 
 
 def slopes_of(value: Callable[[Tensor], Tensor], logits: Tensor, outputs: list[Tensor], names: list[str]) -> list[Tensor]:

@@ -257,7 +257,8 @@ def _slots(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     Plain attributes are among them: hooks leave there the weights that they make, and a reset writes to those.
     """
     for module in network.modules():
-        for table in (module._parameters, module._buffers, vars(module)):
+        plain = {name: value for name, value in vars(module).items() if not isinstance(value, nn.Parameter)}
+        for table in (module._parameters, module._buffers, plain):
             yield from ((module, name, tensor) for name, tensor in list(table.items()) if isinstance(tensor, Tensor))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from models import PooledNet
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.cam import CAM, check_images, slopes_of, usable
@@ -181,6 +182,40 @@ def test_slopes_of_layers_the_logits_do_not_depend_on(images):
     for outputs, logits in (([values, other], values * 2), ([values], values.detach())):
         with pytest.raises(ValueError, match="do not depend on layer '(spare|a)'.*weights='none'"):
             slopes_of(lambda z: z[:, 1], logits, outputs, ["a", "spare"][: len(outputs)])
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_layers_without_floating_point_are_named():
+    """As quantised networks have them."""
+
+    class Quantised(nn.Module):
+        def forward(self, x):
+            return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
+
+    class Back(nn.Module):
+        def forward(self, x):
+            return x.dequantize().mean(dim=(2, 3))
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), Quantised(), Back())
+    for method in (GradCAM(net, "1"), GroupCAM(net, "1", groups=2), GroupCAM(net, "1", groups=2, weights="none")):
+        with pytest.raises(TypeError, match=r"layer '1' returns torch\.qint8.*choose a layer in floating point"):
+            method(torch.randn(2, 3, 8, 8), 1)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_checkpointing_that_detaches_is_named(images):
+    class Checkpointed(PooledNet):
+        def forward(self, x):
+            x = checkpoint(lambda x: self.relu2(self.conv2(x)), self.relu1(self.conv1(x)), use_reentrant=self.reentrant)
+            return self.fc(self.pool(x).flatten(1))
+
+    net = Checkpointed().double()
+    net.reentrant = True
+    with pytest.raises(ValueError, match="use_reentrant=True.*weights='none'"):
+        GradCAM(net, "conv2")(images, 1)
+    assert GroupCAM(net, "conv2", weights="none", groups=2)(images, 1).amax() > 0
+    net.reentrant = False
+    assert GradCAM(net, "conv2")(images, 1).amax() > 0
 
 
 def test_logits_are_those_of_the_preprocessed_images(net, images):

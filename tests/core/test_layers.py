@@ -136,8 +136,15 @@ def test_get_layer_errors(net):
         get_layer(net, "conv3")
     with pytest.raises(ValueError, match=r"one of \['conv1', 'bn1'"):
         get_layer(net, "zzzzzz")
-    with pytest.raises(TypeError, match="module name"):
+    with pytest.raises(TypeError, match="a Conv2d itself: write layer='conv1'"):
         get_layer(net, net.conv1)
+    with pytest.raises(TypeError, match="a Linear itself: and it is no part of PooledNet"):
+        get_layer(net, torch.nn.Linear(1, 1))
+    for make in (lambda: GradCAM(net, net.conv2), lambda: GradCAM(net, [net.conv2]), lambda: GroupCAM(net, net.conv2)):
+        with pytest.raises(TypeError, match="write layer='conv2'"):
+            make()
+    with pytest.raises(TypeError, match="module name or None, got int"):
+        get_layer(net, 3)
 
 
 # name -> arguments of TokenNet and side of the images; every one with 50 or so tokens that a count alone reads otherwise

@@ -57,7 +57,9 @@ def test_probabilities_are_taken_as_they_are(images, name):
     plain, headed = Headed(nn.Identity()), Headed(head)
     options = {"groups": 4, "weights": "none"}  # the gradient of a softmax is not that of its logits
     expected = GroupCAM(plain, "relu2", activation=activation, **options).raw(images, 1)
-    with pytest.warns(UserWarning, match="Headed ends in a softmax or sigmoid: its outputs are taken as the probabilities") as said:
+    with pytest.warns(
+        UserWarning, match="Headed ends in a softmax or sigmoid: its outputs are taken as the probabilities"
+    ) as said:
         for asked, mask_at in product(("softmax", "sigmoid"), ("input", "target")):
             found = GroupCAM(headed, "relu2", activation=asked, mask_at=mask_at, **options).raw(images, 1)
             if mask_at == "input":
@@ -228,7 +230,9 @@ def broken():
 
 def test_a_network_of_nan_is_named_not_the_images():
     images, net = torch.randn(3, 3, 24, 20), broken()
-    with pytest.warns(UserWarning, match=r"'conv2\.weight' of PooledNet holds NaN or infinity.*the network, not the images") as said:
+    with pytest.warns(
+        UserWarning, match=r"'conv2\.weight' of PooledNet holds NaN or infinity.*the network, not the images"
+    ) as said:
         assert not GroupCAM(net, "relu2", groups=4)(images).any()
         assert not GroupCAM(net, "relu2", groups=4)(images).any()
         found = measure_fidelity(net, images, layer="relu2", groups=4, repeats=0)

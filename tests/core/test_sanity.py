@@ -8,6 +8,7 @@ import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
 from torch import nn
+from torch.nn.utils import prune
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.metrics.stability import map_change, map_floor
@@ -162,6 +163,95 @@ def test_attention_and_transformers(images):
     assert {name.rpartition(".")[0] for name in before} - seen[-1] <= {
         name for name, module in net.named_modules() if isinstance(module, nn.LayerNorm)
     }, "all but the layer norms, which were as initialised"
+
+
+class Partly(nn.Conv2d):
+    """Whose reset forgets the weight, and draws the bias."""
+
+    def reset_parameters(self):
+        if not hasattr(self, "made"):
+            super().reset_parameters()
+        self.made = True
+        nn.init.normal_(self.bias)
+
+
+def partly(conv):
+    made = Partly(8, 8, 3, padding=1)
+    made.load_state_dict(conv.state_dict())
+    return made
+
+
+def cut(conv):
+    return prune.l1_unstructured(conv, "weight", 0.4)
+
+
+HOOKED = {
+    "weight_norm, hooks": nn.utils.weight_norm,
+    "weight_norm, parametrised": nn.utils.parametrizations.weight_norm,
+    "spectral_norm, hooks": nn.utils.spectral_norm,
+    "spectral_norm, parametrised": nn.utils.parametrizations.spectral_norm,
+    "pruning": cut,
+    "a reset that forgets": partly,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+@pytest.mark.parametrize("wrap", HOOKED.values(), ids=HOOKED)
+def test_weights_that_hooks_make_are_drawn_as_well(net, images, wrap):
+    """And what the hooks had left on the module comes back: nothing depends on a pass that recomputes it."""
+    net.conv2 = wrap(net.conv2)
+    net(images)  # in training, so that hooks and statistics have run
+    net.eval()
+
+    def features():
+        with torch.no_grad():
+            return net.conv2(net.relu1(net.bn1(net.conv1(images))))
+
+    before, held = features(), net.conv2.weight
+    whole = snapshot(net)
+    with randomized(net, "conv2"):
+        other = features()
+    assert abs(torch.corrcoef(torch.stack([before.flatten(), other.flatten()]))[0, 1]) < 0.5
+    if "weight" in vars(net.conv2):
+        assert net.conv2.weight is held
+    assert_same(whole, snapshot(net))
+    assert torch.equal(features(), before)
+    with randomized(net, "conv2"):
+        assert torch.equal(features(), other), "the same seed, the same weights"
+
+
+@pytest.mark.parametrize("targets", [None, torch.arange(6) % 5])
+def test_inside_an_inference_mode(net, images, targets):
+    def rho():
+        return randomization_check(net, images, GradCAM(net, "relu2"), targets, stages=2).rho
+
+    before = snapshot(net)
+    outside = rho()
+    with torch.inference_mode():
+        assert torch.equal(rho(), outside)
+        with randomized(net) as network:
+            inside = GradCAM(network, "relu2")(images, 1)
+    with randomized(net) as network:
+        assert torch.equal(GradCAM(network, "relu2")(images, 1), inside)
+    assert_same(before, snapshot(net))
+
+
+def test_the_first_choice_of_a_network_that_ends_in_a_sigmoid(images):
+    """One probability an image: class 1 above a half, not above 0."""
+    torch.manual_seed(1)
+    net = nn.Sequential(PooledNet(classes=1), nn.Sigmoid()).eval()
+    with torch.no_grad():
+        net[0].fc.bias -= net[0](images).median()
+        expected = (net(images)[:, 0] > 0.5).long()
+    explained = []
+
+    def cam(batch, targets):
+        explained.append(targets)
+        return GradCAM(net, "0.relu2")(batch, targets)
+
+    with pytest.warns(UserWarning, match="ends in a softmax or sigmoid"):
+        randomization_check(net, images, cam, stages=1)
+    assert 0 < expected.sum() < 6 and all(torch.equal(targets, expected) for targets in explained)
 
 
 @pytest.mark.parametrize("mode", ["cascading", "independent"])

@@ -191,6 +191,17 @@ def test_wrong_calls(words, message, pictures, checkpoint, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_network_of_nan_is_named_not_the_images(pictures, tmp_path, capsys):
+    torch.manual_seed(0)
+    weights = squeezenet1_1().state_dict()
+    weights["features.3.squeeze.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "nan.safetensors")
+    assert explain(pictures, "--groups", 4, "--out", tmp_path / "out", checkpoint=tmp_path / "nan.safetensors") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'features.3.squeeze.weight' of SqueezeNet holds NaN" in said and "it is the network, not the images" in said
+    assert "speaks for that class" not in said
+
+
 def test_the_former_name_of_the_option_is_told(pictures, checkpoint, capsys):
     words = [str(pictures), "--model", "torchvision/squeezenet1_1", "--weights", str(checkpoint)]
     for command in ("explain", "evaluate"):

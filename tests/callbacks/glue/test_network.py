@@ -5,10 +5,11 @@ import pytorch_lightning as pl
 import torch
 import torchmetrics
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lit import SILENT, Lit
+from lit import SILENT, Lit, fit
 from models import PooledNet
 from torch import nn
 
+from groupcam_aug.callbacks import GroupCAMAugmentation
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, refuse
 
 
@@ -76,6 +77,32 @@ def test_precision_is_the_trainers():
         assert module.net(torch.zeros(2, 3, 8, 8)).dtype == torch.bfloat16
     with borrowed_network(connected(module), module.net, "Me"):
         assert module.net(torch.zeros(2, 3, 8, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("network", [None, "net"])
+def test_a_forward_that_needs_more_than_the_images_is_refused_with_the_way_out(network):
+    class Inner(PooledNet):
+        def forward(self, x, *, where):
+            return super().forward(x)
+
+    class Needs(Lit):
+        def forward(self, images, labels):
+            return self.net(images)
+
+    module = Needs(Inner() if network else None)
+    callback = GroupCAMAugmentation(network=network, layer="relu2" if network else "net.relu2", groups=2)
+    with pytest.raises(
+        MisconfigurationException,
+        match=rf"{'Inner' if network else 'Needs'} cannot be run on images alone: .*missing 1 required .*'(labels|where)'.*"
+        r"GroupCAMAugmentation\(network=\.\.\.\), one of \['net'\]",
+    ):
+        fit(module, [callback])
+
+
+def test_another_type_error_is_raised_as_it_is():
+    trainer = connected(module := Lit())
+    with pytest.raises(TypeError, match="^something else$"), borrowed_network(trainer, module, "Me"):
+        raise TypeError("something else")
 
 
 def test_metrics_in_forward_are_refused_unless_nobody_looks():

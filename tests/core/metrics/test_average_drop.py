@@ -23,3 +23,9 @@ def test_average_drop_by_hand():
     assert average_drop(MeanNet(), images[:0], maps[:0], 1).drop.shape == (0,)
     with pytest.raises(ValueError, match="0, 1"):
         average_drop(MeanNet(), images, maps * 2, 1)
+
+
+def test_a_negative_regression_has_no_share_to_lose():
+    images, maps = torch.rand(2, 1, 8, 8), torch.rand(2, 8, 8)
+    found = average_drop(MeanNet(), images, maps, lambda y: torch.tensor([-1.0, 1.0]) * y[:, 1].exp())
+    assert found.undefined.tolist() == [True, False] and found.drop[0] == 0 and 0 < found.drop[1] < 1

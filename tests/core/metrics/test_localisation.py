@@ -131,3 +131,12 @@ def test_metrics_are_means_of_the_functions():
     torch.testing.assert_close(above.compute(), energy_pointing_game(maps, masks, above_chance=True).value.sum() / 6)
     overlap = mask_iou(maps, masks, threshold="q0.9")
     torch.testing.assert_close(iou.compute(), overlap.value.sum() / overlap.counted.sum())
+
+
+@pytest.mark.parametrize("measure", [pointing_game, energy_pointing_game, mask_iou])
+def test_arrays_are_refused_with_the_way_out(measure):
+    maps = torch.rand(2, 4, 4)
+    with pytest.raises(TypeError, match=r"masks must be a tensor \(N, H, W\), got ndarray; use torch\.from_numpy"):
+        measure(maps, (maps > 0.5).numpy())
+    with pytest.raises(TypeError, match="maps must be a tensor"):
+        measure(maps.numpy(), maps > 0.5)
