@@ -75,3 +75,20 @@ def test_what_is_no_file_of_tensors_is_refused(state, tmp_path):
     for name in ("module.pt", "noise.pt", "torn.pt"):
         with pytest.raises(ValueError, match=rf"{name}' is no file of tensors .*save model.state_dict\(\), not the model"):
             read_state_dict(tmp_path / name)
+
+
+def test_what_is_odd_among_the_weights_is_no_weight(state, tmp_path):
+    """Keys that are no text and values that are no tensors, as files of other tools hold them."""
+    torch.save({"state_dict": {**state, 3: torch.ones(1), "lr": 0.1, "none": None}}, tmp_path / "odd.pt")
+    assert equal(state_dict_of(PooledNet(), tmp_path / "odd.pt"), state)
+    torch.save({**state, next(iter(state)): None}, tmp_path / "gap.pt")
+    with pytest.raises(ValueError, match="gap.pt' does not hold the weights"):
+        state_dict_of(PooledNet(), tmp_path / "gap.pt")
+    for name in ("odd.pt", "gap.pt"):
+        with pytest.raises(ValueError, match=f"{name}' holds .*, not names and tensors"):
+            read_state_dict(tmp_path / name)
+    (tmp_path / "none.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="none.pt' is no file of tensors"):
+        read_state_dict(tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_state_dict(tmp_path)
