@@ -265,6 +265,13 @@ def test_predictions_are_the_likeliest_classes_in_the_order_of_the_files(tmp_pat
         ]
     odd = SimpleNamespace(samples=[(os.fsdecode(b"caf\xe9.png"), 0), ("b", 0), ("c", 0)])
     assert b"caf\xe9.png,ant" in write_predictions(tmp_path, batches, SimpleNamespace(test_set=odd), model).read_bytes()
+    wicked = SimpleNamespace(samples=[("=cmd|' /C calc'!A0.png", 0), ("b", 0), ("c", 0)])
+    path = write_predictions(tmp_path, batches, SimpleNamespace(test_set=wicked), SimpleNamespace(class_names=["@SUM(1)", "-1"]))
+    assert [line[:2] for line in csv.reader(path.open())][1:] == [
+        ["'=cmd|' /C calc'!A0.png", "'@SUM(1)"],
+        ["b", "-1"],
+        ["c", "-1"],
+    ]
     path = write_predictions(tmp_path, batches, SimpleNamespace(), SimpleNamespace())
     assert path.read_text().split() == ["index,class,probability", "0,0,0.9000", "1,1,0.8000", "2,1,0.6000"]
 
