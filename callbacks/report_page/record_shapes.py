@@ -7,7 +7,7 @@ from typing import Any
 from groupcam_aug.callbacks.records.sample_grid import COLUMNS
 from groupcam_aug.json_shape import misfit
 
-__all__ = ["FACTS", "LINES", "SAMPLES", "line_misfit"]
+__all__ = ["FACTS", "LINES", "SAMPLES", "curve_misfit", "line_misfit"]
 
 _NUMBER = (float, None)
 _NAMES = ([(str, int)], None)
@@ -72,3 +72,14 @@ def line_misfit(name: str, line: dict[str, Any]) -> str | None:
     if isinstance(labels, dict) and not all(label.isdecimal() for label in labels):
         return f"per_class has the class {next(label for label in labels if not label.isdecimal())!r}, not a number"
     return misfit(line, LINES[name])
+
+
+def curve_misfit(evaluation: dict[str, Any]) -> str | None:
+    """Which curve of an `evaluation.json` that is otherwise as it should be cannot be drawn, in words; None if all can."""
+    for name, method in evaluation.get("methods", {}).items():
+        for kind in ("insertion", "deletion"):
+            curve = method.get(kind) or {}
+            points, values = len(curve.get("fractions", ())), len(curve.get("mean", ()))
+            if points != values:
+                return f"methods.{name}.{kind} has {points} fractions and {values} means"
+    return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from groupcam_aug.callbacks.report_page.record_shapes import FACTS, SAMPLES, line_misfit
+from groupcam_aug.callbacks.report_page.record_shapes import FACTS, SAMPLES, curve_misfit, line_misfit
 from groupcam_aug.files import all_lines, inside, read_lines, those_that_hold
 from groupcam_aug.json_shape import fitting, misfit
 
@@ -134,6 +134,9 @@ def read_records(folder: Path) -> RunRecords:
     found.augmentation = facts(folder / "augmentation.json", FACTS["augmentation"])
     found.augmentation_epochs = lines("augmentation")
     found.evaluation = facts(folder / "evaluation.json", FACTS["evaluation"])
+    if problem := curve_misfit(found.evaluation):
+        found.note_problem(folder / "evaluation.json", f"is not what it should be ({problem})", None)
+        del found.evaluation["methods"]
     last = max((line["epoch"] for line in found.augmentation_epochs), default=None)
     for path in sorted((folder / "gallery").glob("epoch_*.json")):
         grid = facts(path, {})

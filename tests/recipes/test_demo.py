@@ -69,6 +69,20 @@ def test_the_whole_form_has_a_run_for_each_core(monkeypatch):
     assert calls[1][6:] == ["--seeds", "5", "--jobs", "3", "--out", "here", "--checkpoints"]
 
 
+def test_a_full_disk_after_the_trial_is_a_sentence(tmp_path, monkeypatch, capsys):
+    """The trial has shown its figures by then."""
+
+    def full(folder, name, content):
+        raise OSError(28, "No space left on device", str(folder / name))
+
+    monkeypatch.setattr(demo, "main", lambda words: 0)
+    monkeypatch.setattr(demo, "load_classifier", lambda path: (Classifier(CIFARResNet(8, 6, 8)).eval(), {}))
+    monkeypatch.setattr(demo, "put_file", full)
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "panels.png" in error and error.count("\n") == 1
+
+
 def test_panels_show_the_image_in_the_colours_it_has():
     torch.manual_seed(0)
     data = Shapes("kept", 12)

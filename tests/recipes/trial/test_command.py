@@ -171,6 +171,13 @@ def test_a_damaged_picture_of_a_run_is_named_and_the_comparison_stands(trial, ca
     assert results()["summary"] == whole["summary"]
 
 
+def test_secrets_of_the_command_are_not_told(trial, tmp_path):
+    assert trial("--arms", "none", "--seeds", "1", "--out", "api_key=abc") == 0
+    for name in ("results.json", "results.md", "index.html"):
+        text = (tmp_path / "api_key=abc" / name).read_text()
+        assert "--out api_key=***" in text, name
+
+
 def test_ctrl_c_keeps_what_is_finished(trial, capsys, monkeypatch):
     def stopped(run, progress):
         if run.seed == 1:

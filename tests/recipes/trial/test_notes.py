@@ -1,6 +1,7 @@
 from trial_records import record
 
 from groupcam_aug.recipes.trial.notes import are_paired, distinct, notes, unpaired_seeds
+from groupcam_aug.recipes.trial.summary import summarise
 
 
 def test_runs_are_paired_by_start_and_batches():
@@ -41,3 +42,10 @@ def test_equal_configs_unknown_batches_and_mixed_runs_are_noted():
     assert any(text.endswith("python 3.12.3; torch 2.6.0.") for text in mixed)
     assert "kept: the runs were tested on different numbers of images (200, 300)." in mixed and len(mixed) == 4
     assert distinct(records, "device") == ["cpu, 1 thread", "NVIDIA"]
+
+
+def test_sizes_that_some_runs_do_not_know_are_no_difference():
+    known, unknown = record("none"), record("fast")
+    unknown["tests"]["kept"]["n"] = None
+    assert not [note for note in notes([known, unknown]) if "numbers of images" in note]
+    assert summarise([known, unknown])["test_sets"]["kept"]["sizes"] == [None, 300]
