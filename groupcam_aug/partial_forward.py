@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from groupcam_aug.borrow import capture
 
@@ -60,7 +61,8 @@ class Tail:
         def remember(module: nn.Module, args: Any, output: Any) -> None:
             if not done:
                 rows = len(output) if isinstance(output, Tensor) and output.ndim else 0
-                kept = output if self.kind == "recorded" else _blank(output, rows, 0.0)
+                # Without its graph, which a network that switches gradients on by itself makes in any case.
+                kept = tree_map_only(Tensor, Tensor.detach, output) if self.kind == "recorded" else _blank(output, rows, 0.0)
                 self.record.setdefault(id(module), []).append(kept)
 
         with ExitStack() as stack:
