@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from groupcam_aug.borrow import capture
 from groupcam_aug.memory import is_out_of_memory
@@ -70,7 +71,8 @@ class Tail:
         def remember(module: nn.Module, args: Any, output: Any) -> None:
             if not done and mine():
                 rows = len(output) if isinstance(output, Tensor) and output.ndim else 0
-                kept = output if self.kind == "recorded" else _blank(output, rows, 0.0)
+                # Without its graph, which a network that switches gradients on by itself makes in any case.
+                kept = tree_map_only(Tensor, Tensor.detach, output) if self.kind == "recorded" else _blank(output, rows, 0.0)
                 self.record.setdefault(id(module), []).append(kept)
 
         def finish(*_: Any) -> None:

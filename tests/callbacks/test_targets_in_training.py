@@ -5,12 +5,13 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lit import Fixed, Lit, Pictures, fit, loader
 from models import PooledNet
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
 from groupcam_aug import GroupCAM, SaliencyBlur
-from groupcam_aug.callbacks import GroupCAMAugmentation
+from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor
 
 
 class Labelled(Lit):
@@ -182,6 +183,34 @@ def test_single_logit_needs_the_sigmoid():
     with pytest.raises(MisconfigurationException, match="single logit.*activation='sigmoid'"):
         fit(module, [GroupCAMAugmentation(network="net", layer="relu2", groups=4)], train=binary_batches())
     assert not module.seen
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_network_that_ends_in_a_sigmoid(activation, tmp_path):
+    """With BCELoss: its outputs are probabilities, for the augmentation and the monitor alike; said once."""
+
+    class Probability(Binary):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(self.net, nn.Sigmoid())
+
+        def training_step(self, batch, batch_idx):
+            self.seen.append(batch[0].clone())
+            return F.binary_cross_entropy(self(batch[0])[:, 0], batch[1])
+
+    module = Probability()
+    options = {"layer": "relu2", "groups": 4}
+    x, y = binary_batches().batches[0]
+    expected = SaliencyBlur(GroupCAM.for_training(module.net[0], activation="sigmoid", **options))(x, y)
+    augmentation = GroupCAMAugmentation(
+        preset="paper", network="net", layer="0.relu2", groups=4, activation=activation, record=False
+    )
+    monitor = SaliencyMonitor(network="net", layer="0.relu2", activation=activation, images=(x, y.long()), log_images=False)
+    with pytest.warns(UserWarning, match="ends in a softmax or sigmoid") as said:
+        fit(module, [augmentation, monitor], train=binary_batches(), default_root_dir=tmp_path)
+    assert sum("ends in a softmax" in str(one.message) for one in said) == 1
+    torch.testing.assert_close(module.seen[0], expected)
+    assert 0 < monitor.values["correct"] <= 1
 
 
 def test_single_logit_with_the_sigmoid():
