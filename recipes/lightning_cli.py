@@ -257,14 +257,18 @@ def _announce(name: str, loader: Any) -> None:
 
 
 def with_recipes(words: list[str]) -> list[str]:
-    """Replace the value of ``--config`` by its absolute path: of the file, or of the shipped recipe of that name."""
-    words = list(words)
-    for i, word in enumerate(words):
+    """The words with their configs in front, so that what the line says holds wherever it stands.
+
+    The value of ``--config`` becomes an absolute path: of the file, or of the shipped recipe of that name.
+    """
+    configs, rest = [], []
+    remaining = iter(words)
+    for word in remaining:
         flag, equals, value = word.partition("=")
         if full_name(flag) != "--config":
-            continue
-        if equals:
-            words[i] = f"{flag}={find_recipe(value).absolute()}"
-        elif i + 1 < len(words):
-            words[i + 1] = str(find_recipe(words[i + 1]).absolute())
-    return words
+            rest.append(word)
+        elif (name := value if equals else next(remaining, None)) is not None:
+            configs += ["--config", str(find_recipe(name).absolute())]
+        else:
+            rest.append(word)  # without a value, which the parser says
+    return [*configs, *rest]

@@ -405,3 +405,13 @@ def test_a_size_that_the_network_cannot_take_is_refused_in_a_sentence(folder, ca
         assert main(["fit", *words, "--model.network", network, "--data.size", str(size)]) == 1
         told = capsys.readouterr().err.splitlines()[-1]
         assert f"{network} cannot take images of {size} x {size} px" in told and "(it was made for 224)" in told
+
+
+def test_the_line_holds_over_a_config_wherever_it_stands(folder, capsys):
+    (folder / "more.yaml").write_text("trainer: {max_epochs: 7, max_steps: 9}\n")
+    epochs, configs = ["--trainer.max_epochs", "2"], ["--config", "shapes_demo", "-c", "more.yaml"]
+    for words in ([*epochs, *configs], [*configs, *epochs], [*configs[:2], *epochs, "--conf=more.yaml"]):
+        assert main(["fit", *words, "--print_config"]) == 0
+        trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+        assert (trainer["max_epochs"], trainer["max_steps"]) == (2, 9)
+    assert main(["fit", "--config"]) == 2
