@@ -94,7 +94,7 @@ def images_in(folder: Path, out: Path | None = None) -> tuple[list[Path], Counte
     """
     images: list[Path] = []
     others: Counter[str] = Counter()
-    for path in _files(folder, folder.resolve(), {folder.resolve()}, others, out):
+    for path in _files(folder, {folder.resolve()}, others, out):
         if is_image(path, folder):
             images.append(path)
         else:
@@ -167,7 +167,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         return picture.size if lying else picture.size[::-1]
 
 
-def _files(folder: Path, home: Path, entered: set[Path], others: Counter[str], out: Path | None) -> Iterator[Path]:
+def _files(folder: Path, entered: set[Path], others: Counter[str], out: Path | None) -> Iterator[Path]:
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
@@ -179,15 +179,14 @@ def _files(folder: Path, home: Path, entered: set[Path], others: Counter[str], o
         elif out is not None and path.resolve() == out:
             continue
         elif not entry.is_symlink():
-            yield from _files(path, home, entered, others, out)
+            yield from _files(path, entered, others, out)
         else:
             real = path.resolve()
-            inside = real == home or home in real.parents or real in home.parents
-            if inside or any(real == one or real in one.parents or one in real.parents for one in entered):
+            if any(real == one or real in one.parents or one in real.parents for one in entered):
                 others[_LINK] += 1
                 continue
             entered.add(real)
-            yield from _files(path, home, entered, others, out)
+            yield from _files(path, entered, others, out)
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
