@@ -76,7 +76,9 @@ def test_a_full_disk_after_the_trial_is_a_sentence(tmp_path, monkeypatch, capsys
         raise OSError(28, "No space left on device", str(folder / name))
 
     monkeypatch.setattr(demo, "main", lambda words: 0)
-    monkeypatch.setattr(demo, "load_classifier", lambda path: (Classifier(CIFARResNet(8, 6, 8)).eval(), {}))
+    monkeypatch.setattr(
+        demo, "load_classifier", lambda path: (Classifier(CIFARResNet(8, 6, 8), mean=[0.5] * 3, std=[0.25] * 3).eval(), {})
+    )
     monkeypatch.setattr(demo, "put_file", full)
     assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
