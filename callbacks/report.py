@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from groupcam_aug.callbacks.glue.attributes import attribute, class_names
 from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
 from groupcam_aug.callbacks.records.folder import record_folder
 from groupcam_aug.callbacks.report_page.page import installed_version, render
@@ -191,7 +192,7 @@ def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any
     if trainer.current_epoch and (folder / "run.json").is_file():
         before = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     sources = [source for source in (module, trainer.datamodule) if source is not None]
-    names = next((names for source in sources if _are_names(names := getattr(source, "class_names", None))), None)
+    names = next((names for source in sources if (names := class_names(attribute(source, "class_names")))), None)
     network = next((child for child in module.children() if next(child.parameters(), None) is not None), None)
     device = trainer.strategy.root_device
     is_gpu = device.type == "cuda"
@@ -202,7 +203,7 @@ def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any
         "model": type(module).__name__,
         "network": None if network is None else type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter)),
-        "class_names": None if names is None else [str(name) for name in names],
+        "class_names": names,
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type} ({platform.machine()})",
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
@@ -213,10 +214,6 @@ def _facts(trainer: Any, module: Any, folder: Path, began: str) -> dict[str, Any
         "started": before.get("started") or began,
         "resumed": [*before.get("resumed", []), *([trainer.current_epoch] if trainer.current_epoch else [])],
     }
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, (str, int)) for name in value)
 
 
 def _command(words: list[str]) -> str:
