@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
@@ -51,6 +51,16 @@ class _Fit:
     opened: bool = False  # whether it has been decided if there are any
     checked: bool = False  # whether a batch has been mapped, which shows that the arguments fit module and data
     masks_checked: int | None = None  # the last epoch in which the values of object masks were looked at
+
+
+@contextmanager
+def _sparing(fit: _Fit) -> Iterator[None]:
+    """Records, and what is drawn for them, must not end a training run: they are given up, and that is said."""
+    try:
+        yield
+    except Exception as error:
+        warn(fit.trainer, f"GroupCAMAugmentation records nothing from here on: {type(error).__name__}: {error}")
+        fit.stats = None
 
 
 class GroupCAMAugmentation(BatchCallback):
@@ -227,9 +237,10 @@ class GroupCAMAugmentation(BatchCallback):
         if not fit.opened:  # only now: a SaliencyReport after this callback has made its folder
             fit.opened, fit.stats = True, open_stats(trainer) if self.record else None
         if fit.stats is not None:
-            fit.stats.add_step(step.due)
-            if result is not None:
-                fit.stats.add(result, step.images, step.targets, step.number, step.kept)
+            with _sparing(fit):
+                fit.stats.add_step(step.due)
+                if result is not None:
+                    fit.stats.add(result, step.images, step.targets, step.number, step.kept)
         if result is None or trainer.barebones:
             return
         values = {"keep_fraction": result.keep.float().mean(), "no_map": result.no_map.float().mean()}
@@ -253,11 +264,8 @@ class GroupCAMAugmentation(BatchCallback):
         """Write the epoch's records."""
         if (fit := self._fit) is None or fit.stats is None:
             return
-        try:
+        with _sparing(fit):
             fit.stats.write(trainer, pl_module, self._facts(fit))
-        except OSError as error:  # a full disk must not end a training run
-            warn(trainer, f"GroupCAMAugmentation records nothing from here on: {error}")
-            fit.stats = None
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the average."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from groupcam_aug.arguments import check_choice, check_flag, check_name, check_number, check_whole
 from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
+from groupcam_aug.callbacks.glue.attributes import attribute
 from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, reduce_together, refuse
@@ -279,8 +280,11 @@ class SaliencyMonitor(ConfiguredCallback):
         self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Evaluate the final maps, if asked to, on rank zero: the others have nothing left to do."""
-        if self.evaluate and self._session is not None:
+        """Show the last maps, and evaluate them, if asked to, on rank zero: the others have nothing left to do."""
+        if self._session is None:
+            return
+        self._session.upload()
+        if self.evaluate:
             with trainer.profiler.profile(f"[Callback]{self.state_key}.evaluate"):
                 self._session.evaluate(self.activation, self.seed)
 
@@ -315,7 +319,7 @@ class SaliencyMonitor(ConfiguredCallback):
             warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
             return
         style = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
-        style = {name: getattr(trainer.datamodule, name, None) if own is None else own for name, own in style.items()}
+        style = {name: attribute(trainer.datamodule, name) if own is None else own for name, own in style.items()}
         try:
             network = unwrap(network)
             borrow = partial(self._borrowed, trainer, network)

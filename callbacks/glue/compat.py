@@ -8,7 +8,7 @@ from typing import Any
 
 from groupcam_aug.printable import printable
 
-__all__ = ["Callback", "announce", "misconfigured", "warn"]
+__all__ = ["Callback", "announce", "logged_step", "misconfigured", "warn"]
 
 
 def _is_here(name: str) -> bool:
@@ -43,6 +43,15 @@ def announce(trainer: Any, message: str) -> None:
 def warn(trainer: Any, message: str) -> None:
     """Warn the user, on rank zero."""
     _of(trainer, "utilities.rank_zero").rank_zero_warn(printable(message))
+
+
+def logged_step(trainer: Any) -> int:
+    """The step at which loggers get the metrics of this moment: batches after which an optimiser was due to step.
+
+    `global_step` counts otherwise under manual optimisation: twice with two optimisers, never with one that Lightning does not
+    see stepping (SAM's `first_step`, `second_step`).
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def _of(trainer: Any, module: str) -> Any:

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from groupcam_aug.draw import film_strip, overlay, resized_pictures, to_display
 
-__all__ = ["FilmStrip", "column", "thumbnails"]
+__all__ = ["FilmStrip", "column", "is_kept", "thumbnails"]
 
 SIZE = 112  # pixels along the longer side of a probe, in columns
 FRAME = 64  # and in film strips
@@ -43,7 +43,7 @@ class FilmStrip:
 
     def add(self, epoch: int, maps: Tensor) -> None:
         """One more moment: (S, u, v) in [0, 1]."""
-        if self.frames and not _is_kept(latest := max(self.frames)):
+        if self.frames and not is_kept(latest := max(self.frames)):
             del self.frames[latest]
         self.frames[self.count] = (epoch, maps.clone())
         self.count += 1
@@ -65,9 +65,9 @@ class FilmStrip:
         self.frames = {number: (epoch, maps) for number, (epoch, maps) in state["frames"].items()}
 
 
-def _is_kept(number: int) -> bool:
-    """Whether a moment stays when later ones have come: the first ten, then one at every tenth part of the way so far."""
-    return number < 10 or math.floor(math.log(number, 1.1)) != math.floor(math.log(number - 1, 1.1))
+def is_kept(number: int, growth: float = 1.1) -> bool:
+    """Whether a moment is one of few: the first ten, then one wherever the way so far has grown by the factor `growth`."""
+    return number < 10 or math.floor(math.log(number, growth)) != math.floor(math.log(number - 1, growth))
 
 
 def _log_spaced(numbers: list[int], count: int) -> list[int]:

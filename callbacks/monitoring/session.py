@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from groupcam_aug.callbacks.glue.compat import announce, warn
-from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip
+from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip, is_kept
 from groupcam_aug.callbacks.monitoring.final_evaluation import assess
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive, map_statistics
 from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
@@ -25,6 +25,7 @@ from groupcam_aug.targets import Activation
 __all__ = ["Session"]
 
 SHOWN = 12  # probes in pictures
+GROWTH = 1.5  # after the first ten, loggers get the pictures of a probing whenever the way so far has grown by this factor
 
 
 class Session:
@@ -45,7 +46,7 @@ class Session:
         name: of the files ("monitor") and of the folder of pictures.
         facts: about what is watched, for the file `<name>.json`.
         tag: of pictures in loggers, in front of their names. None: they are not shown there.
-        style: `class_names`, `mean` and `std` for pictures, any of which may be None.
+        style: `class_names`, `mean` and `std` for pictures, as the user's objects say them; see `Snapshots`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Session:
         name: str,
         facts: dict[str, Any],
         tag: str | None,
-        style: dict[str, Sequence[Any] | None],
+        style: dict[str, Any],
     ) -> None:
         self.mapper = mapper
         self.announced = False  # whether the user has been told what is watched
@@ -71,7 +72,8 @@ class Session:
         self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
         self._name, self._tag, self._style = name, tag, style
         self._snapshots: Snapshots | None = None
-        self._failed = False  # to write
+        self._lost: set[str] = set()  # what was given up
+        self._waiting: Reading | None = None  # the last one, while loggers have not got its pictures
         fingerprint = {**mapper.identity, "network": network}
         differs = state.recognise(fingerprint)
         if differs:
@@ -134,7 +136,7 @@ class Session:
             "probe_right": now.right.tolist(),
         }
         if (folder := self.open()) is not None:
-            with self._writing():
+            with self._sparing("records"):
                 add_line(folder, self._name, {"run": run_id(trainer, folder), **line})
 
     def evaluate(self, activation: Activation, seed: int) -> None:
@@ -156,27 +158,43 @@ class Session:
         Asked for whenever something is to be written, not once: a `SaliencyReport` behind the monitor in the list of callbacks
         opens the folder later.
         """
-        folder = None if self._failed else open_folder(self._trainer)
+        folder = None if "records" in self._lost else open_folder(self._trainer)
         if folder is not None and self._snapshots is None:
-            with self._writing():
+            with self._sparing("records"):
                 snapshots = Snapshots(folder, self._name, self.mapper.probes.images, self.labels, self._shown, **self._style)
                 snapshots.open({"run": run_id(self._trainer, folder), **self._facts})
                 self._snapshots = snapshots
-        return None if self._failed else folder
+                with self._sparing("pictures"):
+                    snapshots.show_probes()
+        return None if "records" in self._lost else folder
+
+    def upload(self) -> None:
+        """Pictures of the last probing in the loggers, if they have not got them yet."""
+        if self._snapshots is None or self._waiting is None or self._tag is None or "uploads" in self._lost:
+            return
+        with self._sparing("uploads"):
+            self._snapshots.upload(self._trainer, self._tag, self._waiting, self._state.film, self._grid)
+        self._waiting = None
 
     def _show(self, epoch: int, reading: Reading) -> None:
         """Pictures of an epoch, in files and in loggers."""
-        if self.open() is not None and self._snapshots is not None:
-            with self._writing():
-                strip = self._snapshots.add(epoch, reading, self._state.film)
-                if self._tag is not None:
-                    self._snapshots.upload(self._trainer, self._tag, reading, strip, self._grid)
+        if self.open() is None or self._snapshots is None or "pictures" in self._lost:
+            return
+        with self._sparing("pictures"):
+            self._snapshots.add(epoch, reading, self._state.film)
+            self._waiting = reading
+        if is_kept(self._state.film.count - 1, GROWTH):
+            self.upload()
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A full disk must not end a training run: nothing is written from there on."""
+    def _sparing(self, part: Literal["records", "pictures", "uploads"]) -> Iterator[None]:
+        """What is only to be looked at must not end a training run: it is given up from there on, and that is said."""
         try:
             yield
-        except OSError as error:
-            warn(self._trainer, f"SaliencyMonitor writes nothing from here on: {error}. It goes on logging its values")
-            self._snapshots, self._failed = None, True
+        except Exception as error:
+            self._lost.add(part)
+            given_up = {"records": "writes nothing", "pictures": "draws no pictures", "uploads": "shows loggers no pictures"}[
+                part
+            ]
+            what = f"SaliencyMonitor {given_up} from here on: {type(error).__name__}: {error}"
+            warn(self._trainer, f"{what}. It goes on logging its values")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from groupcam_aug.callbacks.glue.attributes import class_names as named
+from groupcam_aug.callbacks.glue.compat import logged_step
 from groupcam_aug.callbacks.monitoring.film_strip import SIZE, FilmStrip, column, thumbnails
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive
 from groupcam_aug.draw import overlay, panels, png
@@ -31,8 +33,8 @@ class Snapshots:
         images: (P, C, H, W), all probes as the network takes them.
         labels: (P,) or (P, classes), what their maps explain.
         shown: which of them are shown.
-        class_names: one per class, or None.
-        mean: of the normalisation to undo, or None; see `to_display`.
+        class_names: one per class; anything else counts as not known.
+        mean: of the normalisation to undo, or None; see `to_display`, which takes it so as well.
         std: likewise.
     """
 
@@ -43,34 +45,48 @@ class Snapshots:
         images: Tensor,
         labels: Tensor,
         shown: list[int],
-        class_names: Sequence[Any] | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
+        class_names: Any,
+        mean: Any,
+        std: Any,
     ) -> None:
         self.folder, self.name, self.shown = folder, name, shown
         classes, _ = class_labels(labels, len(images))
         self.labels: list[int] = [] if classes is None else classes.tolist()
-        self.class_names = None if class_names is None else [str(each) for each in class_names]
-        self.pictures = thumbnails(images[shown], mean, std)
+        self.class_names = named(class_names)
+        self._images, self._normalisation = images[shown], (mean, std)
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """(S, 3, h, w) uint8, what the shown probes look like."""
+        return thumbnails(self._images, *self._normalisation)
 
     def open(self, facts: dict[str, Any]) -> None:
-        """Write down what is watched, and what the probes look like."""
-        put_file(self.folder, f"{self.name}/probes.png", png(column(self.pictures)))
+        """Write down what is watched."""
         facts = {**facts, "labels": self.labels, "class_names": self.class_names, "shown": self.shown}
         put_file(self.folder, f"{self.name}.json", json.dumps(facts, indent=1) + "\n")
 
-    def add(self, epoch: int, now: Reading, film_strip: FilmStrip) -> Image.Image:
-        """Write the maps of an epoch, and the film strip up to it, which is returned."""
-        put_file(self.folder, f"{self.name}/epoch_{epoch:05d}.png", png(column(self.pictures, now.maps[self.shown])))
-        strip = film_strip.draw(self.pictures)
-        put_file(self.folder, f"{self.name}/film_strip.png", png(strip))
-        return strip
+    def add(self, epoch: int, now: Reading, film_strip: FilmStrip) -> None:
+        """Write the maps of an epoch and the film strip up to it, and delete the pictures of moments that are not in the film.
 
-    def upload(self, trainer: Any, prefix: str, now: Reading, strip: Image.Image, grid: int) -> None:
+        Those of earlier maps than the film's first stay: they are of a run with other probes, which is over.
+        """
+        put_file(self.folder, f"{self.name}/epoch_{epoch:05d}.png", png(column(self.pictures, now.maps[self.shown])))
+        put_file(self.folder, f"{self.name}/film_strip.png", png(film_strip.draw(self.pictures)))
+        kept = {moment for moment, _ in film_strip.frames.values()}
+        for path in (self.folder / self.name).glob("epoch_[0-9]*.png"):
+            number = int(path.stem.removeprefix("epoch_"))
+            if min(kept) < number < epoch and number not in kept:
+                path.unlink(missing_ok=True)
+
+    def show_probes(self) -> None:
+        """Write what the probes look like."""
+        put_file(self.folder, f"{self.name}/probes.png", png(column(self.pictures)))
+
+    def upload(self, trainer: Any, prefix: str, now: Reading, film_strip: FilmStrip, grid: int) -> None:
         """Show the maps and the film strip in every logger that takes pictures."""
         if trainer.loggers:
             _send(trainer, f"{prefix}maps", self.panel(now, grid))
-            _send(trainer, f"{prefix}film_strip", strip)
+            _send(trainer, f"{prefix}film_strip", film_strip.draw(self.pictures))
 
     def panel(self, now: Reading, grid: int) -> Image.Image:
         """The shown probes beside their maps, with label, score, and what the network took them for."""
@@ -97,6 +113,6 @@ def _send(trainer: Any, tag: str, picture: Image.Image) -> None:
     """Show a picture in every logger that can: `log_image` (Weights & Biases), or `add_image` (TensorBoard)."""
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
-            logger.log_image(key=tag, images=[picture], step=trainer.global_step)
+            logger.log_image(key=tag, images=[picture], step=logged_step(trainer))
         elif hasattr(logger.experiment, "add_image"):
-            logger.experiment.add_image(tag, pil_to_tensor(picture), trainer.global_step)
+            logger.experiment.add_image(tag, pil_to_tensor(picture), logged_step(trainer))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupcam_aug.augment import Augmented
+from groupcam_aug.callbacks.glue.attributes import attribute
 from groupcam_aug.draw import mask_picture, overlay, png, shown_channels, to_display
 from groupcam_aug.files import put_file
 
@@ -78,7 +79,7 @@ class SampleGrid:
         if self._scores is not None and self._facts is not None and self._pictures is not None:
             rows, pictures = _rows(self._scores.cpu(), self._facts.cpu(), self._pictures.cpu())
             if rows:
-                sheet = _sheet(pictures, getattr(module, "mean", None), getattr(module, "std", None))
+                sheet = _sheet(pictures, attribute(module, "mean"), attribute(module, "std"))
                 name = f"gallery/epoch_{epoch:05d}"
                 put_file(folder, f"{name}.png", png(sheet))
                 cell = [sheet.width // len(COLUMNS), sheet.height // len(rows)]
