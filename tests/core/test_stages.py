@@ -54,12 +54,12 @@ def test_the_stage_is_a_module_that_fires_and_returns_one_grid(pairs, stage):
 # Layers for mask_at="stage" where modules by the order in which they are written down never fire or return tuples.
 STAGES = {
     "fastvit_t8": "stages.3",
-    "hrnet_w18_small": "downsamp_modules.2.2",
+    "hrnet_w18_small": "incre_modules.3",
     "xcit_nano_12_p16_224": "blocks.11",
     "twins_pcpvt_small": "blocks.3.1",
     "twins_svt_small": "blocks.3.2",
     "mvitv2_tiny": "stages.2.blocks.4.drop_path2",
-    "crossvit_tiny_240": "blocks.2.blocks.0",
+    "crossvit_tiny_240": "blocks.2.blocks.1.2",
     "volo_d1_224": "post_network.0",
     "tnt_s_patch16_224": "blocks.11.norm1_proj",
 }
