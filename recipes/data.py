@@ -131,6 +131,7 @@ class ImageData(pl.LightningDataModule):
         self._several_tests = isinstance(test, dict)
         # From a checkpoint: which images were trained on (`image_ids`; None: it does not say), and the seed of the order.
         self._trained: Tensor | None = torch.empty(0, dtype=torch.int64)
+        self._stage = ""  # that a Trainer has begun
         self._order_seed: int | None = None
         self._sampled_by: int | None = None  # the seed of the order in this fit
         self._fitting = False
@@ -207,9 +208,11 @@ class ImageData(pl.LightningDataModule):
         return train_set, val_set, val_set if test is None else test, names
 
     def setup(self, stage: str) -> None:
-        """Forget the training before."""
+        """Forget the training before; refuse what cannot be tested on."""
         if stage == "fit":
             self._fitting, self._order_seed, self._trained = True, None, torch.empty(0, dtype=torch.int64)
+        self._stage = stage
+        self._check(stage)
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints: how images were cropped, what was held out, what was trained on (int64), the seed of the order."""
@@ -220,6 +223,24 @@ class ImageData(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on in the order of a checkpoint, and know what its network was trained on."""
         self._order_seed, self._trained = state_dict.get("order_seed"), state_dict.get("trained")
+        self._check(self._stage)
+
+    def _check(self, stage: str) -> None:
+        """Refuse images that were trained on, in a stage that is begun.
+
+        Not where the loaders are made: an error there leaves Lightning's wrapping of `DataLoader.__init__` behind.
+        """
+        if stage in ("fit", "validate"):
+            check_untrained(self.val_set, self._trained, "validate")
+        elif stage in ("test", "predict"):
+            if self.untestable is not None:
+                raise ValueError(self.untestable)
+            for dataset in self.test_sets.values() if stage == "test" else ():
+                check_untrained(dataset, self._trained_on(), "test")
+
+    def _check_by_hand(self, stage: str) -> None:
+        if self.trainer is None:  # which would have begun the stage
+            self._check(stage)
 
     def _trained_on(self) -> Tensor | None:
         """Numbers of the images that the network was trained on, as far as known."""
@@ -240,14 +261,13 @@ class ImageData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Validation batches in order."""
-        check_untrained(self.val_set, self._trained, "validate")
+        self._check_by_hand("validate")
         return self._loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader | dict[str, DataLoader]:
         """Batches of ``test``, or of ``val`` where there is no ``test``, in order; a dict by name where ``test`` has names."""
-        self._check_testable()
+        self._check_by_hand("test")
         for name, dataset in self.test_sets.items():
-            check_untrained(dataset, self._trained_on(), "test")
             rank_zero_info(f"{'test' if name == 'test' else f'test {name!r}'}: {self._about(dataset)}")
         if self._several_tests:
             return {name: self._loader(dataset) for name, dataset in self.test_sets.items()}
@@ -255,17 +275,13 @@ class ImageData(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """The same batches as for ``test``, of several folders one after the other; images trained on are no hindrance."""
-        self._check_testable()
+        self._check_by_hand("predict")
         for dataset in self.test_sets.values():
             rank_zero_info(f"predict: {self._about(dataset)}")
         return self._loader(self.test_set)
 
     def _about(self, dataset: Any) -> str:
         return describe(dataset, self.root, f"val_fraction={self.val_fraction} and seed={self.seed}")
-
-    def _check_testable(self) -> None:
-        if self.untestable is not None:
-            raise ValueError(self.untestable)
 
     @property
     def _loading(self) -> dict[str, Any]:

@@ -463,6 +463,7 @@ def fuzz(seconds=None, cases=None, seed=0):
     return outcomes
 
 
+@pytest.mark.filterwarnings("ignore:no output is a finite number")  # some cases are damaged so
 def test_fuzz_briefly():
     outcomes = fuzz(cases=150)
     assert outcomes["mapped"] > 60 and outcomes["refused"] > 10, outcomes

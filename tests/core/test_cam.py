@@ -60,7 +60,7 @@ def test_out_of_memory_is_halved_from_what_was_in_the_pass_until_it_fits(method,
         with pytest.warns(UserWarning, match=f"while mapping {count} images; going on with at most") as caught:
             maps = cam(images, 1)
         assert len(caught) == 1, "one word, when it is settled"
-    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-4)
     network.seen.clear()
     cam(images, 1)
     assert max(network.seen) <= room, "kept to, without another try"

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
 
 from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.data import ImageData
@@ -168,3 +169,13 @@ def test_parts_of_sets_of_torchvision_are_known_by_number():
     with pytest.raises(TrainedOn, match="1 of the 2 images to validate on were trained on, '3' the first"):
         check_untrained(part, image_ids(torch.utils.data.Subset(whole, [0, 3])), "validate")
     check_untrained(whole, image_ids(part), "test")
+
+
+def test_a_refusal_leaves_data_loaders_as_they_were(photos, checkpoint):
+    """Lightning wraps `DataLoader.__init__` while it asks for loaders, and an error there would leave the wrapping behind."""
+    before = DataLoader.__init__
+    for stage in ("test", "validate"):
+        data = make(photos, test=".") if stage == "test" else make(photos, seed=1)
+        with pytest.raises(TrainedOn):
+            getattr(pl.Trainer(**QUIET), stage)(classifier(), datamodule=data, ckpt_path=str(checkpoint), weights_only=False)
+        assert DataLoader.__init__ is before
