@@ -25,9 +25,11 @@ def probe_image(images: Tensor) -> Tensor:
 def changed_images(probe: Tensor) -> Iterator[Tensor]:
     """The probe (1, C, H, W) with one small patch of noise, for each of the places."""
     for top, bottom, left, right in _patches((probe.shape[-2], probe.shape[-1])):
-        shape = (probe.shape[1], bottom - top, right - left)
+        shape, generator = (probe.shape[1], bottom - top, right - left), torch.Generator().manual_seed(0)
         changed = probe.clone()
-        changed[0, :, top:bottom, left:right] = 2 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(probe)
+        changed[0, :, top:bottom, left:right] = 2 * torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(
+            probe
+        )
         yield changed
 
 
@@ -45,18 +47,31 @@ def spatial_hits(distances: Tensor, grid: Grid) -> int:
         distances: (places, positions), see `moved`.
         grid: a reading of these positions.
     """
+<<<<<<< HEAD
     distances = distances[:, grid.prefix : grid.prefix + grid.height * grid.width].float()
+=======
+    # In float64: neither the default dtype nor autocast of half-precision training reaches it.
+    distances = distances[:, grid.prefix : grid.prefix + grid.height * grid.width].double()
+>>>>>>> part_layers
     if not distances.isfinite().all() or not (distances > 0).any(dim=1).all():
         return 0
     levels = distances.clamp(min=1e-6 * float(distances.max())).log()
     levels = levels - levels.mean(dim=0) - levels.mean(dim=1, keepdim=True)
+<<<<<<< HEAD
     own = torch.tensor(_PLACES, dtype=torch.float32) * torch.tensor([grid.height, grid.width])  # whatever the default dtype is
     hits = 0
     for centre in (0.5, 0.0):  # of a position: patches side by side, or convolutions centred on the border
         at = torch.cartesian_prod(torch.arange(grid.height), torch.arange(grid.width)).float() + centre
+=======
+    own = distances.new_tensor(_PLACES) * distances.new_tensor([grid.height, grid.width])
+    rows, columns = (torch.arange(side, dtype=own.dtype, device=own.device) for side in (grid.height, grid.width))
+    hits = 0
+    for centre in (0.5, 0.0):  # of a position: patches side by side, or convolutions centred on the border
+        at = torch.cartesian_prod(rows, columns) + centre
+>>>>>>> part_layers
         near = torch.exp(-torch.cdist(own, at).square() / 2)  # (places, positions), a position wide
         shares = levels @ (near / near.sum(dim=1, keepdim=True)).T
-        others = shares.masked_fill(torch.eye(len(shares), dtype=torch.bool), -torch.inf).amax(dim=1)
+        others = shares.masked_fill(torch.eye(len(shares), dtype=torch.bool, device=shares.device), -torch.inf).amax(dim=1)
         hits = max(hits, int((shares.diagonal() > others + 1e-3).sum()))  # 0.1 %: latents that all move alike differ by rounding
     return hits
 
@@ -78,7 +93,7 @@ def tokens_shown(distances: Tensor, size: tuple[int, int], guess: Grid | None) -
     enough = hits >= (_ENOUGH if different >= _ENOUGH else len(_PLACES) if different >= 4 else torch.inf)
     enough &= (prefix >= 0) & (prefix + sides.prod(dim=1) <= distances.shape[1])
     if guess is not None:
-        hits = hits + 2 * ((sides == torch.tensor([guess.height, guess.width])).all(dim=1) & (prefix == guess.prefix))
+        hits = hits + 2 * ((sides == sides.new_tensor([guess.height, guess.width])).all(dim=1) & (prefix == guess.prefix))
     if enough.any():
         best = int(torch.where(enough, hits, -1).argmax())  # the first of the best: those that leave nothing over
         return Grid("tokens", int(sides[best, 0]), int(sides[best, 1]), int(prefix[best]))
@@ -98,7 +113,7 @@ def _strides(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     ways = [(stride, 0) for stride in exact]
     # What is left over is cut off, or padded to a whole patch.
     ways += [(stride, padding) for stride in range(2, min(size)) if stride not in exact for padding in (0, stride - 1)]
-    patches = torch.tensor(_patches(size))
+    patches = torch.tensor(_patches(size), device="cpu")
     top, bottom, left, right = patches.T
     ends = [((top + bottom) // 2, (left + right) // 2), *((y, x) for y in (top, bottom - 1) for x in (left, right - 1))]
     sides, cells = [], []
@@ -110,7 +125,7 @@ def _strides(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
                 for y, x in ends
             ]
             if rows * columns > 1:
-                sides.append(torch.tensor([rows, columns]))
+                sides.append(patches.new_tensor([rows, columns]))
                 cells.append(torch.stack(at, dim=1))
     return torch.stack(sides), torch.stack(cells)
 

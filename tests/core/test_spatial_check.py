@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tokens import TokenNet
 
+from groupcam_aug import GradCAM
 from groupcam_aug.grid import Grid, guess_grid
 from groupcam_aug.spatial_check import _patches, changed_images, moved, probe_image, spatial_hits, tokens_shown
 
@@ -59,3 +61,29 @@ def test_changed_images_differ_from_the_probe_in_one_patch_each():
         assert where.sum() == where[top:bottom, left:right].sum() == 16
     assert all(torch.equal(a, b) for a, b in zip(changed_images(probe), changed_images(probe), strict=True))
     assert moved(torch.zeros(1, 4, 2), torch.ones(1, 4, 2), 2).tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_training_changes_nothing(half):
+    moves = distances(7, 7, 32, (224, 224), view=1.5)
+    hits, probe = spatial_hits(moves, Grid("tokens", 7, 7)), probe_image(torch.zeros(1, 3, 28, 28))
+    images = [*changed_images(probe)]
+    try:
+        torch.set_default_dtype(half)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert spatial_hits(moves, Grid("tokens", 7, 7)) == hits
+        assert all(torch.equal(*pair) for pair in zip(images, changed_images(probe), strict=True))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_networks_in_half_precision_show_their_tokens():
+    torch.manual_seed(0)
+    net, images = TokenNet(prefix=21).eval(), torch.randn(2, 3, 64, 64)
+    cam = GradCAM(net.bfloat16())
+    cam(images.bfloat16(), 1)
+    assert cam.layer == "blocks.1.norm" and next(iter(cam._grids.values())).prefix == 21
+    cam = GradCAM(net.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        cam(images, 1)
+    assert cam.layer == "blocks.1.norm" and next(iter(cam._grids.values())).prefix == 21
