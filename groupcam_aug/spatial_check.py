@@ -45,15 +45,15 @@ def spatial_hits(distances: Tensor, grid: Grid) -> int:
         distances: (places, positions), see `moved`.
         grid: a reading of these positions.
     """
-    distances = distances[:, grid.prefix : grid.prefix + grid.height * grid.width]
+    distances = distances[:, grid.prefix : grid.prefix + grid.height * grid.width].float()
     if not distances.isfinite().all() or not (distances > 0).any(dim=1).all():
         return 0
     levels = distances.clamp(min=1e-6 * float(distances.max())).log()
     levels = levels - levels.mean(dim=0) - levels.mean(dim=1, keepdim=True)
-    own = torch.tensor(_PLACES) * torch.tensor([grid.height, grid.width])
+    own = torch.tensor(_PLACES, dtype=torch.float32) * torch.tensor([grid.height, grid.width])  # whatever the default dtype is
     hits = 0
     for centre in (0.5, 0.0):  # of a position: patches side by side, or convolutions centred on the border
-        at = torch.cartesian_prod(torch.arange(grid.height), torch.arange(grid.width)) + centre
+        at = torch.cartesian_prod(torch.arange(grid.height), torch.arange(grid.width)).float() + centre
         near = torch.exp(-torch.cdist(own, at).square() / 2)  # (places, positions), a position wide
         shares = levels @ (near / near.sum(dim=1, keepdim=True)).T
         others = shares.masked_fill(torch.eye(len(shares), dtype=torch.bool), -torch.inf).amax(dim=1)

@@ -46,26 +46,24 @@ def find_stage(
         forward(probe)
     doubtful = [event for event in events if is_doubtful(event.output, size)]
     grids = show_grids(model, forward, probe, doubtful, stated) if doubtful else {}
-    readings = [
-        event._replace(grid=grids[event.name][0])
-        if event.name in grids
-        else event._replace(grid=guess_grid(event.output, size, strict=False) if len(event.output) == 1 else None)
-        for event in events
-        if event.output.ndim
-    ]
-    places = {event.name: event for event in usable(readings)}
-    structural = _in_front(model, layer)
+    places = {e.name: e for e in usable([event._replace(grid=grids.get(event.name, (event.grid,))[0]) for event in events])}
     ahead = [event.name for event in events[: next((i for i, event in enumerate(events) if event.name == layer), 0)]]
+    structural = _in_front(model, layer)
     if structural in places and structural in ahead:
         return structural
+    for event in events:  # a grid of another aspect ratio than the images, in the place that the structure speaks for
+        vague = structural not in grids and guess_grid(event.output, size, strict=False) is not None
+        if event.name == structural and vague and ahead.count(structural) == len(event.output) == 1:
+            return event.name
     begin = _block_begins(model, ahead, layer)
     reaching = influential(model, forward, probe, [places[name] for name in ahead[:begin] if name in places])
     names = [name for name in ahead[:begin] if name in reaching]
-    for name in reversed(names[-16:]):
+    late = names[:-9:-1]
+    for name in late:
         if _carries_all(model, forward, probe, places[name]):
             return name
-    if names:
-        return names[-1]
+    if late:
+        return min(late, key=lambda name: name.count("."))  # the largest, and of these the last: least leads around it
     raise ValueError(
         f"layer {layer!r} has no block in front of it that returns one grid for each image, so mask_at='stage' has no place; "
         "name a layer instead, or use mask_at='target' or 'input'"

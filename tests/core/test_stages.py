@@ -51,15 +51,25 @@ def test_the_stage_is_a_module_that_fires_and_returns_one_grid(pairs, stage):
     torch.testing.assert_close(maps, GroupCAM.for_training(net, "norm", groups=4, mask_at=stage)(images, 1))
 
 
+@pytest.mark.parametrize("pairs, stage", [(False, "blocks.2"), (True, "blocks.2.output")])
+def test_a_list_in_front_of_the_last_block_is_no_stage_but_its_last_member_is(pairs, stage):
+    torch.manual_seed(0)
+    net = Walked(pairs)
+    net.norm = nn.Conv2d(8, 8, 3)
+    cam = GroupCAM.for_training(net.eval(), groups=4, mask_at="stage")
+    cam(torch.randn(2, 3, 17, 17), 1)
+    assert (cam.layer, cam.place) == ("norm", stage)
+
+
 # Layers for mask_at="stage" where modules by the order in which they are written down never fire or return tuples.
 STAGES = {
     "fastvit_t8": "stages.3",
-    "hrnet_w18_small": "downsamp_modules.2.2",
+    "hrnet_w18_small": "incre_modules.3",
     "xcit_nano_12_p16_224": "blocks.11",
     "twins_pcpvt_small": "blocks.3.1",
     "twins_svt_small": "blocks.3.2",
     "mvitv2_tiny": "stages.2.blocks.4.drop_path2",
-    "crossvit_tiny_240": "blocks.2.blocks.0",
+    "crossvit_tiny_240": "blocks.2.blocks.1.2",
     "volo_d1_224": "post_network.0",
     "tnt_s_patch16_224": "blocks.11.norm1_proj",
 }

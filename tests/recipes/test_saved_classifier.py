@@ -68,7 +68,8 @@ def content(tmp_path_factory):
     trainer.strategy.connect(module)
     path = tmp_path_factory.mktemp("good") / "good.ckpt"
     trainer.save_checkpoint(path)
-    return {**torch.load(path, weights_only=True), "ImageData": {"resize": None, "val_fraction": 0.5, "seed": 0}}
+    data = {"resize": None, "val_fraction": 0.5, "seed": 0, "order_seed": 0, "trained": torch.empty(0, dtype=torch.int64)}
+    return {**torch.load(path, weights_only=True), "ImageData": data}
 
 
 @pytest.fixture

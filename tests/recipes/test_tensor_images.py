@@ -51,7 +51,8 @@ def test_flips_turn_image_and_mask_together_about_half_the_time():
     assert 160 < turned < 240
 
 
-def test_flips_follow_from_the_global_seed():
+def test_flips_follow_from_the_global_seed(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # where `seed_everything` of another test may have left its own
     data = make(40, flip=True)
 
     def epoch(seed):
