@@ -25,6 +25,7 @@ from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
 from groupcam_aug.callbacks.monitoring.probes import Probes, first_of_batch, from_validation, given
 from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost, predicted_share
 from groupcam_aug.callbacks.monitoring.session import Session
+from groupcam_aug.layers import get_layer
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["SaliencyMonitor"]
@@ -60,7 +61,8 @@ class SaliencyMonitor(ConfiguredCallback):
     Rank zero writes what it saw under `<log directory>/groupcam/` (monitor.json, monitor.jsonl, pictures in monitor/); nothing
     in a run without logger and checkpoints, unless a `SaliencyReport` asks for records.
 
-    In `fast_dev_run` nothing is mapped, and the values before anything is known are logged; in `barebones` nothing is done.
+    In `fast_dev_run` the probes are mapped only to see whether that works, and the values before anything is known are logged;
+    in `barebones` nothing is done.
 
     Args:
         method: "gradcam" (three forward units per probe) or "groupcam" (groups + 4).
@@ -74,8 +76,9 @@ class SaliencyMonitor(ConfiguredCallback):
         network: dotted name of the network on the LightningModule. None: the LightningModule itself.
         layer: target layer, as named in that network. None: found, and announced.
         log_images: show pictures (a panel and a film strip) in TensorBoard and Weights & Biases. Files are written either way.
-        image_key: where the images are in a batch: index, key or attribute name, a list of them, or a (getter, setter) pair.
-        target_key: where the labels are, likewise. None: the network's own first choice.
+        image_key: where the images are in a batch of the loader that probes come from: index, key or attribute name, a list of
+            them, or a (getter, setter) pair.
+        target_key: where the labels are, likewise. None: the network's own first choice. Images labelled -100 are no probes.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise in their steps.
         class_names: for pictures and the report. None: `class_names` of the Trainer's data module, if it has them.
@@ -101,7 +104,8 @@ class SaliencyMonitor(ConfiguredCallback):
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
-        MisconfigurationException: no images under `image_key`, a module that cannot be mapped, a sharded strategy.
+        MisconfigurationException: no images under `image_key`, nothing under another `target_key` than the default, a module
+            that cannot be mapped, a sharded strategy.
         RuntimeError: two monitors with one prefix (by Lightning, which could not keep their states apart).
 
     Example::
@@ -150,14 +154,10 @@ class SaliencyMonitor(ConfiguredCallback):
     ) -> None:
         super().__init__()
         check_choice("method", method, ("gradcam", "groupcam"))
-        for name, value, least in (
-            ("num_images", num_images, 1),
-            ("every_n_epochs", every_n_epochs, 1),
-            ("warmup_epochs", warmup_epochs, 0),
-            ("grid", grid, 2),
-            ("seed", seed, 0),
-        ):
+        for name, value, least in (("num_images", num_images, 1), ("every_n_epochs", every_n_epochs, 1), ("grid", grid, 2)):
             check_whole(name, value, least)
+        for name, value in (("warmup_epochs", warmup_epochs), ("seed", seed)):
+            check_whole(name, value)
         for name, word in (("network", network), ("layer", layer)):
             check_name(name, word)
         check_flag("log_images", log_images)
@@ -306,24 +306,30 @@ class SaliencyMonitor(ConfiguredCallback):
 
     def _begin(self, trainer: Any, module: Any, epochs: int, batch: Any = None) -> None:
         """Start watching after `epochs` epochs, once the network has its shape and there are probes, at worst of the batch."""
-        if self._session is not None or not _is_watched(trainer):
+        if self._session is not None or trainer.barebones:
             return
+        count = 1 if trainer.fast_dev_run else self.num_images
         if self._probes is None:
-            self._probes = self._given or from_validation(trainer, self.image_key, self.target_key, self.num_images, self.seed)
+            self._probes = self._given or from_validation(trainer, self.image_key, self.target_key, count, self.seed)
         if self._probes is None and batch is not None:
-            self._probes = first_of_batch(trainer, batch, self.image_key, self.target_key, self.num_images)
+            self._probes = first_of_batch(trainer, batch, self.image_key, self.target_key, count)
         if (probes := self._probes) is None:
             return
         network = find_network(trainer, module, self.network)
-        if has_lazy_parameters(network):
-            warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
-            return
         style = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
         style = {name: attribute(trainer.datamodule, name) if own is None else own for name, own in style.items()}
         try:
             network = unwrap(network)
+            if has_lazy_parameters(network):
+                if self.layer is not None:
+                    get_layer(network, self.layer)
+                warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
+                return
             borrow = partial(self._borrowed, trainer, network)
             mapper = ProbeMapper(trainer, network, probes, borrow=borrow, **self._settings(_MAPPING))
+            if trainer.fast_dev_run:
+                mapper.look(probes.labels)  # what does not fit shows now
+                return
             records = {"name": self._name, "facts": self._settings(_FACTS), "tag": self.prefix if self.log_images else None}
             options = {**self._settings(_COMPARING), **records, "style": style}
             self._session = Session(trainer, mapper, self._state, self._cost, epochs, **options)
@@ -375,7 +381,3 @@ class SaliencyMonitor(ConfiguredCallback):
         """Hold on to nothing of the run but what was seen."""
         self._session = self._probes = None
         self._cost.stop()
-
-
-def _is_watched(trainer: Any) -> bool:
-    return not trainer.fast_dev_run and not trainer.barebones

@@ -18,6 +18,7 @@ __all__ = [
     "BatchKey",
     "Step",
     "batch_generator",
+    "check_batch_images",
     "check_keys",
     "describe",
     "get_item",
@@ -102,11 +103,20 @@ def read_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchK
             f"target_key={target_key!r} gives {targets!r:.60}, not labels: number the classes in the dataset, or take "
             "target_key=None to explain the network's own first choice",
         )
+    return check_batch_images(trainer, images, batch, image_key, "or scale and normalise them before training_step"), targets
+
+
+def check_batch_images(trainer: Any, images: Any, batch: Any, image_key: BatchKey, instead: str) -> Tensor:
+    """The images, if they are a floating-point batch (N, C, H, W); `instead` says what helps besides naming others.
+
+    Raises:
+        MisconfigurationException: something else, or channels last; the message says what is there.
+    """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise misconfigured(
             trainer,
             f"image_key={image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
-            f"{describe(batch)}. Name the images with image_key=, or scale and normalise them before training_step",
+            f"{describe(batch)}. Name the images with image_key=, {instead}",
         )
     if images.shape[3] in (1, 3, 4) and min(images.shape[1:3]) > 4:
         raise misconfigured(
@@ -114,7 +124,7 @@ def read_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchK
             f"image_key={image_key!r} gives images {tuple(images.shape)} with the channels last: bring them to (N, C, H, W) "
             "before training_step, with images.permute(0, 3, 1, 2)",
         )
-    return images, targets
+    return images
 
 
 def has_run_out(batch: Any, *keys: BatchKey | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from groupcam_aug.callbacks.glue.batch import BatchKey, describe, get_item
+from groupcam_aug.callbacks.glue.batch import BatchKey, check_batch_images, get_item
 from groupcam_aug.callbacks.glue.compat import misconfigured
+from groupcam_aug.callbacks.monitoring.probe_choice import choose, spread, stratified
 from groupcam_aug.saliency import check_images
+from groupcam_aug.targets import IGNORED
 
-__all__ = ["Probes", "first_of_batch", "from_validation", "given", "spread", "stratified"]
-
-_CANDIDATES = 4  # samples loaded per probe where the labels are not known beforehand
+__all__ = ["Probes", "first_of_batch", "from_validation", "given"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,12 @@ def given(images: Any, labels: Any) -> Probes | None:
 
 def first_of_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchKey | None, count: int) -> Probes:
     """The first `count` samples of a batch, on every rank those of rank zero's."""
-    images, labels = _read(trainer, batch, image_key, target_key)
+    where = "the first training batch, as training_step gets it"
+    images, labels = _read(trainer, batch, image_key, target_key, where)
     first = images[:count].cpu().clone(), None if labels is None else labels[:count].cpu().clone()
     if trainer.world_size > 1:
         first = trainer.strategy.broadcast(first, src=0)
-    return Probes(*first, "the first training batch, as training_step gets it")
+    return Probes(*first, where)
 
 
 def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | None, count: int, seed: int) -> Probes | None:
@@ -107,69 +107,17 @@ def from_validation(trainer: Any, image_key: BatchKey, target_key: BatchKey | No
     return trainer.strategy.broadcast(probes, src=0) if trainer.world_size > 1 else probes
 
 
-def stratified(labels: Tensor, count: int, generator: torch.Generator | None = None) -> list[int]:
-    """Indices of at most `count` samples, every class in turn: (N,) class indices -> list.
-
-    With a generator, which samples of a class, and which classes if there are more than `count`, is drawn; otherwise the first.
-    """
-    order = torch.arange(len(labels)) if generator is None else torch.randperm(len(labels), generator=generator)
-    counts: Counter[int] = Counter()
-    turns = []
-    for label in labels[order].tolist():
-        turns.append(counts[label])
-        counts[label] += 1
-    return order[torch.tensor(turns, dtype=torch.long).argsort(stable=True)][:count].tolist()
-
-
-def spread(total: int, count: int) -> list[int]:
-    """At most `count` of the indices 0 to `total` - 1, evenly apart, both ends among them."""
-    if total <= count:
-        return list(range(total))
-    return [round(i * (total - 1) / (count - 1)) for i in range(count)] if count > 1 else [0]
-
-
 def _drawn(trainer: Any, loader: Any, image_key: BatchKey, target_key: BatchKey | None, count: int, seed: int) -> Probes:
     """At most `count` samples of this loader."""
-    chosen = _choose(loader, target_key, count, seed)
+    chosen = choose(loader, target_key is not None, count, seed)
     batch = _transferred(trainer, loader.collate_fn([loader.dataset[i] for i in chosen]))
-    images, labels = _read(trainer, batch, image_key, target_key)
+    where = f"the validation data ({type(loader.dataset).__name__})"
+    images, labels = _read(trainer, batch, image_key, target_key, where)
     images, labels = images.cpu(), None if labels is None else labels.cpu()
     if len(images) > count:
         rows = stratified(labels, count) if labels is not None and labels.ndim == 1 else list(range(count))
         images, labels = images[rows], None if labels is None else labels[rows]
-    return Probes(images.clone(), labels, f"the validation data ({type(loader.dataset).__name__})")
-
-
-def _choose(loader: Any, target_key: BatchKey | None, count: int, seed: int) -> list[int]:
-    """Indices to load: the probes, stratified if the data set knows its labels; else candidates to choose from."""
-    generator = torch.Generator().manual_seed(seed)
-    # A SubsetRandomSampler says which part of a shared data set is the validation data.
-    part = getattr(getattr(loader, "sampler", None), "indices", None)
-    pool = torch.arange(len(loader.dataset)) if part is None else torch.as_tensor(part, dtype=torch.long)
-    labels = None if target_key is None else _known_labels(loader.dataset)
-    if labels is not None:
-        return pool[stratified(labels[pool], count, generator)].tolist()
-    share = count if target_key is None else _CANDIDATES * count
-    return pool[torch.randperm(len(pool), generator=generator)[:share]].tolist()
-
-
-def _known_labels(dataset: Any) -> Tensor | None:
-    """(N,) class indices without loading a sample, where data sets of torchvision and torch keep them."""
-    if isinstance(dataset, Subset):
-        inner = _known_labels(dataset.dataset)
-        return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.long)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [_known_labels(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
-    if isinstance(dataset, TensorDataset):
-        labels: Any = dataset.tensors[1] if len(dataset.tensors) > 1 else None
-    else:
-        labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    if isinstance(labels, np.ndarray) or (isinstance(labels, list | tuple) and all(isinstance(label, int) for label in labels)):
-        labels = torch.as_tensor(labels)
-    if not isinstance(labels, Tensor) or labels.shape != (len(dataset),) or labels.is_floating_point():
-        return None
-    return labels.cpu().long()
+    return Probes(images.clone(), labels, where)
 
 
 def _loaders(trainer: Any) -> list[Any]:
@@ -180,10 +128,16 @@ def _loaders(trainer: Any) -> list[Any]:
     if trainer.val_dataloaders is None and trainer.enable_validation:
         with _validating(trainer):
             trainer.fit_loop.epoch_loop.val_loop.setup_data()
-    loaders = trainer.val_dataloaders
-    if isinstance(loaders, Mapping):
-        return list(loaders.values())
-    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+    return list(_flattened(trainer.val_dataloaders))
+
+
+def _flattened(loaders: Any) -> Iterator[Any]:
+    """Loaders in lists and mappings of them, as deep as they lie."""
+    if isinstance(loaders, Mapping | list | tuple):
+        for inner in loaders.values() if isinstance(loaders, Mapping) else loaders:
+            yield from _flattened(inner)
+    else:
+        yield loaders
 
 
 def _is_map_style(loader: Any) -> bool:
@@ -233,39 +187,43 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _read(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchKey | None) -> tuple[Tensor, Tensor | None]:
+def _read(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchKey | None, where: str) -> tuple[Tensor, Tensor | None]:
+    """Images and labels of a batch of the data named by `where`; of those with a label, where some have none (-100)."""
+    instead = "or give probes as the network takes them with images="
     try:
         images = get_item(batch, image_key)
     except KeyError as error:
         raise misconfigured(
-            trainer, f"{error.args[0]}. Say where the images are: SaliencyMonitor(image_key=...), or give probes with images="
+            trainer,
+            f"{error.args[0]}. Probes come from {where}: say where the images are there, with SaliencyMonitor(image_key=...), "
+            f"{instead}",
         ) from None
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+    images = check_batch_images(trainer, images, batch, image_key, instead).detach().as_subclass(Tensor)
+    if not len(images):
+        raise misconfigured(trainer, f"the batch from {where} holds no image; {instead}")
+    if target_key is None or isinstance(batch, Tensor):
+        return images, None
+    try:
+        labels = _labels(get_item(batch, target_key), len(images))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, KeyError) and target_key == 1:  # the default: a data set without labels
+            return images, None
         raise misconfigured(
             trainer,
-            f"image_key={image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
-            f"{describe(batch)}. Name the images with image_key=, or give probes as the network takes them with images=",
-        )
-    labels = None
-    if target_key is not None and not isinstance(batch, Tensor):
-        try:
-            labels = _labels(get_item(batch, target_key), len(images))
-        except KeyError:
-            labels = None  # a data set without labels: the network's own first choice is explained
-        except (TypeError, ValueError) as error:
-            raise misconfigured(
-                trainer,
-                f"target_key={target_key!r}: {error}. Name the labels with target_key=, or give target_key=None to explain "
-                "the network's own first choice",
-            ) from None
-    return images.detach().as_subclass(Tensor), labels
+            f"target_key={target_key!r}: {error.args[0]}. Name the labels with target_key=, or give target_key=None to explain "
+            "the network's own first choice",
+        ) from None
+    if labels.ndim == 1 and bool((unlabelled := labels == IGNORED).any()):
+        return (images, None) if bool(unlabelled.all()) else (images[~unlabelled.to(images.device)], labels[~unlabelled])
+    return images, labels
 
 
 def _labels(labels: Any, count: int) -> Tensor:
     if isinstance(labels, Sequence) and not isinstance(labels, str) and all(isinstance(label, int) for label in labels):
         labels = torch.tensor(labels, dtype=torch.long)
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor or a list of class indices, got {type(labels).__name__}")
+        kind = type(labels).__name__ + (f" of {type(labels[0]).__name__}" if isinstance(labels, list) and labels else "")
+        raise TypeError(f"labels must be a tensor or a list of class indices, got {kind}")
     if labels.ndim not in (1, 2) or len(labels) != count:
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} do not fit {count} images: give ({count},) class indices or "

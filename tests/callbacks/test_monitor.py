@@ -170,10 +170,11 @@ def test_validation_in_between_does_not_reach_the_logger(tmp_path):
     assert sum(value != "" for value in values) == 3, "once an epoch"
 
 
-def test_a_dev_run_maps_nothing_and_logs_what_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(monitor_module, "ProbeMapper", None)
-    keep = Keep()
+def test_a_dev_run_maps_one_probe_to_see_whether_it_works_and_logs_what_is_known(tmp_path):
+    keep, plain = Keep(), Keep()
+    watched(tmp_path, monitor=False, fast_dev_run=True, after=[plain], recorded=False)
     monitor, _ = watched(tmp_path, fast_dev_run=True, after=[keep], recorded=False)
+    assert all(torch.equal(a, b) for a, b in zip(keep.weights[1].values(), plain.weights[1].values()))
     assert keep.metrics[0].items() >= {f"saliency/{name}": value for name, value in UNKNOWN.items()}.items()
     assert monitor.history == [] and monitor.state_dict() == {} and not (tmp_path / "groupcam").exists()
 
@@ -553,10 +554,13 @@ class Stepping(pl.LightningModule):
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_before_the_first_step(tmp_path, module, settings, message):
+@pytest.mark.parametrize("dev", [False, True])
+def test_what_cannot_work_is_refused_before_the_first_step(tmp_path, module, settings, message, dev):
     module = module()
+    if dev:  # which draws one probe
+        message = message.replace("(8", "(1").replace("8 images", "1 images")
     with pytest.raises((MisconfigurationException, TypeError), match=message):
-        watched(tmp_path, module, SaliencyMonitor(num_images=8, **settings))
+        watched(tmp_path, module, SaliencyMonitor(num_images=8, every_n_epochs=5, **settings), fast_dev_run=dev)
     assert getattr(module, "losses", []) == [] and not any(m._forward_hooks for m in module.modules())
 
 
@@ -587,6 +591,18 @@ def test_lazy_modules_are_watched_from_their_first_shape_on(tmp_path):
         monitor, _ = watched(tmp_path, Warm(), after=[keep], num_sanity_val_steps=0)
     assert [entry["epoch"] for entry in monitor.history] == [1, 2] and monitor.history[0]["change"] < 1
     assert keep.metrics[0].keys() >= KEYS and keep.metrics[0]["saliency/alive"] > 0
+
+
+def test_a_layer_that_lazy_modules_do_not_have_is_refused_before_the_first_step(tmp_path):
+    class Lazy(Plain):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.LazyLinear(4)
+
+    module = Learner(Lazy)
+    with pytest.raises(MisconfigurationException, match="no layer 'layer4'"):
+        watched(tmp_path, module, SaliencyMonitor(num_images=4, layer="layer4"), num_sanity_val_steps=0)
+    assert module.losses == []
 
 
 def test_lazy_modules_without_validation_data_are_watched_on_the_first_batch(tmp_path):

@@ -5,14 +5,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from lit import Fixed
 from monitoring import Learner, Plain, batches, textures, watched
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
 from groupcam_aug.callbacks import SaliencyMonitor
-from groupcam_aug.callbacks.monitoring.probes import spread, stratified
+from groupcam_aug.callbacks.monitoring.probe_choice import stratified
 
 
 class Taken(SaliencyMonitor):
@@ -57,19 +59,18 @@ class Quiet(Dataset):
         return self.images[i] + 0.001 * noise, self.classes[i]
 
 
+class Ignoring(Quiet):
+    """Tells its labels only with its images; some are -100."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.classes = labels
+
+
 class Telling(Quiet):
     def __init__(self, count=40, classes=4):
         super().__init__(count, classes)
         self.targets = self.classes.tolist()
-
-
-def test_stratified_takes_every_class_in_turn():
-    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
-    assert stratified(labels, 3) == [0, 4, 6] and stratified(labels, 5) == [0, 4, 6, 1, 5] and len(stratified(labels, 99)) == 7
-    one, other = (stratified(labels, 5, torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    assert one != other and sorted(labels[one].tolist()) == [0, 0, 1, 1, 2]
-    assert stratified(labels, 5, torch.Generator().manual_seed(1)) == one
-    assert spread(5, 9) == [0, 1, 2, 3, 4] and spread(100, 3) == [0, 50, 99] and spread(7, 1) == [0]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,47 @@ def test_the_first_loader_that_can_be_used(tmp_path):
     assert "TensorDataset" in probes(tmp_path, loaders, Two()).origin
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_loaders_may_lie_in_mappings_and_lists_of_each_other(tmp_path):
+    class Mixed(Learner):
+        def training_step(self, batch, batch_idx):
+            return None if batch["few"] is None else super().training_step(batch["few"], batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    few = DataLoader(TensorDataset(*labelled()), 4)
+    nested = CombinedLoader({"many": [DataLoader(Stream(), 4)], "few": few}, "max_size")
+    assert "TensorDataset" in probes(tmp_path, nested, Mixed(), {"few": batches(4), "many": batches(12)}).origin
+    train = CombinedLoader({"few": batches(4), "many": batches(12)}, "max_size")  # None after the first batch
+    found = probes(tmp_path, False, Mixed(), train, image_key=["few", 0], target_key=["few", 1])
+    assert torch.equal(found.images, textures(4)[0])
+    with pytest.raises(
+        MisconfigurationException, match=r"'few' is not in .*Probes come from the validation data \(TensorDataset\)"
+    ):
+        probes(tmp_path, few, Mixed(), {"few": batches(4), "many": batches(12)}, image_key=["few", 0])
+
+
+def test_images_labelled_as_to_be_ignored_are_no_probes(tmp_path):
+    images, labels = labelled()
+    labels[::2] = -100
+    for dataset in (TensorDataset(images, labels), Subset(TensorDataset(images, labels), range(40)), Ignoring(labels)):
+        found = probes(tmp_path, DataLoader(dataset, 4), num_images=8)
+        assert sorted(found.labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3] and all(i % 2 for i in indices(found))
+    labels[:] = -100
+    assert probes(tmp_path, DataLoader(TensorDataset(images, labels), 4)).labels is None, "the network's own first choice"
+
+
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None", "ignore:`training_step` returned `None`")
+def test_batches_of_none_are_waited_through(tmp_path):
+    class Skipping(Learner):
+        def training_step(self, batch, batch_idx):
+            return None if batch is None else super().training_step(batch, batch_idx)
+
+    found = probes(tmp_path, False, Skipping(), Fixed([None, *batches(8)]))
+    assert torch.equal(found.images, textures(8)[0][:4])
+
+
 def test_batches_of_another_shape_go_through_the_loaders_own_collate(tmp_path):
     def collate(samples):
         images, labels = zip(*samples)
@@ -238,6 +280,14 @@ def test_half_precision_batches_become_half_precision_probes(tmp_path):
     assert given.history[0]["alive"] > 0
 
 
+class Named(Learner):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["image"], batch["label"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
 # Without validation data
 
 
@@ -273,9 +323,50 @@ def test_validation_switched_off_counts_as_none(tmp_path):
     assert "first training batch" in monitor.taken.origin and monitor.values["alive"] > 0
 
 
-def test_a_batch_that_holds_no_images_is_named(tmp_path):
-    with pytest.raises(MisconfigurationException, match=r"image_key='picture'|'picture' is not in the batch"):
-        probes(tmp_path, image_key="picture")
+def named(convert):
+    """Batches that are mappings."""
+    return DataLoader([{"image": image, "label": convert(label)} for image, label in zip(*textures(8))], 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "val", "message"),
+    [
+        ({"image_key": "picture"}, None, r"'picture' is not in the batch.*the first training batch"),
+        ({}, named(int), r"0 is not in the batch, which holds {'image': .*the validation data \(list\)"),
+        (
+            {"image_key": "image", "target_key": "lable"},
+            named(int),
+            r"target_key='lable': 'lable' is not in the batch.*target_key=None",
+        ),
+        ({"image_key": "image", "target_key": "label"}, named(str), "labels must be .* a list of class indices, got list of str"),
+        ({"image_key": "label"}, named(float), r"image_key='label' gives a float64 tensor \(\d,\), not floating-point images"),
+        (
+            {},
+            DataLoader(TensorDataset(torch.rand(8, 32, 32, 3), torch.arange(8)), 4),
+            r"\(\d, 32, 32, 3\) with the channels last",
+        ),
+        ({}, DataLoader(TensorDataset(torch.rand(8, 3, 32, 32) > 0.5, torch.arange(8)), 4), "gives a bool tensor"),
+    ],
+)
+@pytest.mark.parametrize("dev", [False, True])
+def test_what_is_not_in_a_batch_is_named_before_training(tmp_path, settings, val, message, dev):
+    module = Learner()
+    with pytest.raises(MisconfigurationException, match=message):
+        watched(
+            tmp_path,
+            module,
+            SaliencyMonitor(num_images=6, **settings),
+            val=val or False,
+            fast_dev_run=dev,
+            num_sanity_val_steps=0,
+        )
+    assert module.losses == []
+
+
+def test_labels_need_no_key_of_their_own_where_there_are_none(tmp_path):
+    found = probes(tmp_path, named(int), Named(), named(int), image_key="image")
+    assert found.labels is None and len(found) == 6
+    assert probes(tmp_path, named(int), Named(), named(int), image_key="image", target_key="label").labels.shape == (6,)
 
 
 # Without labels

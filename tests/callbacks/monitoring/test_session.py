@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from groupcam_aug.callbacks.monitoring import session as session_module
+from groupcam_aug.callbacks.monitoring import snapshots
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
 from groupcam_aug.callbacks.monitoring.map_stats import Reading
 from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
@@ -159,6 +160,21 @@ def test_a_full_disk_ends_the_writing_only(tmp_path, monkeypatch):
         session.probe(1)
     assert len(caught) == 1 and len(state.history) == 2 and session.open() is None
     assert not (tmp_path / "groupcam" / "monitor" / "epoch_00001.png").exists()
+
+
+@pytest.mark.parametrize("fails", ["thumbnails", "column"])
+def test_a_picture_that_cannot_be_drawn_ends_the_drawing_only(tmp_path, monkeypatch, fails):
+    def odd(*_args):
+        raise ValueError("pictures of five dimensions")
+
+    monkeypatch.setattr(snapshots, fails, odd)
+    session, state = watch(tmp_path, checkpoint_callback=1)
+    with pytest.warns(UserWarning, match="draws no pictures from here on: ValueError: pictures of five dimensions") as caught:
+        session.probe(0)
+        session.probe(1)
+        session.upload()
+    assert len(caught) == 1 and len(state.history) == 2
+    assert len(read_lines(tmp_path / "groupcam", "monitor")) == 2 and (tmp_path / "groupcam" / "monitor.json").is_file()
 
 
 def test_the_final_evaluation_is_written_and_may_fail(tmp_path, monkeypatch):

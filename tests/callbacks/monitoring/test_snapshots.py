@@ -1,18 +1,21 @@
 """Pictures of the probes: in files, and in the loggers that take them."""
 
 import json
+import warnings
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from lit import SILENT
 from monitoring import Learner, batches, textures, watched
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from groupcam_aug.callbacks import SaliencyMonitor
+from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor, SaliencyReport
 from groupcam_aug.callbacks.monitoring import snapshots
-from groupcam_aug.callbacks.monitoring.film_strip import FRAME, SIZE
+from groupcam_aug.callbacks.monitoring.film_strip import FRAME, SIZE, FilmStrip
 from groupcam_aug.callbacks.monitoring.map_stats import Reading
 from groupcam_aug.callbacks.monitoring.snapshots import Snapshots
 
@@ -76,6 +79,68 @@ def test_a_real_tensorboard_file_has_the_pictures_under_constant_tags(tmp_path):
     )
 
 
+def test_the_longer_the_run_the_fewer_pictures_are_kept_and_sent(tmp_path):
+    """1.3 MB an epoch would be 266 MB in 200 epochs."""
+    recording, epochs = Recording(tmp_path), 30
+    watched(
+        tmp_path, monitor=SaliencyMonitor(images=textures(2)), val=False, logger=recording, train=batches(4), max_epochs=epochs
+    )
+    (folder,) = tmp_path.rglob("monitor")
+    kept = sorted(int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_*.png"))
+    assert kept == [*range(12), 13, 14, 15, 17, 19, 21, 23, 25, 28, 29]
+    assert [step for key, _, step in recording.pictures if key == "saliency/maps"] == [*range(1, 10), 12, 18, 26, epochs]
+    assert len(recording.pictures) == 2 * 13
+    again = Recording(tmp_path)
+    watched(tmp_path, monitor=SaliencyMonitor(images=textures(2)), val=False, logger=again, train=batches(4), max_epochs=3)
+    kept = sorted(int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_*.png"))
+    assert kept[:3] == [0, 1, 2], "a run that starts anew in the same folder takes the place of the one before"
+
+
+def test_pictures_of_a_run_with_other_probes_stay(tmp_path):
+    shots = Snapshots(tmp_path, "monitor", torch.rand(3, 3, 8, 8), torch.arange(3), [0, 2], None, None, None)
+    now, film = reading([0, 1, 2], [True] * 3, [1.0] * 3), FilmStrip()
+    (tmp_path / "monitor").mkdir()
+    for name in ("epoch_00003.png", "epoch_00012.png", "epoch_00040.png", "epoch_other.png"):
+        (tmp_path / "monitor" / name).touch()
+    for epoch in range(9, 30):
+        film.add(epoch, now.maps[[0, 2]])
+        if epoch > 9:
+            shots.add(epoch, now, film)
+    names = {path.name for path in (tmp_path / "monitor").glob("epoch_*")}
+    assert names >= {"epoch_00003.png", "epoch_00040.png", "epoch_other.png", "epoch_00012.png", "epoch_00029.png"}
+    assert "epoch_00022.png" not in names and len(names) == 3 + len(film.frames) - 1
+
+
+class Sharpness(torch.optim.SGD):
+    """Steps by a method that Lightning does not wrap, as SAM's implementations do."""
+
+    def second_step(self):
+        super().step()
+
+
+@pytest.mark.parametrize("method", ["second_step", "step"])
+def test_under_manual_optimisation_pictures_stand_at_the_steps_of_the_metrics(tmp_path, method):
+    class Manual(Learner):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizers = self.optimizers()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            for optimizer in optimizers:
+                (optimizer.optimizer.second_step if method == "second_step" else optimizer.step)()
+                optimizer.zero_grad()
+
+        def configure_optimizers(self):
+            return [Sharpness(self.net.conv.parameters(), 0.05), Sharpness(self.net.fc.parameters(), 0.05)]
+
+    recording = Recording(tmp_path)
+    _, trainer = watched(tmp_path, Manual(), logger=recording, max_epochs=2)
+    assert trainer.global_step == (0 if method == "second_step" else 12)
+    assert [step for key, _, step in recording.pictures if key == "saliency/maps"] == [3, 6]
+
+
 class Recording(Logger):
     """Takes pictures as Weights & Biases' logger does."""
 
@@ -110,6 +175,20 @@ def test_weights_and_biases_and_loggers_that_take_no_pictures(tmp_path):
     assert quiet.pictures == []
 
 
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionError])
+def test_a_logger_that_fails_is_sent_no_more_pictures_and_training_goes_on(tmp_path, error):
+    class Failing(Recording):
+        def log_image(self, key, images, step=None, **kwargs):
+            super().log_image(key, images, step)
+            raise error("rate limit")
+
+    failing = Failing(tmp_path)
+    with pytest.warns(UserWarning, match=f"shows loggers no pictures from here on: {error.__name__}: rate limit") as caught:
+        monitor, trainer = watched(tmp_path, logger=failing, max_epochs=3)
+    assert sum("from here on" in str(each.message) for each in caught) == 1 and len(failing.pictures) == 1
+    assert trainer.state.finished and len(monitor.history) == 3 and len(list(tmp_path.rglob("epoch_*.png"))) == 3
+
+
 def reading(chosen, right, score):
     maps = torch.zeros(3, 4, 4).half()
     maps[1:, 1, 1] = 1  # the first has none
@@ -129,6 +208,40 @@ def test_facts_and_captions_name_one_class_per_probe(tmp_path, monkeypatch, labe
     shots.panel(reading([0, 0, 1], [False, True, True], [0.125, 0.5, 0.75]), 14)
     assert given["captions"] == [["class 2", "no map, p 0.12, taken for ant", "bee", "p 0.75"]]
     assert [len(row) for row in given["rows"]] == [4]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mean": torch.tensor(0.5), "std": torch.tensor(0.5), "class_names": torch.tensor(4)},
+        {"mean": np.float64(0.5), "std": np.ones(3), "class_names": np.array(["a", "b", "c", "d"])},
+        {"mean": {"red": 0.5}, "std": len, "class_names": 4},
+        {"mean": torch.ones(2, 3), "std": "one", "class_names": {"a", "b"}},
+    ],
+    ids=str,
+)
+def test_attributes_that_are_only_for_pictures_never_end_a_training(tmp_path, said):
+    class Data(pl.LightningDataModule):
+        train_dataloader, val_dataloader = staticmethod(batches), staticmethod(batches)
+
+    class Module(Learner):
+        pass
+
+    for name, value in said.items():
+        for kind in (Data, Module):
+            setattr(kind, name, value)
+    folder = tmp_path / "groupcam"
+    trainer = pl.Trainer(
+        **{**SILENT, "default_root_dir": tmp_path, "max_epochs": 1},
+        callbacks=[SaliencyMonitor(num_images=4), GroupCAMAugmentation(groups=4), SaliencyReport()],
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(from here on|could not write)")
+        trainer.fit(Module(), datamodule=Data())
+    names = json.loads((folder / "monitor.json").read_text())["class_names"]
+    assert names == (["a", "b", "c", "d"] if isinstance(said["class_names"], np.ndarray) else None)
+    assert json.loads((folder / "run.json").read_text())["class_names"] == names
+    assert (folder / "gallery" / "epoch_00000.png").is_file() and (folder / "monitor" / "epoch_00000.png").is_file()
 
 
 def test_a_panel_has_three_probes_abreast(tmp_path):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from groupcam_aug.augment import Augmented
 from groupcam_aug.callbacks import GroupCAMAugmentation
-from groupcam_aug.callbacks.records import augmentation_stats
+from groupcam_aug.callbacks.records import augmentation_stats, sample_grid
 from groupcam_aug.callbacks.records.augmentation_stats import BINS, CLASSES, AugmentationStats
 from groupcam_aug.files import read_lines
 
@@ -143,13 +143,14 @@ def test_a_run_that_leaves_nothing_is_left_without_records(tmp_path):
     assert (tmp_path / "groupcam" / "augmentation.jsonl").is_file()
 
 
-def test_a_full_disk_ends_the_records_not_the_training(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("fails", ["put_file", "class_labels", "_sheet"])
+def test_neither_a_full_disk_nor_a_picture_ends_the_training(tmp_path, monkeypatch, fails):
+    def failing(*_):
+        raise OSError(28, "No space left on device") if fails == "put_file" else TypeError("no place left for it")
 
-    monkeypatch.setattr(augmentation_stats, "put_file", full)
+    monkeypatch.setattr(sample_grid if fails == "_sheet" else augmentation_stats, fails, failing)
     module = lit.Lit()
-    with pytest.warns(UserWarning, match=r"records nothing from here on: .*No space left"):
+    with pytest.warns(UserWarning, match=r"records nothing from here on: .*(No space|no place) left"):
         trainer = lit.fit(
             module,
             [GroupCAMAugmentation(network="net", layer="relu2", groups=4)],
