@@ -47,28 +47,17 @@ def spatial_hits(distances: Tensor, grid: Grid) -> int:
         distances: (places, positions), see `moved`.
         grid: a reading of these positions.
     """
-<<<<<<< HEAD
-    distances = distances[:, grid.prefix : grid.prefix + grid.height * grid.width].float()
-=======
     # In float64: neither the default dtype nor autocast of half-precision training reaches it.
     distances = distances[:, grid.prefix : grid.prefix + grid.height * grid.width].double()
->>>>>>> part_layers
     if not distances.isfinite().all() or not (distances > 0).any(dim=1).all():
         return 0
     levels = distances.clamp(min=1e-6 * float(distances.max())).log()
     levels = levels - levels.mean(dim=0) - levels.mean(dim=1, keepdim=True)
-<<<<<<< HEAD
-    own = torch.tensor(_PLACES, dtype=torch.float32) * torch.tensor([grid.height, grid.width])  # whatever the default dtype is
-    hits = 0
-    for centre in (0.5, 0.0):  # of a position: patches side by side, or convolutions centred on the border
-        at = torch.cartesian_prod(torch.arange(grid.height), torch.arange(grid.width)).float() + centre
-=======
     own = distances.new_tensor(_PLACES) * distances.new_tensor([grid.height, grid.width])
     rows, columns = (torch.arange(side, dtype=own.dtype, device=own.device) for side in (grid.height, grid.width))
     hits = 0
     for centre in (0.5, 0.0):  # of a position: patches side by side, or convolutions centred on the border
         at = torch.cartesian_prod(rows, columns) + centre
->>>>>>> part_layers
         near = torch.exp(-torch.cdist(own, at).square() / 2)  # (places, positions), a position wide
         shares = levels @ (near / near.sum(dim=1, keepdim=True)).T
         others = shares.masked_fill(torch.eye(len(shares), dtype=torch.bool, device=shares.device), -torch.inf).amax(dim=1)
