@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from groupcam_aug.arguments import check_choice, check_flag, check_name, check_number, check_whole
 from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
-from groupcam_aug.callbacks.glue.attributes import attribute
-from groupcam_aug.callbacks.glue.batch import BatchKey, get_item
+from groupcam_aug.callbacks.glue.batch import BatchKey, describe, get_item
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, reduce_together, refuse
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
@@ -26,6 +25,7 @@ from groupcam_aug.callbacks.monitoring.probes import Probes, first_of_batch, fro
 from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost, predicted_share
 from groupcam_aug.callbacks.monitoring.session import Session
 from groupcam_aug.layers import get_layer
+from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = ["SaliencyMonitor"]
@@ -316,8 +316,6 @@ class SaliencyMonitor(ConfiguredCallback):
         if (probes := self._probes) is None:
             return
         network = find_network(trainer, module, self.network)
-        style = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
-        style = {name: attribute(trainer.datamodule, name) if own is None else own for name, own in style.items()}
         try:
             network = unwrap(network)
             if has_lazy_parameters(network):
@@ -331,10 +329,13 @@ class SaliencyMonitor(ConfiguredCallback):
                 mapper.look(probes.labels)  # what does not fit shows now
                 return
             records = {"name": self._name, "facts": self._settings(_FACTS), "tag": self.prefix if self.log_images else None}
-            options = {**self._settings(_COMPARING), **records, "style": style}
+            options = {**self._settings(_COMPARING), **records, "style": self._settings(("class_names", "mean", "std"))}
             self._session = Session(trainer, mapper, self._state, self._cost, epochs, **options)
-        except (ValueError, TypeError) as error:
-            raise misconfigured(trainer, str(error)) from error  # before the first step: a matter of set-up
+        except (ValueError, TypeError, RuntimeError) as error:  # before the first step: a matter of set-up
+            if is_out_of_memory(error):
+                raise
+            what = f"the probes are {probes.origin}, {describe(probes.images)}"
+            raise misconfigured(trainer, f"{error}. Where images do not fit: {what}") from error
         # A checkpoint of an epoch's last step: Lightning goes on with the next one and calls no hook for that one's end.
         if epochs > self._state.epochs and epochs % self.every_n_epochs == 0:
             self._session.probe(epochs - 1)

@@ -1,4 +1,4 @@
-"""Pictures: heat maps, overlays and sheets of panels. Tensors in; PIL images or uint8 tensors out."""
+"""Pictures: heat maps, overlays and sheets of panels. Tensors or arrays in; PIL images or uint8 tensors out."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ def to_uint8(images: Tensor, mean: Sequence[float] | None = None, std: Sequence[
     Raises:
         ValueError: another number of channels, or only one of mean and std.
     """
-    _check_channels(images)
+    images = _checked(images)
     if (mean is None) != (std is None):
         raise ValueError("give both mean and std, or neither")
     images = images.detach().as_subclass(Tensor).to("cpu", torch.float32)
     if mean is not None and std is not None:
-        images = images * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+        shift, scale = (torch.as_tensor(value, dtype=torch.float32).flatten().cpu()[:, None, None] for value in (mean, std))
+        images = images * scale + shift
     pixels = (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.expand(*pixels.shape[:-3], 3, *pixels.shape[-2:])
 
@@ -111,7 +112,7 @@ def heat_map(maps: Tensor, scale: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     low, high = scale
     if not high > low:
         raise ValueError(f"scale must be (low, high) with low < high, got {scale}")
-    level = ((maps.detach().to("cpu", torch.float32).nan_to_num() - low) / (high - low)).clamp(0, 1)
+    level = ((_tensor(maps).detach().to("cpu", torch.float32).nan_to_num() - low) / (high - low)).clamp(0, 1)
     return _colours()[(level * 255).round().long()].movedim(-1, -3)
 
 
@@ -128,7 +129,7 @@ def overlay(image: Tensor, saliency: Tensor, *, opacity: float = 0.6, scale: tup
         (..., 3, H, W) uint8 on the CPU.
     """
     pixels = _pixels(image)
-    maps = saliency.detach().to("cpu", torch.float32)
+    maps = _tensor(saliency).detach().to("cpu", torch.float32)
     if maps.shape[-2:] != pixels.shape[-2:]:
         maps = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), pixels.shape[-2:], mode="bilinear").reshape(
             *maps.shape[:-2], *pixels.shape[-2:]
@@ -139,7 +140,7 @@ def overlay(image: Tensor, saliency: Tensor, *, opacity: float = 0.6, scale: tup
 
 def mask_picture(keep: Tensor) -> Tensor:
     """(..., H, W) bool -> (..., 3, H, W) uint8: kept pixels white, the others black."""
-    return (keep.detach().cpu().to(torch.uint8) * 255)[..., None, :, :].expand(*keep.shape[:-2], 3, *keep.shape[-2:])
+    return (_tensor(keep).detach().cpu().to(torch.uint8) * 255)[..., None, :, :].expand(*keep.shape[:-2], 3, *keep.shape[-2:])
 
 
 def panels(
@@ -153,7 +154,7 @@ def panels(
     """A sheet of pictures in rows and columns, with column titles, row labels and a caption under each picture.
 
     Args:
-        rows: pictures, (C, H, W) tensors (uint8, or floating point in [0, 1]) or PIL images; None leaves a gap.
+        rows: pictures, (C, H, W) tensors or arrays (uint8, or floating point in [0, 1]) or PIL images; None leaves a gap.
         titles: one per column.
         labels: one per row.
         size: longer side of a picture in pixels.
@@ -231,24 +232,38 @@ def png(picture: Image.Image) -> bytes:
 
 def _pixels(image: Tensor) -> Tensor:
     """Pixels of an image in [0, 1], or those that it consists of already: uint8 on the CPU."""
-    if image.dtype != torch.uint8:
-        return to_uint8(image)
-    _check_channels(image)
-    return image.cpu()
+    image = _checked(image)
+    return image.cpu() if image.dtype == torch.uint8 else to_uint8(image)
 
 
-def _check_channels(images: Tensor) -> None:
+def _checked(images: Tensor) -> Tensor:
+    """Images as a tensor, if they have the channels of a picture."""
+    images = _tensor(images)
     if images.ndim < 3 or images.shape[-3] not in (1, 3):
+        last = images.ndim > 2 and images.shape[-1] in (1, 3, 4)
         raise ValueError(
             f"pictures (..., C, H, W) need 1 or 3 channels, got {images.shape[-3] if images.ndim > 2 else 'none'} in the shape "
-            f"{tuple(images.shape)}; drop an alpha channel first, by image[:3] or PIL's convert('RGB')"
+            f"{tuple(images.shape)}; "
+            + (
+                "bring the channels to the front, by image.permute(2, 0, 1)"
+                if last
+                else "drop an alpha channel first, by image[:3] or PIL's convert('RGB')"
+            )
         )
+    return images
+
+
+def _tensor(value: Any) -> Tensor:
+    """A tensor, or an array as one."""
+    if isinstance(value, Tensor):
+        return value
+    if not hasattr(value, "__array__") or isinstance(value, Image.Image):
+        raise TypeError(f"expected a tensor or an array, got {type(value).__name__}")
+    return torch.as_tensor(value)
 
 
 def _picture(cell: Tensor | Image.Image, size: int) -> Image.Image:
-    picture = cell
-    if isinstance(picture, Tensor):
-        picture = to_pil_image(_pixels(picture))
+    picture = cell if isinstance(cell, Image.Image) else to_pil_image(_pixels(cell))
     return resized(picture.convert("RGB"), size)
 
 

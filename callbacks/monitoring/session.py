@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from groupcam_aug.callbacks.glue.attributes import attribute
 from groupcam_aug.callbacks.glue.compat import announce, warn
 from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip, is_kept
 from groupcam_aug.callbacks.monitoring.final_evaluation import assess
@@ -46,7 +47,7 @@ class Session:
         name: of the files ("monitor") and of the folder of pictures.
         facts: about what is watched, for the file `<name>.json`.
         tag: of pictures in loggers, in front of their names. None: they are not shown there.
-        style: `class_names`, `mean` and `std` for pictures, as the user's objects say them; see `Snapshots`.
+        style: `class_names`, `mean` and `std` for pictures, see `Snapshots`. None: as the data module says.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Session:
         self.announced = False  # whether the user has been told what is watched
         self._trainer, self._state, self._cost = trainer, state, cost
         self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
-        self._name, self._tag, self._style = name, tag, style
+        self._name, self._tag = name, tag
+        said = {key: attribute(trainer.datamodule, key) if value is None else value for key, value in style.items()}
+        self._style: dict[str, Any] = said
         self._snapshots: Snapshots | None = None
         self._lost: set[str] = set()  # what was given up
         self._waiting: Reading | None = None  # the last one, while loggers have not got its pictures

@@ -546,6 +546,12 @@ class Stepping(pl.LightningModule):
         (Learner, {"network": "net", "layer": "layer4"}, "layer4"),
         (Learner, {"network": "net", "layer": "fc"}, "fc"),
         (Learner, {"images": textures(4)[0], "labels": [0, 1, 2, 9]}, "target 9 is outside the 4 classes"),
+        (
+            Learner,
+            {"images": torch.rand(2, 1, 32, 32)},
+            r"have 3 channels.*the probes are the given images, a float32 tensor \(2, 1",
+        ),
+        (Learner, {"images": textures(2)[0].double()}, r"\(double\).*the probes are the given images, a float64 tensor"),
         (Learner, {"image_key": "pixels"}, r"'pixels' is not in the batch.*image_key"),
         (Learner, {"image_key": 1}, r"image_key=1 gives a int64 tensor \(8,\), not floating-point images"),
         (Learner, {"target_key": 0}, r"target_key=0: labels of shape \(8, 3, 32, 32\) do not fit 8 images"),
@@ -712,6 +718,40 @@ def test_maps_are_those_of_the_settings(tmp_path, monkeypatch, settings):
     pooled = F.adaptive_avg_pool2d(GroupCAM(module.net, **options).raw(images, labels), grid)
     expected = pooled / pooled.amax((1, 2), keepdim=True).clamp(min=1e-30)
     assert torch.equal(monitor.state_dict()["reading"]["maps"], expected.half()) and kept[0].chunk == settings.get("chunk")
+
+
+@pytest.mark.parametrize("method", ["gradcam", "groupcam"])
+def test_a_forward_that_switches_gradients_on_leaves_no_graph(tmp_path, method):
+    class Probe(Plain):
+        def forward(self, x):
+            with torch.set_grad_enabled(True):
+                return super().forward(x)
+
+    monitor, _ = watched(tmp_path, Learner(Probe), SaliencyMonitor(num_images=4, method=method, groups=4, mask_at="target"))
+    plain, _ = watched(tmp_path, Learner(), SaliencyMonitor(num_images=4, method=method, groups=4, mask_at="target"))
+    assert not any(part.requires_grad for part in monitor.state_dict()["reading"].values())
+    assert monitor.history == plain.history
+
+
+def test_a_network_that_ends_in_a_sigmoid_is_scored_by_what_it_returns(tmp_path):
+    class Ends(Plain):
+        def __init__(self):
+            super().__init__(classes=1)
+
+        def forward(self, x):
+            return super().forward(x).sigmoid()
+
+    class Binary(Learner):
+        def training_step(self, batch, batch_idx):
+            return F.binary_cross_entropy(self(batch[0])[:, 0], (batch[1] > 1).float())
+
+    images, labels = textures(6)
+    module, settings = Binary(Ends, lr=1.0), {"images": images, "labels": (labels > 1).long(), "activation": "sigmoid"}
+    with pytest.warns(UserWarning, match="ends in a softmax or sigmoid"):
+        monitor, _ = watched(tmp_path, module, SaliencyMonitor(**settings), val=False)
+    reading, p = monitor.state_dict()["reading"], module(images).detach()[:, 0]
+    torch.testing.assert_close(reading["score"], torch.where(labels > 1, p, 1 - p))
+    assert torch.equal(reading["chosen"], (p > 0.5).long()) and torch.equal(reading["right"], (p > 0.5) == (labels > 1))
 
 
 def test_users_hooks_can_tell_the_monitors_passes(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +40,21 @@ def test_pictures_with_an_alpha_channel_are_refused(dtype):
         with pytest.raises(ValueError, match=r"got 4 in the shape \(4, 5, 5\); drop an alpha channel first"):
             draw()
     assert overlay(image[:3], torch.ones(5, 5)).shape == (3, 5, 5)
+
+
+def test_arrays_serve_as_tensors_do():
+    image, maps = torch.rand(3, 5, 4, dtype=torch.float64), torch.rand(5, 4)
+    assert torch.equal(overlay(image.numpy(), maps.numpy()), overlay(image, maps))
+    assert torch.equal(heat_map(maps.numpy()), heat_map(maps))
+    assert torch.equal(mask_picture(maps.numpy() > 0.5), mask_picture(maps > 0.5))
+    assert panels([[image.numpy(), to_uint8(image).numpy()]]).tobytes() == panels([[image, to_uint8(image)]]).tobytes()
+    grey = to_uint8(image[:1])
+    for mean in (0.5, torch.tensor(0.5), np.float32(0.5), [0.5]):
+        assert torch.equal(to_uint8(image[:1] - 0.5, mean, 1.0), grey)
+    with pytest.raises(ValueError, match=r"got 8 in the shape \(8, 9, 3\); bring the channels to the front"):
+        overlay(np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9)))
+    with pytest.raises(TypeError, match="expected a tensor or an array, got Image"):
+        overlay(Image.new("RGB", (4, 5)), maps)
 
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)

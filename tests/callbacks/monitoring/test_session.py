@@ -48,7 +48,14 @@ class Trainer(SimpleNamespace):
 
 
 def trainer(folder, **options):
-    run = {"is_global_zero": True, "fast_dev_run": False, "barebones": False, "loggers": [], "checkpoint_callback": None}
+    run = {
+        "is_global_zero": True,
+        "fast_dev_run": False,
+        "barebones": False,
+        "loggers": [],
+        "checkpoint_callback": None,
+        "datamodule": None,
+    }
     return Trainer(**{**run, "default_root_dir": folder, "global_step": 7, "current_epoch": 0, **options})
 
 
