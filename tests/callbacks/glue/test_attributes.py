@@ -28,7 +28,6 @@ from groupcam_aug.callbacks.glue.attributes import attribute, class_names
         (len, None),
         (None, None),
     ],
-    ids=str,
 )
 def test_names_of_any_kind(value, names):
     assert class_names(value) == names

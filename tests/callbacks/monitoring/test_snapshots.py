@@ -218,7 +218,6 @@ def test_facts_and_captions_name_one_class_per_probe(tmp_path, monkeypatch, labe
         {"mean": {"red": 0.5}, "std": len, "class_names": 4},
         {"mean": torch.ones(2, 3), "std": "one", "class_names": {"a", "b"}},
     ],
-    ids=str,
 )
 def test_attributes_that_are_only_for_pictures_never_end_a_training(tmp_path, said):
     class Data(pl.LightningDataModule):
