@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from groupcam_aug.arguments import check_choice, check_flag, check_name, check_number, check_whole
 from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
-from groupcam_aug.callbacks.glue.batch import BatchKey, describe, get_item
+from groupcam_aug.callbacks.glue.attributes import check_style
+from groupcam_aug.callbacks.glue.batch import BatchKey, check_keys, describe, get_item
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, reduce_together, refuse
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
@@ -75,7 +76,8 @@ class SaliencyMonitor(ConfiguredCallback):
         every_n_epochs: epochs between probings. Default: 1.
         network: dotted name of the network on the LightningModule. None: the LightningModule itself.
         layer: target layer, as named in that network. None: found, and announced.
-        log_images: show pictures (a panel and a film strip) in TensorBoard and Weights & Biases. Files are written either way.
+        log_images: show pictures (a panel and a film strip) in TensorBoard and Weights & Biases: of the first nine probings, then
+            ever more rarely, and of the last, 22 of 1,000. Files are written either way, in the end of 60 of 1,000.
         image_key: where the images are in a batch of the loader that probes come from: index, key or attribute name, a list of
             them, or a (getter, setter) pair.
         target_key: where the labels are, likewise. None: the network's own first choice. Images labelled -100 are no probes.
@@ -158,19 +160,16 @@ class SaliencyMonitor(ConfiguredCallback):
             check_whole(name, value, least)
         for name, value in (("warmup_epochs", warmup_epochs), ("seed", seed)):
             check_whole(name, value)
-        for name, word in (("network", network), ("layer", layer)):
+        for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):
             check_name(name, word)
+        check_keys(image_key=image_key, target_key=target_key)
         check_flag("log_images", log_images)
         check_flag("evaluate", evaluate)
         check_number("max_overhead", max_overhead, above=True, optional=True)
-        if (mean is None) != (std is None):
-            raise ValueError("give both mean and std, or neither")
-        if isinstance(class_names, str) or (class_names is not None and not all(isinstance(name, str) for name in class_names)):
-            raise TypeError(f"class_names must be a list of names, one per class, got {class_names!r}")
+        check_style(class_names, mean, std)
         if not isinstance(prefix, str) or not re.search(r"\w", prefix):
             raise ValueError(f"prefix must be a name to start logged keys with, such as 'saliency/'; got {prefix!r}")
-        # Checks these arguments now, not at the first probing.
-        GroupCAM(nn.Identity(), groups=groups, activation=activation, chunk=chunk)
+        GroupCAM(nn.Identity(), groups=groups, activation=activation, chunk=chunk)  # checks them now, not at the first probing
         self.method, self.num_images, self.every_n_epochs = method, num_images, every_n_epochs
         self.network, self.layer, self.log_images = network, layer, log_images
         self.image_key, self.target_key, self.output, self.preprocess = image_key, target_key, output, preprocess
@@ -334,8 +333,7 @@ class SaliencyMonitor(ConfiguredCallback):
         except (ValueError, TypeError, RuntimeError) as error:  # before the first step: a matter of set-up
             if is_out_of_memory(error):
                 raise
-            what = f"the probes are {probes.origin}, {describe(probes.images)}"
-            raise misconfigured(trainer, f"{error}. Where images do not fit: {what}") from error
+            raise misconfigured(trainer, f"{error} (probes: {probes.origin}, {describe(probes.images)})") from error
         # A checkpoint of an epoch's last step: Lightning goes on with the next one and calls no hook for that one's end.
         if epochs > self._state.epochs and epochs % self.every_n_epochs == 0:
             self._session.probe(epochs - 1)
@@ -366,9 +364,8 @@ class SaliencyMonitor(ConfiguredCallback):
             count = len(get_item(batch, self.image_key)) * trainer.num_training_batches * trainer.world_size
         except (KeyError, TypeError):  # batches without images under that key: fine where the probes were given
             return ""
-        if not 0 < count < math.inf:
-            return ""
-        return f": about +{self.predict_overhead(count):.1%} of the training's forward and backward passes"
+        known = 0 < count < math.inf
+        return f": about +{self.predict_overhead(count):.1%} of the training's forward and backward passes" if known else ""
 
     def _settings(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names}

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["attribute", "class_names"]
+import torch
+
+__all__ = ["attribute", "check_style", "class_names"]
 
 
 def attribute(source: Any, name: str) -> Any:
@@ -36,3 +38,25 @@ def class_names(value: Any) -> list[str] | None:
     if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str | int) for name in value):
         return None
     return [str(name) for name in value]
+
+
+def check_style(names: Any, mean: Any, std: Any) -> None:
+    """Whether arguments say how pictures are to be shown; what is read from a user's object may say anything.
+
+    Raises:
+        TypeError: names that are no list of words.
+        ValueError: mean or std without the other, or no numbers; a std of 0.
+    """
+    if names is not None and (class_names(names) is None or not all(isinstance(name, str) for name in names)):
+        raise TypeError(f"class_names must be a list of names, one per class, got {names!r}")
+    if (mean is None) != (std is None):
+        raise ValueError("give both mean and std, or neither")
+    for name, value, least in (("mean", mean, -torch.inf), ("std", std, 0.0)):
+        try:
+            usable = value is None or bool((found := torch.as_tensor(value)).isfinite().all() and (found > least).all())
+        except (TypeError, ValueError, RuntimeError):  # of anything that is no number
+            usable = False
+        if not usable:
+            raise ValueError(
+                f"{name} must be numbers{' above 0' * (name == 'std')}, one per channel or one for all; got {value!r}"
+            )

@@ -549,9 +549,9 @@ class Stepping(pl.LightningModule):
         (
             Learner,
             {"images": torch.rand(2, 1, 32, 32)},
-            r"have 3 channels.*the probes are the given images, a float32 tensor \(2, 1",
+            r"have 3 channels.*probes: the given images, a float32 tensor \(2, 1",
         ),
-        (Learner, {"images": textures(2)[0].double()}, r"\(double\).*the probes are the given images, a float64 tensor"),
+        (Learner, {"images": textures(2)[0].double()}, r"\(double\).*probes: the given images, a float64 tensor"),
         (Learner, {"image_key": "pixels"}, r"'pixels' is not in the batch.*image_key"),
         (Learner, {"image_key": 1}, r"image_key=1 gives a int64 tensor \(8,\), not floating-point images"),
         (Learner, {"target_key": 0}, r"target_key=0: labels of shape \(8, 3, 32, 32\) do not fit 8 images"),
@@ -720,6 +720,18 @@ def test_maps_are_those_of_the_settings(tmp_path, monkeypatch, settings):
     assert torch.equal(monitor.state_dict()["reading"]["maps"], expected.half()) and kept[0].chunk == settings.get("chunk")
 
 
+@pytest.mark.filterwarnings("ignore:out of memory")
+def test_memory_that_runs_out_keeps_its_kind(tmp_path):
+    """Lightning's search for a batch size looks for it."""
+
+    class Huge(Plain):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        watched(tmp_path, Learner(Huge), SaliencyMonitor(num_images=4, layer="net.act"), num_sanity_val_steps=0)
+
+
 @pytest.mark.parametrize("method", ["gradcam", "groupcam"])
 def test_a_forward_that_switches_gradients_on_leaves_no_graph(tmp_path, method):
     class Probe(Plain):
@@ -817,6 +829,11 @@ def test_only_arguments_travel(tmp_path):
         ({"every_n_epochs": 0}, ValueError, "every_n_epochs must be a whole number of at least 1, got 0"),
         ({"every_n_epochs": True}, ValueError, "every_n_epochs .* got True"),
         ({"network": nn.Identity()}, TypeError, r"network must be a name \(str\) or None, got Identity"),
+        ({"mask_at": 1.5}, TypeError, r"mask_at must be a name \(str\) or None, got float"),
+        ({"image_key": 1.5}, TypeError, "image_key must be an index, a key, a list of them, .*; got 1.5"),
+        ({"target_key": []}, TypeError, r"target_key must be an index, .*; got \[\]"),
+        ({"class_names": 4}, TypeError, "class_names must be a list of names, one per class, got 4"),
+        ({"mean": "x", "std": 1}, ValueError, "mean must be numbers"),
         ({"layer": ["a", "b"]}, TypeError, r"layer must be a name \(str\) or None, got list"),
         ({"class_names": "cats"}, TypeError, "class_names must be a list of names, one per class, got 'cats'"),
         ({"class_names": [1, 2]}, TypeError, "class_names must be a list of names"),

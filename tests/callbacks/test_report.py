@@ -184,6 +184,8 @@ def test_a_folder_and_a_name_of_ones_own(tmp_path):
     assert not (tmp_path / FOLDER / "report.html").exists()
     with pytest.raises(ValueError, match="plain file name"):
         SaliencyReport(filename="a/b.html")
+    with pytest.raises(ValueError, match="filename must be a plain file name, got '..'"):
+        SaliencyReport(filename="..")
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
