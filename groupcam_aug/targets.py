@@ -124,13 +124,12 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation | None,
     else:
         rows = targets if isinstance(targets, Tensor) else _tensor(targets)
     rows = rows.detach()
-    if rows.is_inference():  # Lightning's validation, test and predict steps: autograd refuses such tensors
-        rows = rows.clone()
     if not rows.ndim:
         rows = rows.expand(count)
     if classes == 1 and rows.ndim == 1 and rows.is_floating_point():
         rows = rows[:, None]  # binary labels as they are written for BCEWithLogitsLoss
     _check_target(rows, count, classes, look=check or rows.device.type == "cpu")
+    # What follows makes new tensors: autograd refuses those of Lightning's validation, test and predict steps (inference mode).
     top = first_choice(logits, activation)
     if rows.ndim == 1:
         rows = rows.to(device=logits.device, dtype=torch.long)

@@ -120,6 +120,17 @@ def test_targets_of_an_inference_mode(net, images, targets, method):
     assert made.is_inference() and torch.equal(inside, maps(targets)) and torch.equal(maps(made), inside)
 
 
+def test_a_column_of_an_inference_mode(images):
+    """Labels as BCEWithLogitsLoss takes them, which nothing else on the way copies."""
+    torch.manual_seed(0)
+    net = PooledNet(classes=1).double()
+    column = torch.tensor([[1.0], [0.0], [0.3]], dtype=torch.float64)
+    with torch.inference_mode():
+        made = column.clone()
+    for method in (GradCAM(net, "relu2"), GroupCAM(net, "relu2", groups=4, activation="sigmoid")):
+        assert torch.equal(method(images, made), method(images, column))
+
+
 def test_callable_must_give_one_value_per_image():
     assert read_target(lambda z: z[:, 0] - z[:, 1], LOGITS, "softmax").value(LOGITS).tolist() == [-1.0, 1.0]
     with pytest.raises(ValueError, match=r"shape \(2,\); got \(2, 3\)"):
