@@ -14,7 +14,7 @@ import pytest
 from processes import environment
 
 from groupcam_aug.recipes.cli import main
-from groupcam_aug.recipes.trial import command, run, runner, summary
+from groupcam_aug.recipes.trial import run, runner, summary
 from groupcam_aug.recipes.trial.command import read_seeds
 
 CALL = [sys.executable, "-m", "groupcam_aug.recipes.cli", "trial", "mine.yaml", "--arms-file", "arms.yaml"]
@@ -229,8 +229,6 @@ def test_numbers_of_seeds():
     for text in ("0", "-1", "a", "5-3", "1,1", ""):
         with pytest.raises(ValueError, match="--seeds"):
             read_seeds(text)
-    assert command._ranges([4, 0, 1, 2, 7]) == "0-2, 4, 7"
-    assert [command._time(seconds) for seconds in (0.2, 89, 600, 7200)] == ["1 s", "89 s", "10 min", "2.0 h"]
 
 
 @pytest.mark.slow
