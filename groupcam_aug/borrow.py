@@ -230,21 +230,27 @@ class _Eager:
 
     def __init__(self) -> None:
         self.tickets: set[object] = set()
-        self.stance: Any = None
+        self.before: Any = None  # the setting to go back to
         self.guard = threading.Lock()
 
     def join(self, ticket: object) -> None:
+        from torch._dynamo import eval_frame
+
         with self.guard:
             self.tickets.add(ticket)
-            if self.stance is None:
-                self.stance = torch.compiler.set_stance("force_eager")
+            # `torch.compiler.set_stance` sets first and tells the former setting after: an interrupt in between would lose it.
+            if self.before is None:
+                self.before = eval_frame._stance
+            eval_frame._set_stance(eval_frame.DynamoStance("force_eager"))
 
     def leave(self, ticket: object) -> None:
+        from torch._dynamo import eval_frame
+
         with self.guard:
             self.tickets.discard(ticket)
-            if not self.tickets and self.stance is not None:
-                self.stance.__exit__(None, None, None)
-                self.stance = None
+            if not self.tickets and self.before is not None:
+                eval_frame._set_stance(self.before)
+                self.before = None
 
 
 _eager = _Eager()
