@@ -42,7 +42,7 @@ class CAM:
         grid: Sequence[int] | None = None,
     ) -> None:
         check_whole("chunk", chunk, 1, optional=True)
-        if grid is not None and (len(grid) not in (2, 3) or min(*grid[:2], *(side + 1 for side in grid[2:])) < 1):
+        if grid is not None and not _is_grid(grid):
             raise ValueError(f"grid must be (rows, columns) or (rows, columns, tokens in front), got {grid!r}")
         self.network = unwrap(model)
         self.stated = None if grid is None else tuple(grid)
@@ -274,6 +274,13 @@ def usable(images: Tensor) -> Tensor:
 def arithmetic(images: Tensor) -> torch.dtype:
     """The dtype that saliency is computed in: float64 for float64 images, else float32."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def _is_grid(grid: Any) -> bool:
+    if not isinstance(grid, list | tuple) or len(grid) not in (2, 3):
+        return False
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in grid)
+    return whole and min(grid[:2]) >= 1 and min(grid) >= 0
 
 
 def _slices(count: int, chunk: int) -> Iterator[slice]:

@@ -39,14 +39,18 @@ CURVES = {
     "activation": WORD,
     "chunk": OR_NONE,
 }
+GRID = (5, "14", (14,), (0, 14), (14, 14, -1), (14.5, 14), (14, True), (math.nan, 2))
 THRESHOLD = (math.nan, "median", "q2", True, None, -1)
 PUBLIC = {
     GroupCAM: (
         lambda **options: GroupCAM(NET, **options),
         {"groups": (*WHOLE, 0), "chunk": (*OR_NONE, 0), "denoise": (math.nan, "70", True, 101), "weights": WORD, "variant": WORD}
-        | {"baseline": WORD, "activation": WORD},
+        | {"baseline": WORD, "activation": WORD, "grid": GRID},
     ),
-    GradCAM: (lambda **options: GradCAM(NET, **options), {"sign": (0, "1", True, math.nan), "chunk": (*OR_NONE, 0)}),
+    GradCAM: (
+        lambda **options: GradCAM(NET, **options),
+        {"sign": (0, "1", True, math.nan), "chunk": (*OR_NONE, 0), "grid": GRID},
+    ),
     guided_grad_cam: (of_network(guided_grad_cam), {"chunk": (*OR_NONE, 0)}),
     SaliencyBlur: (
         lambda **options: SaliencyBlur(None, **options),
