@@ -82,7 +82,7 @@ def measure(p: float, steps: int, warm_up: int, batch: int, size: int) -> tuple[
     torch.manual_seed(0)
     count = batch * (steps + warm_up)
     data = TensorDataset(torch.randn(count, 3, size, size), torch.randint(10, (count,)))
-    ours = GroupCAMAugmentation(network="net", p=p)
+    ours = GroupCAMAugmentation(preset="paper", network="net", p=p)
     watch = Watch(ours)
     trainer = pl.Trainer(
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -111,7 +111,7 @@ def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Names
 
         def call() -> None:
             with setting.passes():
-                batch = augment.apply(images, labels, drawn).images
+                batch = augment.augment_at(images, labels, drawn).images
             step(batch)
 
         return call
@@ -143,7 +143,7 @@ def profile(make: Callable[[], nn.Module], images: Tensor, options: argparse.Nam
 
     def whole() -> Any:
         with setting.passes():
-            return augment.apply(images, labels, drawn)
+            return augment.augment_at(images, labels, drawn)
 
     found = mapped()
     keep, fill = keep_mask(found), blur(half)

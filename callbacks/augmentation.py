@@ -28,7 +28,7 @@ from groupcam_aug.callbacks.glue.batch import (
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
 from groupcam_aug.callbacks.glue.dispatcher import BatchCallback, Dispatcher, is_for_training
 from groupcam_aug.callbacks.glue.map_source import MapSource
-from groupcam_aug.callbacks.glue.network import refuse
+from groupcam_aug.callbacks.glue.network import refuse, warn_of_head
 from groupcam_aug.callbacks.glue.object_masks import count_kept, kept_shares, read_masks
 from groupcam_aug.callbacks.records.augmentation_stats import AugmentationStats, open_stats
 from groupcam_aug.callbacks.records.step_timer import StepTimer
@@ -50,6 +50,7 @@ class _Fit:
     stats: AugmentationStats | None = None
     opened: bool = False  # whether it has been decided if there are any
     checked: bool = False  # whether a batch has been mapped, which shows that the arguments fit module and data
+    behind: bool = False  # whether the module has been looked at for layers behind the mapped network
     masks_checked: int | None = None  # the last epoch in which the values of object masks were looked at
 
 
@@ -82,9 +83,9 @@ class GroupCAMAugmentation(BatchCallback):
     directory. A run without logger and checkpoints is left without records too, unless that folder is there.
 
     Args:
-        preset: "paper" = every image, masks on the input (docs/method.md to the letter); "balanced" = half of the
-            images, masks inside the last stage; "fast" = half of the images, masks at the target layer, against zeros there
-            instead of the blurred image's features: one forward pass of half of the images in all.
+        preset: "fast" (default) = half of the images, masks at the target layer, against zeros there instead of the blurred
+            image's features: one forward pass of half of the images in all; "balanced" = half of the images, masks inside the
+            last stage; "paper" = every image, masks on the input (docs/method.md to the letter), at several times the step time.
         network: dotted name of the network on the LightningModule ("net", "model.backbone"). None: the LightningModule itself,
             whose `forward` must then map images to logits.
         layer: target layer, as named in that network. None: found at the first batch and announced.
@@ -134,13 +135,13 @@ class GroupCAMAugmentation(BatchCallback):
 
     Example::
 
-        trainer = Trainer(callbacks=[GroupCAMAugmentation(preset="paper", network="model")])
+        trainer = Trainer(callbacks=[GroupCAMAugmentation(network="model")])
     """
 
     def __init__(
         self,
         *,
-        preset: Literal["paper", "balanced", "fast"] = "paper",
+        preset: Literal["fast", "balanced", "paper"] = "fast",
         network: str | None = None,
         layer: str | None = None,
         groups: int = 16,
@@ -250,6 +251,14 @@ class GroupCAMAugmentation(BatchCallback):
             values["seconds"] = torch.tensor(seconds)  # Lightning takes a plain number to the device, and waits for it
         pl_module.log_dict({f"groupcam/{name}": value for name, value in values.items()}, batch_size=len(result.images))
 
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """Look, once, whether what is mapped ends before the classifier."""
+        if (fit := self._fit) is None or fit.behind or fit.source.cam is None or not fit.checked:
+            return
+        fit.behind = True
+        if self.source in ("self", "ema"):
+            warn_of_head(trainer, pl_module, self.network, fit.source.cam.columns, type(self).__name__)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Hold on to no batch; let an average follow the optimiser's steps."""
         if (fit := self._fit) is None:
@@ -315,7 +324,7 @@ class GroupCAMAugmentation(BatchCallback):
                 fit.source.borrowed(images, type(self).__name__) if runs_network else nullcontext() as cam,
             ):
                 maps = masks if self.source == "masks" else None
-                result = self.augment.apply(images, targets, drawn[:1].new_zeros(1) if trial else drawn, generator, maps)
+                result = self.augment.augment_at(images, targets, drawn[:1].new_zeros(1) if trial else drawn, generator, maps)
                 mixed = self.augment.mixed_labels(targets, result, fit.source.classes(images)) if self.labels == "mixed" else None
         except (ValueError, TypeError) as error:
             if fit.checked:

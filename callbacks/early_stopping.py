@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from groupcam_aug.arguments import check_name
+from groupcam_aug.arguments import changed_options, check_name
 from groupcam_aug.callbacks.glue.compat import Callback, announce, misconfigured
 from groupcam_aug.callbacks.glue.network import reduce_together
 from groupcam_aug.callbacks.monitor import SaliencyMonitor
@@ -77,6 +77,10 @@ class SaliencyEarlyStopping(EarlyStopping):
         self._convergence = Convergence(**self._rule)
         self._of: dict[str, Any] = {}  # whose maps were counted, see SaliencyMonitor.fingerprint
         super().__init__("saliency/change", patience=self._convergence.patience, mode="min")
+
+    def __repr__(self) -> str:
+        """The arguments that were given."""
+        return f"{type(self).__name__}({', '.join(changed_options(type(self).__init__, self._rule | {'prefix': self.prefix}))})"
 
     @property
     def state_key(self) -> str:

@@ -18,14 +18,21 @@ from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
 from groupcam_aug.callbacks.glue.attributes import check_style
 from groupcam_aug.callbacks.glue.batch import BatchKey, check_keys, describe, get_item
 from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
-from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, reduce_together, refuse
+from groupcam_aug.callbacks.glue.network import (
+    borrowed_network,
+    find_network,
+    has_lazy_parameters,
+    reduce_together,
+    refuse,
+    warn_of_head,
+)
 from groupcam_aug.callbacks.monitoring.convergence import Convergence
 from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
 from groupcam_aug.callbacks.monitoring.probe_mapper import ProbeMapper
 from groupcam_aug.callbacks.monitoring.probes import Probes, first_of_batch, from_validation, given
 from groupcam_aug.callbacks.monitoring.probing_cost import ProbingCost, predicted_share
 from groupcam_aug.callbacks.monitoring.session import Session
-from groupcam_aug.layers import get_layer
+from groupcam_aug.layers import layer_name
 from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.saliency import GroupCAM
 
@@ -260,6 +267,12 @@ class SaliencyMonitor(ConfiguredCallback):
             if session.open() is None and self.evaluate and trainer.is_global_zero:
                 warn(trainer, "evaluate=True is without effect in a run that leaves no records: give the Trainer a logger")
 
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """Look, once, whether what is mapped ends before the classifier."""
+        if (session := self._session) is not None and not session.looked_behind:
+            session.looked_behind = True
+            warn_of_head(trainer, pl_module, self.network, session.mapper.cam.columns, type(self).__name__)
+
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Repeat the last values for whoever monitors them after a validation within an epoch. Loggers do not see this."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -319,7 +332,7 @@ class SaliencyMonitor(ConfiguredCallback):
             network = unwrap(network)
             if has_lazy_parameters(network):
                 if self.layer is not None:
-                    get_layer(network, self.layer)
+                    layer_name(network, self.layer)
                 warn(trainer, "lazy modules take their shape in the first step: SaliencyMonitor starts after the first epoch")
                 return
             borrow = partial(self._borrowed, trainer, network)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from groupcam_aug.arguments import changed_options
 from groupcam_aug.callbacks.glue.attributes import attribute, class_names
 from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
 from groupcam_aug.callbacks.records.folder import RUNS, now, record_folder, run_id
@@ -64,6 +65,10 @@ class SaliencyReport(Callback):
             raise ValueError(f"filename must be a plain file name, got {filename!r}; the folder is dirpath")
         self.dirpath, self.filename = dirpath, filename
         self._fit = self._path = None
+
+    def __repr__(self) -> str:
+        """The arguments that differ from their defaults."""
+        return f"{type(self).__name__}({', '.join(changed_options(type(self).__init__, vars(self)))})"
 
     @property
     def path(self) -> Path | None:

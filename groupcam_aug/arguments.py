@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
-__all__ = ["check_choice", "check_flag", "check_name", "check_number", "check_whole"]
+__all__ = ["changed_options", "check_choice", "check_flag", "check_name", "check_number", "check_whole"]
 
 
 def check_whole(name: str, value: Any, least: int = 0, *, optional: bool = False) -> None:
@@ -53,10 +55,31 @@ def check_choice(name: str, value: Any, choices: Sequence[Any], *, or_callable: 
         raise ValueError(f"{name} must be one of {words}; got {value!r}")
 
 
+def changed_options(function: Callable[..., Any], values: Mapping[str, Any]) -> list[str]:
+    """The options of a function that do not have their defaults, as "name=value"; classes and functions by name.
+
+    Args:
+        function: whose parameters with a default are its options.
+        values: of the options, by name; what is not there is left out.
+    """
+    words = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = values.get(name, parameter.default)
+        plain = value is None or isinstance(value, bool | int | float | str | list | tuple | PathLike)
+        if parameter.default is parameter.empty or value is parameter.default or (plain and value == parameter.default):
+            continue
+        words.append(f"{name}={value!r}" if plain else f"{name}={getattr(value, '__name__', type(value).__name__)}")
+    return words
+
+
+_SUCH_AS = {"network": "model", "layer": "layer4", "mask_at": "layer4"}  # of a callback, which is made before the network
+
+
 def check_name(name: str, value: Any, what: str = "a name") -> None:
     """A word, or None."""
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be {what} (str) or None, got {type(value).__name__}")
+        hint = f": write its name in the LightningModule, such as {name}={_SUCH_AS[name]!r}" if name in _SUCH_AS else ""
+        raise TypeError(f"{name} must be {what} (str) or None, got {type(value).__name__}{hint}")
 
 
 def _or_none(optional: bool) -> str:

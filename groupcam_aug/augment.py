@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from groupcam_aug.arguments import check_choice, check_number
+from groupcam_aug.arguments import changed_options, check_choice, check_flag, check_number, check_whole
 from groupcam_aug.blur import blur, check_blur
 from groupcam_aug.cam import check_images
 from groupcam_aug.map_ops import percentile
@@ -75,12 +75,16 @@ class Augmented(NamedTuple):
     no_map: Tensor  # (n,) bool: left untouched: no map, no other image to take one from, or the label -100
 
 
-class SaliencyBlur:
-    """Group-CAM augmentation as a plain callable, for hand-written loops and Fabric: `augment(images, targets) -> images`.
+class SaliencyBlur(nn.Module):
+    """Group-CAM augmentation of a batch, for hand-written loops and Fabric: `augment(images, targets) -> images`.
 
     Per image: S = saliency map, keep = S >= mean(S), x_hat = keep x + (1 - keep) blur(x). An image without a map, or with the
     label -100 (which losses ignore), is returned as it is. Only the images drawn with probability `p` are mapped, so p=0.5
     halves the cost.
+
+    A module without parameters or state, so that it can stand in a `Sequential` or in a module of yours; the network behind
+    `cam` is not one of its children. It augments in both modes: leave it out where you evaluate. With `pairs=True` it takes
+    and returns (images, labels), as the batch transforms of torchvision (`CutMix`, `MixUp`) do.
 
     Args:
         cam: maps of a batch, `cam(images, targets) -> (N, H, W)` in [0, 1], such as `GroupCAM.for_training(model)`.
@@ -97,11 +101,26 @@ class SaliencyBlur:
             disc in the middle, of as many pixels as the image's own mask keeps), "whole" (blur everything, no network pass),
             "inverse" (blur the salient pixels); or a callable `(images, targets) -> (n, H, W) bool` giving the pixels to keep.
         generator: CPU generator for the draws. Default: torch's global one, used only if 0 < p < 1 or fill="noise".
+        pairs: return (images, labels) in place of images. Default: False.
+        labels: of pairs: "own" (default), or "mixed" with fill="other", see `mixed_labels`.
+        num_classes: for labels="mixed"; 1 = binary.
 
     Raises:
         ValueError: an argument out of range, or images and targets that do not fit together.
         TypeError: images that are not floating point.
+
+    Example::
+
+        augment = SaliencyBlur(GroupCAM.for_training(model, mask_at="target", baseline="zero"), p=0.5)  # the preset `fast`
+        loss = loss_function(model(augment(images, labels)), labels)
+
+        augment = SaliencyBlur(cam, fill="other", labels="mixed", num_classes=10, pairs=True)
+        images, labels = augment(images, labels)
     """
+
+    cam: Callable[[Tensor, Any], Tensor]
+    fill: Fill
+    mask_from: MaskFrom
 
     def __init__(
         self,
@@ -115,17 +134,31 @@ class SaliencyBlur:
         sigma: float | None = None,
         mask_from: MaskFrom = "saliency",
         generator: torch.Generator | None = None,
+        pairs: bool = False,
+        labels: Literal["own", "mixed"] = "own",
+        num_classes: int | None = None,
     ) -> None:
+        super().__init__()
         check_number("p", p, 0, 1)
         check_number("strength", strength, 0, 1)
         check_choice("fill", fill, get_args(get_args(Fill)[0]), or_callable=True)
         check_choice("mask_from", mask_from, get_args(get_args(MaskFrom)[0]), or_callable=True)
         check_blur(kernel_size, sigma)
         read_threshold(threshold)
-        self.cam, self.p, self.strength, self.threshold = cam, p, strength, threshold
-        self.fill, self.kernel_size, self.sigma, self.mask_from, self.generator = fill, kernel_size, sigma, mask_from, generator
+        check_flag("pairs", pairs)
+        check_choice("labels", labels, ("own", "mixed"))
+        check_whole("num_classes", num_classes, 1, optional=True)
+        if labels == "mixed" and (fill != "other" or not pairs or num_classes is None):
+            raise ValueError(
+                "labels='mixed' needs fill='other', pairs=True and num_classes=, got "
+                f"fill={fill!r}, pairs={pairs}, num_classes={num_classes}"
+            )
+        # Beside nn.Module's register: the network that is mapped, or a fill's, is nobody's child here.
+        vars(self).update(cam=cam, fill=fill, mask_from=mask_from)
+        self.p, self.strength, self.threshold, self.kernel_size, self.sigma = p, strength, threshold, kernel_size, sigma
+        self.generator, self.pairs, self.labels, self.num_classes = generator, pairs, labels, num_classes
 
-    def __call__(self, images: Tensor, targets: Targets = None) -> Tensor:
+    def forward(self, images: Tensor, targets: Targets = None) -> Tensor | tuple[Tensor, Targets]:
         """Augmented images.
 
         Args:
@@ -134,9 +167,20 @@ class SaliencyBlur:
 
         Returns:
             (N, C, H, W), a new tensor of the same dtype, device, memory format and tensor subclass; `images` itself, if no
-            image was drawn.
+            image was drawn. With `pairs` also the targets: as they came, or mixed.
         """
-        return self.apply(images, targets, self.draw(len(images))).images
+        done = self.augment_at(images, targets, self.draw(len(images)))
+        if not self.pairs:
+            return done.images
+        if self.labels == "own" or self.num_classes is None:
+            return done.images, targets
+        if not isinstance(targets, Tensor):
+            raise ValueError(f"labels='mixed' needs labels as a tensor, got {type(targets).__name__}")
+        return done.images, self.mixed_labels(targets, done, self.num_classes)
+
+    def extra_repr(self) -> str:
+        """The options that differ from their defaults."""
+        return ", ".join([repr(self.cam), *changed_options(type(self).__init__, vars(self))])
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """(n,) int64 on the CPU: which of `count` images to augment."""
@@ -144,7 +188,7 @@ class SaliencyBlur:
             return torch.arange(count if self.p else 0)
         return (torch.rand(count, dtype=torch.float32, generator=generator or self.generator) < self.p).nonzero()[:, 0]
 
-    def apply(
+    def augment_at(
         self,
         images: Tensor,
         targets: Targets,
@@ -191,7 +235,7 @@ class SaliencyBlur:
 
         Args:
             labels: of the whole batch: (N,) integers in [0, classes) or -100, (N, C) soft or multi-hot rows, or (N,) binary ones.
-            done: what `apply` gave.
+            done: what `augment_at` gave.
             classes: number of classes; 1 = binary.
 
         Returns:

@@ -11,21 +11,22 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.arguments import check_whole
+from groupcam_aug.arguments import changed_options, check_whole
 from groupcam_aug.borrow import capture, unwrap
 from groupcam_aug.grid import Grid, is_doubtful, read_grid
-from groupcam_aug.layers import find_layer, patches_matter, show_grid, spatial_layers
+from groupcam_aug.layers import find_layer, finer_layer, patches_matter, show_grid, spatial_layers
 from groupcam_aug.memory import exhausted, is_out_of_memory
 from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, warn_once, why_not_finite
 from groupcam_aug.partial_forward import Tail
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
 
-__all__ = ["CAM", "Output", "arithmetic", "check_images", "slopes_of", "usable"]
+__all__ = ["CAM", "COARSE", "Output", "arithmetic", "check_images", "is_channels_last", "slopes_of", "usable"]
 
 Output = str | int | Callable[[Any], Tensor] | None
 _T = TypeVar("_T")
 _CHUNK = 64  # images per forward pass at least: enough to fill a GPU, far below what training the same network needs
 _MOST = 256  # and at most, for batches that are larger
+COARSE = 5  # rows or columns of a grid, below which a map is a few blocks
 _HELD = 50  # a forward pass without gradients holds about as many times the image: ResNet-50's widest layers 16 times
 _CPU_PIXELS = 400_000  # on a CPU larger batches leave the caches: ResNet-50 at 224 pixels took .15 s an image in 8, .25 in 64
 
@@ -49,6 +50,7 @@ class CAM:
         self._grids: dict[tuple[Any, ...], Grid] = {}  # of layers, by the shapes of output and image
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
+        self.columns = 0  # of the logits, after the first call
         self._rows = 0  # images in the largest pass of this attempt
         self.probabilities = False  # whether the network's outputs are that already, after the first call
         self._squashes: bool | None = None  # likewise, looked for once their values allow it
@@ -56,6 +58,11 @@ class CAM:
         self._graph_from_start = False  # whether the network switches gradients off by itself somewhere
         self._limits: dict[torch.Size, int] = {}  # images per pass that should fit into memory, by shape of the batch
         self._ceilings: dict[torch.Size, int] = {}  # and those that did, once memory ran out, by shape of an image
+
+    def __repr__(self) -> str:
+        """The network's class, and the options that differ from their defaults."""
+        words = changed_options(type(self).__init__, vars(self) | {"grid": self.stated})
+        return f"{type(self).__name__}({', '.join([type(self.network).__name__, *words])})"
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits of the network in the caller's precision, whatever they are wrapped in.
@@ -203,8 +210,20 @@ class CAM:
                     f"the patches in layer {name!r} do not influence the logits, which are read off the tokens beside them: its "
                     f"maps would be empty. Choose an earlier layer, such as {self.find(images)!r}"
                 )
+            if min(grid.height, grid.width) < COARSE:
+                self._warn_of_blocks(name, grid, images)
             self._grids[key] = grid
         return self._grids[key]
+
+    def _warn_of_blocks(self, name: str, grid: Grid, images: Tensor) -> None:
+        finer = finer_layer(self.network, self.logits, images, COARSE)
+        warn_once(
+            self.network,
+            "blocks",
+            f"layer {name!r} has {grid.height} x {grid.width} cells for images of {images.shape[-2]} x {images.shape[-1]}: a map "
+            "cannot follow an object, only pick blocks. Use larger images"
+            + (f", or an earlier layer: layer={finer[0]!r} has {finer[1][0]} x {finer[1][1]}" if finer else ""),
+        )
 
     def find(self, images: Tensor) -> str:
         """See `layers.find_layer`."""
@@ -213,6 +232,7 @@ class CAM:
     def target(self, targets: Targets, images: Tensor, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
         """The targets of `images`, checked against their logits; what these tell about the network is looked at as well."""
         logits = logits.detach()
+        self.columns = logits.shape[-1] if logits.ndim else 0
         if self.recheck or logits.device.type == "cpu":
             self._look(images, logits, named=targets is None or not callable(targets))
         reading = None if self.probabilities else activation
@@ -224,7 +244,7 @@ class CAM:
         if named and vars(self.network).get("num_classes") == 0:  # timm's and others'
             raise ValueError(
                 f"{name} has num_classes=0: it returns features, not logits. Give it a head, or targets as a callable on what it "
-                "returns"
+                "returns; for a callback, give the LightningModule a forward through backbone and head, and leave network= out"
             )
         if logits.ndim != 2 or not logits.numel():
             return
@@ -260,10 +280,20 @@ def check_images(images: Tensor, targets: Targets = None) -> Tensor:
         )
     if images.ndim != 4:
         raise ValueError(f"images must be a batch (N, C, H, W), got the shape {tuple(images.shape)}")
+    if is_channels_last(images):
+        raise ValueError(
+            f"images of the shape {tuple(images.shape)} have their channels last: bring them to (N, C, H, W) with "
+            "images.permute(0, 3, 1, 2)"
+        )
     count = len(targets) if isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim) else None
     if count is not None and count != len(images):
         raise ValueError(f"{count} targets for {len(images)} images: give one target per image, or a single int for all")
     return images.as_subclass(Tensor).detach()
+
+
+def is_channels_last(images: Tensor) -> bool:
+    """Whether a batch of images has the shape (N, H, W, C): three or four (or one) of something last, many in front of it."""
+    return images.shape[3] in (1, 3, 4) and min(images.shape[1:3]) > 4
 
 
 def usable(images: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def measure_fidelity(
     images: Tensor,
     targets: Targets = None,
     *,
-    layer: str | None = None,
+    layer: str | nn.Module | None = None,
     groups: int = 16,
     modes: Sequence[str] | Mapping[str, str | Maps] = ("balanced", "target", "fast"),
     weights: Literal["none", "gradient"] = "none",

@@ -23,7 +23,7 @@ def guided_grad_cam(
     model: nn.Module,
     images: Tensor,
     targets: Targets = None,
-    layer: str | None = None,
+    layer: str | nn.Module | None = None,
     *,
     output: Output = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,

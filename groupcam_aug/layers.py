@@ -13,29 +13,32 @@ from groupcam_aug.grid import Grid, is_doubtful
 from groupcam_aug.layer_trace import Event, has_weights, influential, show_grids, trace, usable
 from groupcam_aug.spatial_check import probe_image
 
-__all__ = ["find_layer", "get_layer", "patches_matter", "show_grid", "spatial_layers"]
+__all__ = ["find_layer", "finer_layer", "layer_name", "patches_matter", "show_grid", "spatial_layers"]
 
 
-def get_layer(model: nn.Module, name: str) -> nn.Module:
-    """The sub-module called `name`, as in `model.named_modules()`.
+def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
+    """The name of a layer, as in `model.named_modules()`.
+
+    Args:
+        model: the bare network.
+        layer: that name, or the module itself.
 
     Raises:
-        TypeError: `name` is no string.
-        ValueError: no such module; the message lists the nearest names.
+        TypeError: neither a name nor a module.
+        ValueError: no such module; for a name the message lists the nearest ones.
     """
-    if isinstance(name, nn.Module):
-        known = [path for path, module in model.named_modules() if module is name]
-        raise TypeError(
-            f"layer must be a module name, got a {type(name).__name__} itself: "
-            + (f"write layer={known[0]!r}" if known else f"and it is no part of {type(model).__name__}")
-        )
-    if not isinstance(name, str):
-        raise TypeError(f"layer must be a module name or None, got {type(name).__name__}")
+    if isinstance(layer, nn.Module):
+        for name, module in model.named_modules():
+            if module is layer and name:
+                return name
+        raise ValueError(f"layer: the {type(layer).__name__} given is no part of {type(model).__name__}")
+    if not isinstance(layer, str):
+        raise TypeError(f"layer must be a module or its name, or None, got {type(layer).__name__}")
     names = [path for path, _ in model.named_modules() if path]
-    if name not in names:
-        close = get_close_matches(name, names, n=5, cutoff=0.4) or [child for child, _ in model.named_children()]
-        raise ValueError(f"{type(model).__name__} has no layer {name!r}; did you mean one of {close}?")
-    return model.get_submodule(name)
+    if layer not in names:
+        close = get_close_matches(layer, names, n=5, cutoff=0.4) or [child for child, _ in model.named_children()]
+        raise ValueError(f"{type(model).__name__} has no layer {layer!r}; did you mean one of {close}?")
+    return layer
 
 
 def find_layer(
@@ -150,6 +153,16 @@ def spatial_layers(model: nn.Module, forward: Callable[[Tensor], Tensor], images
     with trace(model, (images.shape[-2], images.shape[-1])) as events:
         logits = forward(probe_image(images))
     return [event.name for event in _candidates(events, logits)]
+
+
+def finer_layer(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, side: int
+) -> tuple[str, tuple[int, int]] | None:
+    """The last layer whose grid has at least `side` rows and columns, with its grid; None if there is none."""
+    with trace(model, (images.shape[-2], images.shape[-1])) as events:
+        logits = forward(probe_image(images))
+    grids = [(event.name, (event.grid.height, event.grid.width)) for event in _candidates(events, logits) if event.grid]
+    return next((found for found in reversed(grids) if min(found[1]) >= side), None)
 
 
 _NOT_A_LAYER = ("Pool", "Dropout", "DropPath", "DropBlock", "StochasticDepth")

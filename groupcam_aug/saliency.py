@@ -16,7 +16,7 @@ from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
-from groupcam_aug.layers import get_layer, spatial_layers
+from groupcam_aug.layers import layer_name, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.partial_forward import Tail, TailKind, structure
@@ -26,7 +26,9 @@ from groupcam_aug.targets import Activation, Target, Targets, targets_of
 __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]
 
 
-def group_cam(model: nn.Module, images: Tensor, targets: Targets = None, layer: str | None = None, **options: Any) -> Tensor:
+def group_cam(
+    model: nn.Module, images: Tensor, targets: Targets = None, layer: str | nn.Module | None = None, **options: Any
+) -> Tensor:
     """Group-CAM maps in one call; `options` are those of the class `GroupCAM`.
 
     Returns:
@@ -35,7 +37,9 @@ def group_cam(model: nn.Module, images: Tensor, targets: Targets = None, layer: 
     return GroupCAM(model, layer, **options)(images, targets)
 
 
-def grad_cam(model: nn.Module, images: Tensor, targets: Targets = None, layer: str | None = None, **options: Any) -> Tensor:
+def grad_cam(
+    model: nn.Module, images: Tensor, targets: Targets = None, layer: str | nn.Module | None = None, **options: Any
+) -> Tensor:
     """Grad-CAM maps in one call; `options` are those of the class `GradCAM`.
 
     Returns:
@@ -60,13 +64,13 @@ class GroupCAM(CAM):
 
     Args:
         model: any classifier; compiled, DDP and DataParallel wrappers are looked through.
-        layer: name of the target layer as in `model.named_modules()`. None: see `layers.find_layer`; the choice is in
-            `.layer` after the first call.
+        layer: the target layer: a module, or its name as in `model.named_modules()`. None: see `layers.find_layer`; the
+            choice is in `.layer` after the first call.
         groups: G, 1 to the number of channels of the layer. Default: 32.
         weights: importance weights: "gradient" (the paper, for explaining) or "none" (the paper, for training).
         denoise: theta in [0, 100], or None for no denoising. Default: 70.
         variant: "paper", or "head" = the authors' later code: no denoising, alpha_l clipped at 0, sum over unscaled maps.
-        mask_at: where the masks are applied for scoring: "input" (the paper; G + 2 forward passes), a layer's name (the
+        mask_at: where the masks are applied for scoring: "input" (the paper; G + 2 forward passes), a layer or its name (the
             features of x and blur(x) there are mixed by M'_l resized to their grid, only the rest of the network runs per
             group), "target" (the target layer), or "stage" (`stages.find_stage`).
         baseline: what masks uncover: "blur" (the paper), or "zero" (ours: zeros in place of the blurred image, or of its
@@ -93,13 +97,13 @@ class GroupCAM(CAM):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | None = None,
+        layer: str | nn.Module | None = None,
         *,
         groups: int = 32,
         weights: Literal["gradient", "none"] = "gradient",
         denoise: float | None = 70.0,
         variant: Literal["paper", "head"] = "paper",
-        mask_at: str = "input",
+        mask_at: str | nn.Module = "input",
         baseline: Literal["blur", "zero"] = "blur",
         activation: Activation = "softmax",
         output: Output = None,
@@ -114,12 +118,11 @@ class GroupCAM(CAM):
         check_choice("activation", activation, ("softmax", "sigmoid"))
         check_whole("groups", groups, 1)
         check_number("denoise", denoise, 0, 100, optional=True)
-        self.layer, self.groups, self.weights, self.variant, self.activation = layer, groups, weights, variant, activation
+        self.layer = None if layer is None else layer_name(self.network, layer)
+        self.groups, self.weights, self.variant, self.activation = groups, weights, variant, activation
         self.denoise = None if variant == "head" else denoise
-        if layer is not None:
-            get_layer(self.network, layer)
         if mask_at not in ("input", "stage", "target"):
-            get_layer(self.network, mask_at)
+            mask_at = layer_name(self.network, mask_at)
         self.mask_at, self.baseline = mask_at, baseline
         self.layer_shape: tuple[int, ...] = ()  # (K, u, v) of the target layer, after the first call
         self.place = mask_at  # the layer that "stage" and "target" stand for, after the first call
@@ -131,11 +134,11 @@ class GroupCAM(CAM):
     def for_training(
         cls,
         model: nn.Module,
-        layer: str | None = None,
+        layer: str | nn.Module | None = None,
         *,
         groups: int = 16,
         weights: Literal["gradient", "none"] = "none",
-        mask_at: str = "input",
+        mask_at: str | nn.Module = "input",
         **options: Any,
     ) -> GroupCAM:
         """As the paper maps in training (its section 5): gradient-free, 16 groups, no denoising; G + 2 forward passes."""
@@ -306,7 +309,8 @@ class GradCAM(CAM):
 
     Args:
         model: any classifier; compiled, DDP and DataParallel wrappers are looked through.
-        layer: name of the target layer, several names (one pass, one map each), or None (see `layers.find_layer`).
+        layer: the target layer, by name or as a module; a list of several (one pass, one map each); or None (see
+            `layers.find_layer`).
         sign: 1 explains what speaks for the target, -1 what speaks against it (counterfactual, weights from -dy/dA_k).
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them.
@@ -322,7 +326,7 @@ class GradCAM(CAM):
     def __init__(
         self,
         model: nn.Module,
-        layer: str | Sequence[str] | None = None,
+        layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
         *,
         sign: Literal[1, -1] = 1,
         output: Output = None,
@@ -332,12 +336,15 @@ class GradCAM(CAM):
     ) -> None:
         super().__init__(model, output, preprocess, chunk, grid)
         check_choice("sign", sign, (1, -1))
-        names: list[Any] = [] if layer is None else [layer] if isinstance(layer, str | nn.Module) else list(layer)
-        for name in names:
-            get_layer(self.network, name)
-        if layer is not None and not isinstance(layer, str) and not layer:
+        self.layer: str | list[str] | None
+        if layer is None:
+            self.layer = None
+        elif isinstance(layer, str | nn.Module):
+            self.layer = layer_name(self.network, layer)
+        elif layer:
+            self.layer = [layer_name(self.network, one) for one in layer]
+        else:
             raise ValueError("layer is an empty list; give at least one name, or None to have one found")
-        self.layer: str | list[str] | None = layer if layer is None or isinstance(layer, str) else list(layer)
         self.sign = sign
 
     def __call__(self, images: Tensor, targets: Targets = None) -> Tensor | list[Tensor]:

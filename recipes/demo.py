@@ -78,7 +78,7 @@ def draw_panels(classifier: Classifier, data: Shapes, count: int = 6) -> Any:
     mean, std = (torch.tensor(getattr(classifier, name)).view(3, 1, 1) for name in ("mean", "std"))
     images, labels = torch.stack([data[i][0] for i in range(count)]), torch.tensor([data[i][1] for i in range(count)])
     cam = GroupCAM.for_training(classifier.network, mask_at="target", baseline="zero")
-    done = SaliencyBlur(cam).apply((images - mean) / std, labels, torch.arange(count))
+    done = SaliencyBlur(cam).augment_at((images - mean) / std, labels, torch.arange(count))
     augmented = done.images * std + mean
     rows = [[images[i], overlay(images[i], done.maps[i]), mask_picture(done.keep[i]), augmented[i]] for i in range(count)]
     captions = [["", "no map" if missing else "", "", "left as it is" if missing else ""] for missing in done.no_map.tolist()]

@@ -52,7 +52,7 @@ def test_two_thousand_steps(tmp_path):
     module, gauge = Lit(), Gauge()
     hooks = {name: [len(getattr(m, kind)) for kind in _HOOKS] for name, m in module.named_modules()}
     batches = DataLoader([*loader(16)], batch_size=None)
-    callback = GroupCAMAugmentation(network="net", groups=4, p=0.9, mask_at="stage")
+    callback = GroupCAMAugmentation(preset="paper", network="net", groups=4, p=0.9, mask_at="stage")
     trainer = pl.Trainer(
         **{**SILENT, "logger": pl.loggers.CSVLogger(tmp_path, flush_logs_every_n_steps=100)},
         max_steps=2000,

@@ -166,19 +166,19 @@ def fit(module, callbacks, train=None, **options):
 
 
 def make(**options):
-    return GroupCAMAugmentation(**{"network": "net", "layer": "relu2", "groups": 4, **options})
+    return GroupCAMAugmentation(**{"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, **options})
 
 
 def counted(**options):
     """A callback that counts its augmentations in `.calls`."""
     callback = make(**options)
-    inner, callback.calls = callback.augment.apply, 0
+    inner, callback.calls = callback.augment.augment_at, 0
 
     def apply(*args):
         callback.calls += 1
         return inner(*args)
 
-    callback.augment.apply = apply
+    callback.augment.augment_at = apply
     return callback
 
 

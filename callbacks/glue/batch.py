@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groupcam_aug.augment import Augmented
 from groupcam_aug.callbacks.glue.compat import misconfigured, warn
+from groupcam_aug.cam import is_channels_last
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = [
@@ -118,7 +119,7 @@ def check_batch_images(trainer: Any, images: Any, batch: Any, image_key: BatchKe
             f"image_key={image_key!r} gives {describe(images)}, not floating-point images (N, C, H, W); the batch holds "
             f"{describe(batch)}. Name the images with image_key=, {instead}",
         )
-    if images.shape[3] in (1, 3, 4) and min(images.shape[1:3]) > 4:
+    if is_channels_last(images):
         raise misconfigured(
             trainer,
             f"image_key={image_key!r} gives images {tuple(images.shape)} with the channels last: bring them to (N, C, H, W) "

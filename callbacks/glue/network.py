@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
-from groupcam_aug.callbacks.glue.compat import misconfigured
+from groupcam_aug.callbacks.glue.compat import misconfigured, warn
 from groupcam_aug.restore import replaced
 
-__all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "reduce_together", "refuse"]
+__all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "reduce_together", "refuse", "warn_of_head"]
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -59,10 +60,12 @@ def find_network(trainer: Any, module: Any, name: str | None) -> nn.Module:
     for step in name.split("."):
         network = getattr(network, step, None)
     if not isinstance(network, nn.Module):
+        close = get_close_matches(name, [path for path, _ in module.named_modules() if path], n=1)
         raise misconfigured(
             trainer,
             f"{type(module).__name__} has no network {name!r} (found {type(network).__name__}); "
-            f"its modules are {_children(module)}",
+            + (f"did you mean {close[0]!r}? I" if close else "i")
+            + f"ts modules are {_children(module)}",
         )
     return network
 
@@ -80,6 +83,34 @@ def reduce_together(trainer: Any) -> None:
     """
     if trainer.world_size > 1:
         _ = trainer.callback_metrics
+
+
+def warn_of_head(trainer: Any, module: Any, name: str | None, columns: int, who: str) -> None:
+    """Warn, after a backward pass, where a layer behind the mapped network made the classes: its outputs are features then.
+
+    Args:
+        trainer: the Trainer.
+        module: its LightningModule.
+        name: of the network on the module; for None, the module itself, nothing is behind.
+        columns: outputs of the network for an image.
+        who: the callback's name, for the message.
+    """
+    inside = set(map(id, find_network(trainer, module, name).modules()))
+    heads = [
+        path
+        for path, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+        and id(layer) not in inside
+        and layer.in_features == columns
+        and any(parameter.grad is not None for parameter in layer.parameters())
+    ]
+    if heads:
+        warn(
+            trainer,
+            f"{who}(network={name!r}) maps the {columns} outputs of {name!r} as if they were classes, but {heads[0]!r} takes as "
+            "many, and is trained with it. If it stands behind, give the LightningModule a forward() through both and leave "
+            "network= out",
+        )
 
 
 @contextmanager

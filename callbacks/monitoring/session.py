@@ -69,6 +69,7 @@ class Session:
     ) -> None:
         self.mapper = mapper
         self.announced = False  # whether the user has been told what is watched
+        self.looked_behind = False  # whether the module has been looked at for layers behind the mapped network
         self._trainer, self._state, self._cost = trainer, state, cost
         self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
         self._name, self._tag = name, tag

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from groupcam_aug.callbacks.records.augmentation_stats import CLASSES
 from groupcam_aug.callbacks.report_page.run_records import RunRecords, series
+from groupcam_aug.cam import COARSE
 
 __all__ = ["Finding", "findings", "overhead", "verdict", "watching_share", "worst_classes"]
 
@@ -173,6 +174,7 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
         return
     line = records.drawn_epochs[-1]
     missing = line["no_map"] / line["drawn"]
+    yield from _blocks(records)
     yield from _uneven(records, line)
     if records.augmentation.get("source") == "masks":
         if missing >= 0.3:
@@ -213,6 +215,18 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
             "warning",
             f"{keep:.0%} of the pixels are kept: {effect}.",
             "Masks have collapsed. Look at the samples below; threshold='q0.5' keeps half of every image.",
+        )
+
+
+def _blocks(records: RunRecords) -> Iterator[Finding]:
+    """A map of a few cells, where one was made."""
+    rows, columns = (records.augmentation.get("layer_shape") or [COARSE, COARSE])[-2:]
+    if min(rows, columns) < COARSE:
+        yield Finding(
+            "warning",
+            f"Maps have {rows} x {columns} cells.",
+            f"Layer {records.augmentation.get('layer')} is that coarse for images of this size: whole blocks are kept or "
+            "blurred. Use larger images, or an earlier layer with layer=.",
         )
 
 

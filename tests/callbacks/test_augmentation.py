@@ -26,7 +26,7 @@ from groupcam_aug.callbacks.glue.batch import batch_generator
 
 
 def make(**options):
-    return GroupCAMAugmentation(**{"network": "net", "layer": "relu2", "groups": 4, **options})
+    return GroupCAMAugmentation(**{"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, **options})
 
 
 def plain_run(module=None, **options):
@@ -348,19 +348,19 @@ class Bare(pl.LightningModule):
 
 def test_refuses_a_module_without_forward_and_names_its_networks():
     with pytest.raises(MisconfigurationException, match=r"network=.*\['backbone'\]"):
-        fit(Bare(PooledNet()), [GroupCAMAugmentation(groups=4)])
-    fit(Bare(PooledNet()), [GroupCAMAugmentation(network="backbone", groups=4)])
+        fit(Bare(PooledNet()), [GroupCAMAugmentation(preset="paper", groups=4)])
+    fit(Bare(PooledNet()), [GroupCAMAugmentation(preset="paper", network="backbone", groups=4)])
 
 
 def test_refuses_an_unknown_network():
     with pytest.raises(MisconfigurationException, match=r"no network 'model'.*\['net'\]"):
-        fit(Lit(), [GroupCAMAugmentation(network="model")])
+        fit(Lit(), [GroupCAMAugmentation(preset="paper", network="model")])
 
 
 def test_the_module_itself_as_network():
     module, named = Lit(), Lit()
-    fit(module, [GroupCAMAugmentation(groups=4)])
-    fit(named, [GroupCAMAugmentation(network="net", groups=4)])
+    fit(module, [GroupCAMAugmentation(preset="paper", groups=4)])
+    fit(named, [GroupCAMAugmentation(preset="paper", network="net", groups=4)])
     assert same(module.seen, named.seen)
 
 
@@ -376,7 +376,7 @@ def test_refuses_torchmetrics_in_forward():
 
     module = Counting()
     with pytest.raises(MisconfigurationException, match="updates torchmetrics.*network="):
-        fit(module, [GroupCAMAugmentation(groups=4)])
+        fit(module, [GroupCAMAugmentation(preset="paper", groups=4)])
     assert not module.seen, "before the first step"
 
 
@@ -387,7 +387,7 @@ def test_log_in_forward_is_the_users_alone(tmp_path):
             return self.net(x)
 
     module = Logging()
-    trainer = fit(module, [GroupCAMAugmentation(groups=4)])
+    trainer = fit(module, [GroupCAMAugmentation(preset="paper", groups=4)])
     expected = sum(x.mean() * len(x) for x in module.seen) / 10
     torch.testing.assert_close(trainer.callback_metrics["mean"], expected)
 
@@ -483,7 +483,9 @@ def centred(x):
 def test_repr_pickle_and_copies_rebuild_it():
     callback = make(p=0.25, threshold="q0.6", fill="mean")
     text = repr(callback)
-    assert text == ("GroupCAMAugmentation(network='net', layer='relu2', groups=4, p=0.25, threshold='q0.6', fill='mean')")
+    assert text == (
+        "GroupCAMAugmentation(preset='paper', network='net', layer='relu2', groups=4, p=0.25, threshold='q0.6', fill='mean')"
+    )
     for twin in (eval(text), pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)):
         assert repr(twin) == text and twin.augment.p == 0.25
 
@@ -608,7 +610,7 @@ def test_records_hold_the_settings_of_subclasses_too(tmp_path):
     fit(Lit(), [Whole()], logger=CSVLogger(tmp_path))
     (path,) = tmp_path.rglob("augmentation.json")
     facts = json.loads(path.read_text())
-    assert (facts["mask_from"], facts["fill"], facts["groups"], facts["preset"]) == ("whole", "mean", 4, "paper")
+    assert (facts["mask_from"], facts["fill"], facts["groups"], facts["preset"]) == ("whole", "mean", 4, "fast")
 
 
 def test_settings_changed_after_construction_hold():

@@ -14,7 +14,7 @@ from groupcam_aug.recipes.trial.batch_transform import BatchTransform
 
 
 def make(**options):
-    return GroupCAMAugmentation(**{"network": "net", "layer": "relu2", "groups": 4, **options})
+    return GroupCAMAugmentation(**{"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, **options})
 
 
 class Drawing(Lit):
@@ -76,9 +76,9 @@ def test_and_is_made_once():
     applied = []
 
     class Counting(SaliencyBlur):
-        def apply(self, *args):
+        def augment_at(self, *args):
             applied.append(args[2].tolist())
-            return super().apply(*args)
+            return super().augment_at(*args)
 
     callback = make(start_epoch=1, stop_epoch=2)
     callback.augment.__class__ = Counting

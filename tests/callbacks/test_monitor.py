@@ -494,7 +494,7 @@ def test_two_monitors_need_two_prefixes(tmp_path):
 
 
 def test_beside_the_augmentation_the_probes_are_clean(tmp_path):
-    augmentation = GroupCAMAugmentation(network="net", groups=4)
+    augmentation = GroupCAMAugmentation(preset="paper", network="net", groups=4)
     monitor, _ = watched(tmp_path, before=[augmentation])
     alone, _ = watched(tmp_path)
     assert monitor.fingerprint == alone.fingerprint != {} and len(monitor.history) == 3

@@ -49,7 +49,7 @@ class Ends(pl.Callback):
 
 
 def augmentation():
-    return GroupCAMAugmentation(network="net", layer="relu2", groups=4)
+    return GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)
 
 
 def fit(tmp_path, callbacks, epochs=3, module=None, **options):

@@ -43,7 +43,7 @@ def run(module, collate, count=12, **options):
     """Fit one epoch; the first batch must be what the functional form makes of it, for the same target."""
     fit(
         module,
-        [GroupCAMAugmentation(network="net", layer="relu2", groups=4, **options)],
+        [GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4, **options)],
         train=DataLoader(Pictures(count), batch_size=4, collate_fn=collate),
     )
     assert len(module.seen) == count // 4
@@ -112,7 +112,7 @@ def test_dictionary_of_targets_without_a_key_is_refused():
     with pytest.raises(MisconfigurationException, match="target_key"):
         fit(
             module,
-            [GroupCAMAugmentation(network="net", layer="relu2", groups=4)],
+            [GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)],
             train=DataLoader(Pictures(), batch_size=4, collate_fn=collate),
         )
     assert not module.seen
@@ -181,7 +181,7 @@ def test_single_logit_needs_the_sigmoid():
     """A softmax of one logit is always 1: refused before a step, with the remedy."""
     module = Binary()
     with pytest.raises(MisconfigurationException, match="single logit.*activation='sigmoid'"):
-        fit(module, [GroupCAMAugmentation(network="net", layer="relu2", groups=4)], train=binary_batches())
+        fit(module, [GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)], train=binary_batches())
     assert not module.seen
 
 
@@ -218,7 +218,11 @@ def test_single_logit_with_the_sigmoid():
     cam = GroupCAM.for_training(module.net, "relu2", groups=4, activation="sigmoid")
     x, y = binary_batches().batches[0]
     expected = SaliencyBlur(cam)(x, y)
-    fit(module, [GroupCAMAugmentation(network="net", layer="relu2", groups=4, activation="sigmoid")], train=binary_batches())
+    fit(
+        module,
+        [GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4, activation="sigmoid")],
+        train=binary_batches(),
+    )
     assert torch.equal(module.seen[0], expected) and not torch.equal(expected, x)
 
 
@@ -235,7 +239,14 @@ def test_images_without_any_label_are_blurred_as_others_are(mask_from):
     """Else the blur itself would say that there is a label."""
     module = Lit()
     module.read = lambda batch: (batch[0], batch[1])
-    options = {"network": "net", "layer": "relu2", "groups": 4, "activation": "sigmoid", "mask_from": mask_from}
+    options = {
+        "preset": "paper",
+        "network": "net",
+        "layer": "relu2",
+        "groups": 4,
+        "activation": "sigmoid",
+        "mask_from": mask_from,
+    }
     data = DataLoader(Pictures(12), batch_size=4, collate_fn=no_finding)
     fit(module, [GroupCAMAugmentation(**options)], train=data)
     changed = [(seen != x).flatten(1).any(1) for seen, (x, _) in zip(module.seen, data, strict=True)]
@@ -260,7 +271,7 @@ def test_images_whose_label_is_ignored_stay_as_they_are(options):
 
     module = Lit()
     data = DataLoader(Pictures(12), batch_size=4, collate_fn=collate)
-    fit(module, [GroupCAMAugmentation(network="net", layer="relu2", groups=4, **options)], train=data)
+    fit(module, [GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4, **options)], train=data)
     for seen, (x, y) in zip(module.seen, data, strict=True):
         assert torch.equal(seen[y == -100], x[y == -100])
     changed = torch.cat([(seen != x).flatten(1).any(1) for seen, (x, _) in zip(module.seen, data, strict=True)])
@@ -271,7 +282,7 @@ def test_an_ignored_label_has_no_part_in_mixed_labels():
     augment = SaliencyBlur(None, fill="other", mask_from=lambda x, y: x[:, 0] > 0.5)
     x = torch.rand(3, 3, 8, 8)
     labels = torch.tensor([1, -100, 0])
-    done = augment.apply(x, labels, torch.arange(3))
+    done = augment.augment_at(x, labels, torch.arange(3))
     rows = augment.mixed_labels(labels, done, 3)
     kept = (x[:, 0] > 0.5).float().mean(dim=(1, 2))
     assert rows[1].tolist() == [0, 0, 0] and torch.equal(done.images[1], x[1]) and done.no_map.tolist() == [False, True, False]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import groupcam_aug
 from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur, guided_grad_cam, measure_fidelity, metrics
 from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyEarlyStopping, SaliencyMonitor, SaliencyReport
@@ -137,6 +138,19 @@ def test_numbers_of_numpy_are_numbers():
     check_number("p", 1, 0, 1)
     assert GroupCAM(NET, groups=np.int64(2)).groups == 2
     assert GroupCAMAugmentation(every_n_steps=np.int64(2), p=np.float64(0.5)).augment.p == 0.5
+
+
+def test_a_module_in_place_of_its_name_is_refused_with_what_to_write():
+    for make in (GroupCAMAugmentation, SaliencyMonitor):
+        with pytest.raises(TypeError, match=r"network must be a name .* got Sequential: write its name .* network='model'"):
+            make(network=NET)
+        with pytest.raises(TypeError, match=r"layer must be a name .* got Conv2d: write its name .* layer='layer4'"):
+            make(layer=NET[0])
+
+
+def test_the_package_lists_what_is_public():
+    assert set(dir(groupcam_aug)) == {*groupcam_aug.__all__, "__version__", "callbacks", "metrics", "recipes", "sanity"}
+    assert all(getattr(groupcam_aug, name) for name in groupcam_aug.__all__)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from models import PooledNet
 from torchvision import tv_tensors
 
-from groupcam_aug import GroupCAM, SaliencyBlur
+from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur
 from groupcam_aug.augment import blend, keep_mask
 from groupcam_aug.blur import blur
 
@@ -80,7 +80,7 @@ def test_a_network_that_normalises_in_place_gets_pixels_of_its_own(setting, insi
 def test_images_without_a_map_are_left_and_counted(setting):
     _, cam, images, labels = setting
     images[1] = math.nan
-    done = SaliencyBlur(cam).apply(images, labels, torch.arange(5))
+    done = SaliencyBlur(cam).augment_at(images, labels, torch.arange(5))
     assert done.no_map[1] and torch.equal(done.images[1].nan_to_num(), images[1].nan_to_num())
     assert done.maps.shape == done.keep.shape == (5, 24, 20)
 
@@ -92,7 +92,7 @@ def test_only_drawn_images_are_mapped(setting):
     generator = torch.Generator().manual_seed(4)
     index = augment.draw(5, generator)
     assert 0 < len(index) < 5
-    done = augment.apply(images, labels, index)
+    done = augment.augment_at(images, labels, index)
     assert seen == [(len(index), labels[index].tolist())]
     untouched = [i for i in range(5) if i not in index.tolist()]
     assert torch.equal(done.images[untouched], images[untouched])
@@ -111,17 +111,17 @@ def test_nothing_drawn_returns_the_same_object(setting):
 def test_controls(setting):
     _, cam, images, labels = setting
     every = torch.arange(5)
-    own = SaliencyBlur(cam).apply(images, labels, every)
-    other = SaliencyBlur(cam, mask_from="other").apply(images, labels, every)
+    own = SaliencyBlur(cam).augment_at(images, labels, every)
+    other = SaliencyBlur(cam, mask_from="other").augment_at(images, labels, every)
     torch.testing.assert_close(other.maps, own.maps.roll(-1, dims=0))
-    inverse = SaliencyBlur(cam, mask_from="inverse").apply(images, labels, every)
+    inverse = SaliencyBlur(cam, mask_from="inverse").augment_at(images, labels, every)
     assert torch.equal(inverse.keep[~own.no_map], ~own.keep[~own.no_map]) and inverse.keep[own.no_map].all()
 
     def refuse(*_):
         raise AssertionError("'whole' needs no network pass")
 
     torch.testing.assert_close(SaliencyBlur(refuse, mask_from="whole")(images, labels), blur(images))
-    alone = SaliencyBlur(refuse, mask_from="other").apply(images[:1], labels[:1], torch.arange(1))
+    alone = SaliencyBlur(refuse, mask_from="other").augment_at(images[:1], labels[:1], torch.arange(1))
     assert torch.equal(alone.images, images[:1]) and alone.no_map.all()
     left = SaliencyBlur(cam, mask_from=lambda x, y: torch.arange(20).expand(len(x), 24, 20) < 10)(images, labels)
     assert torch.equal(left[..., :10], images[..., :10]) and torch.equal(left[..., 10:], blur(images)[..., 10:])
@@ -132,8 +132,8 @@ def test_controls(setting):
 def test_a_disc_in_the_middle_of_as_many_pixels_as_the_own_mask(setting):
     _, cam, images, labels = setting
     for threshold in ("mean", "q0.7"):
-        own = SaliencyBlur(cam, threshold=threshold).apply(images, labels, torch.arange(5))
-        disc = SaliencyBlur(cam, threshold=threshold, mask_from="centre").apply(images, labels, torch.arange(5))
+        own = SaliencyBlur(cam, threshold=threshold).augment_at(images, labels, torch.arange(5))
+        disc = SaliencyBlur(cam, threshold=threshold, mask_from="centre").augment_at(images, labels, torch.arange(5))
         assert torch.equal(disc.keep.sum(dim=(1, 2)), own.keep.sum(dim=(1, 2))) and torch.equal(disc.no_map, own.no_map)
         assert not torch.equal(disc.keep, own.keep) and torch.equal(disc.maps.bool(), disc.keep & ~own.no_map[:, None, None])
     rows, columns = torch.arange(24) - 11.5, torch.arange(20) - 9.5
@@ -143,7 +143,7 @@ def test_a_disc_in_the_middle_of_as_many_pixels_as_the_own_mask(setting):
     torch.set_default_dtype(torch.float16)  # as Lightning does around a step in 16-true
     try:
         large = SaliencyBlur(lambda x, _: x[:, 0].float().abs(), mask_from="centre", threshold="q0.3")
-        keep = large.apply(torch.rand(1, 3, 640, 640), None, torch.arange(1)).keep[0]
+        keep = large.augment_at(torch.rand(1, 3, 640, 640), None, torch.arange(1)).keep[0]
     finally:
         torch.set_default_dtype(torch.float32)
     distance = (2 * torch.arange(640) - 639) ** 2
@@ -153,22 +153,22 @@ def test_a_disc_in_the_middle_of_as_many_pixels_as_the_own_mask(setting):
 
 def test_another_mask_is_not_of_the_image_that_lends_its_pixels(setting):
     _, cam, images, labels = setting
-    own = SaliencyBlur(cam).apply(images, labels, torch.arange(5))
+    own = SaliencyBlur(cam).augment_at(images, labels, torch.arange(5))
     augment = SaliencyBlur(cam, mask_from="other", fill="other")
-    some = augment.apply(images, labels, torch.tensor([1, 3, 4]))
+    some = augment.augment_at(images, labels, torch.tensor([1, 3, 4]))
     torch.testing.assert_close(some.maps, own.maps[[3, 0, 1]])
     expected = torch.where(some.keep[:, None], images[[1, 3, 4]], images[[2, 4, 0]])
     assert torch.equal(some.images[[1, 3, 4]], expected) and torch.equal(some.images[[0, 2]], images[[0, 2]])
-    pair = augment.apply(images[:2], labels[:2], torch.arange(2))  # two on is the image itself: no control any more
+    pair = augment.augment_at(images[:2], labels[:2], torch.arange(2))  # two on is the image itself: no control any more
     assert torch.equal(pair.images, images[:2]) and pair.no_map.all()
-    three = augment.apply(images[:3], labels[:3], torch.arange(3))
+    three = augment.augment_at(images[:3], labels[:3], torch.arange(3))
     torch.testing.assert_close(three.maps, own.maps[[2, 0, 1]])
 
 
 def test_other_mask_for_some_of_the_batch(setting):
     _, cam, images, labels = setting
-    own = SaliencyBlur(cam).apply(images, labels, torch.arange(5))
-    some = SaliencyBlur(cam, mask_from="other").apply(images, labels, torch.tensor([1, 4]))
+    own = SaliencyBlur(cam).augment_at(images, labels, torch.arange(5))
+    some = SaliencyBlur(cam, mask_from="other").augment_at(images, labels, torch.tensor([1, 4]))
     torch.testing.assert_close(some.maps, own.maps[[2, 0]])
 
 
@@ -184,7 +184,7 @@ def test_fills(setting):
     torch.testing.assert_close(noise.std(dim=(0, 2, 3)), images.std(dim=(0, 2, 3)), rtol=0.1, atol=0)
     with pytest.raises(ValueError, match="fill must return images"):
         make(lambda x: x[:1])
-    done = SaliencyBlur(cam, fill="other").apply(images[:1], 2, torch.arange(1))
+    done = SaliencyBlur(cam, fill="other").augment_at(images[:1], 2, torch.arange(1))
     assert torch.equal(done.images, images[:1]) and done.no_map.all() and done.keep.all()  # nobody to take pixels from
 
 
@@ -202,10 +202,10 @@ def test_dtype_format_and_subclass_are_kept(dtype):
 def test_list_and_soft_targets_follow_the_draw(setting):
     _, cam, images, labels = setting
     index = torch.tensor([3, 1])
-    by_tensor = SaliencyBlur(cam).apply(images, labels, index).images
-    assert torch.equal(SaliencyBlur(cam).apply(images, labels.tolist(), index).images, by_tensor)
+    by_tensor = SaliencyBlur(cam).augment_at(images, labels, index).images
+    assert torch.equal(SaliencyBlur(cam).augment_at(images, labels.tolist(), index).images, by_tensor)
     one_hot = torch.nn.functional.one_hot(labels, 5)
-    torch.testing.assert_close(SaliencyBlur(cam).apply(images, one_hot, index).images, by_tensor)
+    torch.testing.assert_close(SaliencyBlur(cam).augment_at(images, one_hot, index).images, by_tensor)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_mixed_labels_by_hand():
     for strength, lent in ((1.0, 0.75), (0.5, 0.375)):
         augment = SaliencyBlur(None, fill="other", strength=strength, mask_from=lambda x, y: keep)
         labels, index = torch.tensor([0, 2, 1]), torch.tensor([0, 2])
-        done = augment.apply(images, labels, index)
+        done = augment.augment_at(images, labels, index)
         assert done.images.mean(dim=(1, 2, 3)).tolist() == [lent, 1, 2]
         expected = torch.tensor([[1 - lent, 0, lent], [0, 0, 1], [0, 1, 0]])
         assert torch.equal(augment.mixed_labels(labels, done, 3), expected)
@@ -239,7 +239,7 @@ def test_mixed_labels_by_hand():
         mixed = augment.mixed_labels(rows, done, 2)
         assert mixed.dtype == torch.float64 and mixed.tolist() == [[1 - lent, 1], [0, 1], [0.5, 0]]
         assert augment.mixed_labels(torch.tensor([1, 0, 1]), done, 1).tolist() == [1 - lent, 0, 1]
-    untouched = augment.mixed_labels(labels, augment.apply(images, labels, index[:0]), 3)
+    untouched = augment.mixed_labels(labels, augment.augment_at(images, labels, index[:0]), 3)
     assert torch.equal(untouched, torch.eye(3)[labels])
     for wrong, told in ((labels[:2], r"got \(2,\)"), ([0, 2, 1], "got list"), (labels[:, None, None], r"got \(3, 1, 1\)")):
         with pytest.raises(ValueError, match=told):
@@ -259,7 +259,7 @@ def test_noise_has_the_mean_and_spread_of_each_channel_of_the_batch():
     spread, centre = torch.std_mean(images, dim=(0, 2, 3), correction=0)
     assert spread.min() > 9, "of two images by themselves it is far less"
     augment = SaliencyBlur(None, fill="noise", mask_from=NOTHING)
-    noise = augment.apply(images, None, torch.tensor([0, 1]), torch.Generator().manual_seed(2)).images[:2]
+    noise = augment.augment_at(images, None, torch.tensor([0, 1]), torch.Generator().manual_seed(2)).images[:2]
     torch.testing.assert_close(noise.std(dim=(0, 2, 3)), spread, rtol=0.03, atol=0)
     assert ((noise.mean(dim=(0, 2, 3)) - centre).abs() < 0.03 * spread).all()
     assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[0, 0], noise[0, 1])
@@ -277,7 +277,7 @@ def test_every_draw_comes_from_the_generator_given():
     def drawn(one):
         generator = torch.Generator().manual_seed(3)
         index = one.draw(40, generator)
-        return index, one.apply(images, None, torch.arange(6), generator).images
+        return index, one.augment_at(images, None, torch.arange(6), generator).images
 
     for first, second in zip(drawn(augment), drawn(other), strict=True):
         assert torch.equal(first, second)
@@ -300,7 +300,7 @@ def test_threshold_reaches_every_kind_of_mask(setting, threshold, mask_from):
     keep = keep_mask(cam(images, labels), threshold)
     alive = cam(images, labels).amax(dim=(1, 2)) > 0
     assert 2 <= alive.sum() and not torch.equal(keep, keep_mask(cam(images, labels)))
-    done = SaliencyBlur(cam, threshold=threshold, mask_from=mask_from).apply(images, labels, torch.arange(5))
+    done = SaliencyBlur(cam, threshold=threshold, mask_from=mask_from).augment_at(images, labels, torch.arange(5))
     expected = {"saliency": keep, "inverse": ~keep | ~alive[:, None, None], "other": keep.roll(-1, dims=0)}
     if mask_from == "centre":
         assert torch.equal(done.keep.sum(dim=(1, 2)), keep.sum(dim=(1, 2)))
@@ -321,8 +321,64 @@ def test_given_maps_take_the_place_of_the_methods():
     maps = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
     maps[2] = 0
     index = torch.tensor([0, 2])
-    by_method = SaliencyBlur(lambda *_: maps[index]).apply(images, None, index)
-    given = SaliencyBlur(None).apply(images, None, index, maps=maps)
+    by_method = SaliencyBlur(lambda *_: maps[index]).augment_at(images, None, index)
+    given = SaliencyBlur(None).augment_at(images, None, index, maps=maps)
     assert all(torch.equal(a, b) for a, b in zip(by_method, given)) and given.no_map.tolist() == [False, True]
     with pytest.raises(ValueError, match=r"maps must be \(3, H, W\) like the images .*got \(2, 8, 8\)"):
-        SaliencyBlur(None).apply(images, None, index, maps=maps[:2])
+        SaliencyBlur(None).augment_at(images, None, index, maps=maps[:2])
+
+
+def test_pairs_as_torchvision_takes_them(setting):
+    """(images, labels) in and out, labels as they came; two images are no pair without it."""
+    _, cam, images, labels = setting
+    plain, pairs = SaliencyBlur(cam), SaliencyBlur(cam, pairs=True)
+    augmented, same = pairs(images, labels)
+    assert torch.equal(augmented, plain(images, labels)) and same is labels
+    assert isinstance(SaliencyBlur(cam, p=0, pairs=True)(images), tuple)
+
+
+def test_pairs_with_mixed_labels(setting):
+    _, cam, images, labels = setting
+    options = {"p": 0.5, "fill": "other", "mask_from": "centre"}
+    mixing = SaliencyBlur(cam, **options, pairs=True, labels="mixed", num_classes=5, generator=torch.Generator().manual_seed(3))
+    augmented, rows = mixing(images, labels)
+    one = SaliencyBlur(cam, **options)
+    done = one.augment_at(images, labels, one.draw(5, torch.Generator().manual_seed(3)))
+    assert torch.equal(augmented, done.images) and torch.equal(rows, one.mixed_labels(labels, done, 5))
+    assert rows.shape == (5, 5) and not torch.equal(rows, torch.eye(5)), "some pixels of the next image count for its label"
+    with pytest.raises(ValueError, match="labels as a tensor, got list"):
+        mixing(images, labels.tolist())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labels": "mixed"},
+        {"labels": "mixed", "pairs": True, "num_classes": 3},
+        {"labels": "mixed", "fill": "other", "num_classes": 3},
+        {"labels": "mixed", "fill": "other", "pairs": True},
+    ],
+)
+def test_mixed_labels_need_pairs_and_pixels_of_others(options):
+    with pytest.raises(ValueError, match="needs fill='other', pairs=True and num_classes="):
+        SaliencyBlur(lambda *_: None, **options)
+
+
+def test_it_is_a_module_that_has_no_part_in_the_network(setting):
+    """It stands in modules, is moved and initialised with them, and brings no parameter of the mapped network along."""
+    net, cam, images, labels = setting
+    cam_as_module, fill = torch.nn.Sequential(net), torch.nn.Conv2d(3, 3, 1)
+    augment = SaliencyBlur(cam_as_module, fill=fill)
+    holder = torch.nn.Sequential(augment)
+    holder.apply(lambda module: None)
+    assert not list(holder.parameters()) and not holder.state_dict() and holder[0] is augment
+    assert augment.cam is cam_as_module and augment.fill is fill
+    assert torch.equal(SaliencyBlur(cam).eval()(images, labels), SaliencyBlur(cam).train()(images, labels))
+
+
+def test_repr_tells_what_is_not_the_default(setting):
+    _, cam, _, _ = setting
+    expected = "SaliencyBlur(GroupCAM(PooledNet, layer='relu2', groups=4, weights='none', denoise=None), p=0.5, fill='mean')"
+    assert repr(SaliencyBlur(cam, p=0.5, fill="mean")) == expected
+    assert repr(SaliencyBlur(cam, fill=blur)).endswith("fill=blur)")
+    assert repr(GradCAM(PooledNet(), ["conv1", "conv2"], sign=-1)) == "GradCAM(PooledNet, layer=['conv1', 'conv2'], sign=-1)"

@@ -1,6 +1,7 @@
 """Finding the layer: by rule over many architectures, by name, and with errors that list what is there."""
 
 import time
+import warnings
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from tokens import Perceiver, TokenNet, ZeroShot
 from torch import nn
 from torch.nn import functional as F
 
-from groupcam_aug import GradCAM, GroupCAM
-from groupcam_aug.layers import get_layer
+from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
+from groupcam_aug.layers import layer_name
 
 # name -> (image side, layer that must be found, layer for mask_at="stage")
 MATRIX = {
@@ -130,21 +131,65 @@ def test_no_spatial_layer():
         GroupCAM(flat, groups=2)(torch.randn(2, 3, 4, 4), 1)
 
 
-def test_get_layer_errors(net):
-    assert get_layer(net, "conv1") is net.conv1
+def test_layers_by_name_or_as_modules(net):
+    assert layer_name(net, "conv1") == layer_name(net, net.conv1) == "conv1"
     with pytest.raises(ValueError, match=r"no layer 'conv3'; did you mean one of \['conv"):
-        get_layer(net, "conv3")
+        layer_name(net, "conv3")
     with pytest.raises(ValueError, match=r"one of \['conv1', 'bn1'"):
-        get_layer(net, "zzzzzz")
-    with pytest.raises(TypeError, match="a Conv2d itself: write layer='conv1'"):
-        get_layer(net, net.conv1)
-    with pytest.raises(TypeError, match="a Linear itself: and it is no part of PooledNet"):
-        get_layer(net, torch.nn.Linear(1, 1))
-    for make in (lambda: GradCAM(net, net.conv2), lambda: GradCAM(net, [net.conv2]), lambda: GroupCAM(net, net.conv2)):
-        with pytest.raises(TypeError, match="write layer='conv2'"):
-            make()
-    with pytest.raises(TypeError, match="module name or None, got int"):
-        get_layer(net, 3)
+        layer_name(net, "zzzzzz")
+    for stranger in (nn.Linear(1, 1), net):
+        with pytest.raises(ValueError, match=f"the {type(stranger).__name__} given is no part of PooledNet"):
+            layer_name(net, stranger)
+    with pytest.raises(TypeError, match="a module or its name, or None, got int"):
+        layer_name(net, 3)
+
+
+def test_maps_of_a_layer_given_as_a_module(net):
+    """The same as by name, in every function that takes a layer."""
+    x, y = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([0, 1])
+    assert torch.equal(GradCAM(net, net.conv2)(x, y), GradCAM(net, "conv2")(x, y))
+    first, second = GradCAM(net, [net.conv1, "conv2"])(x, y)
+    assert torch.equal(second, GradCAM(net, net.conv2)(x, y)) and first.shape == second.shape
+    by_module, by_name = (
+        GroupCAM(net, layer, groups=2, mask_at=place) for layer, place in ((net.conv2, net.relu2), ("conv2", "relu2"))
+    )
+    assert torch.equal(by_module(x, y), by_name(x, y)) and by_module.layer == "conv2" and by_module.place == "relu2"
+    assert torch.equal(guided_grad_cam(net, x, y, net.conv2), guided_grad_cam(net, x, y, "conv2"))
+
+
+class Shrinking(nn.Module):
+    """Three stages of half the size each: 10 x 10, 5 x 5 and 2 x 2 cells of 20 x 20 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(3 if i == 0 else 4, 4, 2, 2), nn.ReLU()) for i in range(3))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("make", [lambda m: GradCAM(m), lambda m: GroupCAM(m, groups=2), lambda m: GradCAM(m, m.stages[2])])
+def test_a_grid_of_a_few_cells_is_warned_of_once(make):
+    model, x = Shrinking().eval(), torch.randn(2, 3, 20, 20)
+    with pytest.warns(UserWarning) as said:
+        make(model)(x, 1)
+        make(model)(x, 1)
+    (only,) = [str(one.message) for one in said]
+    assert "has 2 x 2 cells for images of 20 x 20" in only and "layer='stages.1' has 5 x 5" in only
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GradCAM(Shrinking().eval(), "stages.1")(x, 1)
+        GradCAM(Shrinking().eval())(torch.randn(1, 3, 40, 40), 1)
+
+
+def test_images_with_their_channels_last_are_refused(net):
+    for images in (torch.rand(2, 32, 16, 3), torch.rand(2, 32, 16, 1), torch.rand(2, 32, 16, 4)):
+        with pytest.raises(ValueError, match=r"channels last: bring them to \(N, C, H, W\) with images.permute\(0, 3, 1, 2\)"):
+            GradCAM(net)(images, 1)
+    GradCAM(net)(torch.rand(2, 3, 32, 4, dtype=torch.float64), 1)  # narrow images are images
 
 
 # name -> arguments of TokenNet and side of the images; every one with 50 or so tokens that a count alone reads otherwise
@@ -251,7 +296,7 @@ def test_the_text_tower_of_a_zero_shot_classifier_is_no_layer(recwarn):
     for classes in (5, 1):
         cam = GradCAM(ZeroShot(classes).double().eval())
         cam(torch.randn(2, 3, 64, 64, dtype=torch.float64), 0)
-        assert cam.layer.startswith("image.") and not recwarn
+        assert cam.layer.startswith("image.") and all("only pick blocks" in str(one.message) for one in recwarn)
 
 
 def test_folded_rows_are_no_layer():

@@ -166,7 +166,9 @@ class Mode:
     attribute: str = "net"
     normalise: Any = as_found
     quiet: bool = False  # switched off by its own arguments: nothing may change
-    common: dict[str, Any] = field(default_factory=lambda: {"network": "net", "layer": "relu2", "groups": 4, "p": 1.0})
+    common: dict[str, Any] = field(
+        default_factory=lambda: {"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, "p": 1.0}
+    )
 
     def callback(self):
         return GroupCAMAugmentation(**{**self.common, **self.arguments})

@@ -32,7 +32,7 @@ class Watch(pl.Callback):
 
     def on_train_start(self, trainer, module):
         self.during_maps, self.during_steps, self.calls = Collectives(), Collectives(), 0
-        apply, step = self.augmentation.augment.apply, trainer.strategy.training_step
+        apply, step = self.augmentation.augment.augment_at, trainer.strategy.training_step
         if self.skip and trainer.global_rank == 1:
             self.augmentation.augment.p = 0.0
 
@@ -45,7 +45,7 @@ class Watch(pl.Callback):
             with self.during_steps:
                 return step(*args, **kwargs)
 
-        self.augmentation.augment.apply, trainer.strategy.training_step = watched, watched_step
+        self.augmentation.augment.augment_at, trainer.strategy.training_step = watched, watched_step
 
     def on_fit_end(self, trainer, module):
         told = {
@@ -64,7 +64,7 @@ def run(folder, *, launch, mode=None, skip=False, accumulate=1, unused=False, sh
     torch.manual_seed(11)
     if mode is None:
         module = Ranked(unused)
-        augmentation = GroupCAMAugmentation(network="net", layer="relu2", groups=4, **options)
+        augmentation = GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4, **options)
         train = DataLoader(lit.Pictures(16), batch_size=4)
     else:
         from modes import MODES

@@ -33,7 +33,7 @@ class Logs(lit.Lit):
 if __name__ == "__main__":
     rank = os.environ["NODE_RANK"]
     module = Logs()
-    callbacks = [SaliencyReport(), GroupCAMAugmentation(network="net", layer="relu2", groups=4)]
+    callbacks = [SaliencyReport(), GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)]
     strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE)
     options = {**lit.SILENT, "num_nodes": 2, "strategy": strategy, "max_epochs": 2, "callbacks": callbacks}
     trainer = pl.Trainer(**options, default_root_dir=Path(sys.argv[1]) / rank)

@@ -79,7 +79,7 @@ def main(folder):
         max_steps=STEPS,
         max_epochs=-1,
         default_root_dir=folder,
-        callbacks=[saver, GroupCAMAugmentation(network="net", layer="relu2", groups=4, p=0.5)],
+        callbacks=[saver, GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4, p=0.5)],
     )
     trainer.fit(module, Steps([[x, y] for x, y in lit.loader(4 * BATCHES)]), ckpt_path="last")
     torch.set_num_threads(threads)

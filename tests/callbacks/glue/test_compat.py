@@ -74,7 +74,7 @@ def test_the_expected_packages_are_here():
 @pytest.mark.parametrize("alone", [False, True])
 def test_augments_in_a_list_and_alone(name, alone):
     package, module, train, images = make(name)
-    callback = GroupCAMAugmentation(network="net", groups=4)
+    callback = GroupCAMAugmentation(preset="paper", network="net", groups=4)
     assert isinstance(callback, package.Callback)
     trainer = fit(package, module, train, callback if alone else [callback])
     assert len(module.seen) == 2
@@ -91,16 +91,16 @@ def test_errors_are_of_the_trainers_own_package(name):
         if other != name:
             assert importlib.import_module(f"{other}.utilities.exceptions").MisconfigurationException is not expected
     with pytest.raises(expected, match="no network 'model'"):
-        fit(package, module, train, [GroupCAMAugmentation(network="model")])
+        fit(package, module, train, [GroupCAMAugmentation(preset="paper", network="model")])
     with pytest.raises(expected, match="network="):
-        fit(package, module, train, [GroupCAMAugmentation()])
+        fit(package, module, train, [GroupCAMAugmentation(preset="paper")])
     assert not module.seen
 
 
 @each
 def test_one_callback_may_serve_trainers_of_both(name):
     """A callback built once, used with one package and then with the other, as notebooks do."""
-    callback, runs = GroupCAMAugmentation(network="net", groups=4), []
+    callback, runs = GroupCAMAugmentation(preset="paper", network="net", groups=4), []
     for current in dict.fromkeys([name, *HERE]):
         package, module, train, _ = make(current)
         fit(package, module, train, [callback])

@@ -17,7 +17,7 @@ from groupcam_aug.moving_average import moving_average
 
 
 def make(**options):
-    return GroupCAMAugmentation(**{"network": "net", "layer": "relu2", "groups": 4, **options})
+    return GroupCAMAugmentation(**{"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, **options})
 
 
 def teacher(classes=5):

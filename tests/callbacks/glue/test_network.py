@@ -5,11 +5,11 @@ import pytorch_lightning as pl
 import torch
 import torchmetrics
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lit import SILENT, Lit, fit
+from lit import SILENT, Lit, fit, loader
 from models import PooledNet
 from torch import nn
 
-from groupcam_aug.callbacks import GroupCAMAugmentation
+from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyMonitor
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters, refuse
 
 
@@ -28,6 +28,10 @@ def test_a_network_is_found_by_its_dotted_name():
     assert find_network(trainer, module, "inner.deep") is module.inner["deep"]
     with pytest.raises(MisconfigurationException, match=r"no network 'inner.shallow' \(found NoneType\).*\['net', 'inner'\]"):
         find_network(trainer, module, "inner.shallow")
+    with pytest.raises(
+        MisconfigurationException, match=r"no network 'inner.depe' .*; did you mean 'inner.deep'\? Its modules are"
+    ):
+        find_network(trainer, module, "inner.depe")
 
 
 def test_lazy_modules_are_noticed():
@@ -90,13 +94,46 @@ def test_a_forward_that_needs_more_than_the_images_is_refused_with_the_way_out(n
             return self.net(images)
 
     module = Needs(Inner() if network else None)
-    callback = GroupCAMAugmentation(network=network, layer="relu2" if network else "net.relu2", groups=2)
+    callback = GroupCAMAugmentation(preset="paper", network=network, layer="relu2" if network else "net.relu2", groups=2)
     with pytest.raises(
         MisconfigurationException,
         match=rf"{'Inner' if network else 'Needs'} cannot be run on images alone: .*missing 1 required .*'(labels|where)'.*"
         r"GroupCAMAugmentation\(network=\.\.\.\), one of \['net'\]",
     ):
         fit(module, [callback])
+
+
+class InTwoParts(Lit):
+    """Features in `net`, classes behind them in `head`; `aside` takes as many but is not trained, `loss` is not behind."""
+
+    def __init__(self, wide=5):
+        super().__init__()
+        self.head, self.aside, self.loss = nn.Linear(wide, 5), nn.Linear(5, 5).requires_grad_(False), nn.Linear(5, 5)
+        self.wide = wide
+
+    def forward(self, x):
+        features = self.net(x)
+        return self.head(torch.cat([features, features], dim=1)[:, : self.wide])
+
+
+@pytest.mark.parametrize("make", [GroupCAMAugmentation, SaliencyMonitor])
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}])
+def test_a_classifier_behind_the_mapped_network_is_noticed_once(make, options):
+    with pytest.warns(UserWarning) as said:
+        fit(InTwoParts(), [make(network="net", layer="relu2", groups=2)], val=loader(), **options)
+    text = [str(one.message) for one in said if "behind" in str(one.message)]
+    (only,) = text
+    assert f"{make.__name__}(network='net') maps the 5 outputs of 'net'" in only and "'head' takes as many" in only
+    assert "forward() through both and leave network= out" in only
+
+
+@pytest.mark.parametrize("make", [GroupCAMAugmentation, SaliencyMonitor])
+def test_what_is_not_behind_it_is_not_warned_of(make):
+    """Another width, no network by name, another network that is mapped: warnings are errors here."""
+    fit(InTwoParts(wide=7), [make(network="net", layer="relu2", groups=2)], val=loader())
+    fit(InTwoParts(), [make(layer="net.relu2", groups=2)], val=loader())
+    if make is GroupCAMAugmentation:
+        fit(InTwoParts(), [make(network="net", layer="relu2", groups=2, source=PooledNet())])
 
 
 def test_another_type_error_is_raised_as_it_is():

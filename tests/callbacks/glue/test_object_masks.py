@@ -41,7 +41,7 @@ def left(images, targets):
 
 
 def make(**options):
-    return GroupCAMAugmentation(**{"network": "net", "layer": "relu2", "groups": 4, "mask_key": 2, **options})
+    return GroupCAMAugmentation(**{"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, "mask_key": 2, **options})
 
 
 def read(masks, **options):

@@ -232,7 +232,7 @@ def test_attributes_that_are_only_for_pictures_never_end_a_training(tmp_path, sa
     folder = tmp_path / "groupcam"
     trainer = pl.Trainer(
         **{**SILENT, "default_root_dir": tmp_path, "max_epochs": 1},
-        callbacks=[SaliencyMonitor(num_images=4), GroupCAMAugmentation(groups=4), SaliencyReport()],
+        callbacks=[SaliencyMonitor(num_images=4), GroupCAMAugmentation(preset="paper", groups=4), SaliencyReport()],
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*(from here on|could not write)")

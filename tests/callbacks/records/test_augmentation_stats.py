@@ -127,7 +127,7 @@ def test_recording_changes_nothing(tmp_path):
     states = []
     for record in (True, False):
         module, folder = lit.Lit(), tmp_path / str(record)
-        callback = GroupCAMAugmentation(network="net", layer="relu2", groups=4, p=0.5, record=record)
+        callback = GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4, p=0.5, record=record)
         lit.fit(module, [callback], lit.loader(shuffle=True), max_epochs=2, logger=CSVLogger(folder), log_every_n_steps=1)
         states.append([*lit.state(module), *module.seen])
         assert bool(list(folder.rglob("groupcam"))) == record
@@ -135,7 +135,7 @@ def test_recording_changes_nothing(tmp_path):
 
 
 def test_a_run_that_leaves_nothing_is_left_without_records(tmp_path):
-    callback = GroupCAMAugmentation(network="net", layer="relu2", groups=4)
+    callback = GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)
     lit.fit(lit.Lit(), [callback], default_root_dir=tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / "groupcam").mkdir()  # as a SaliencyReport does
@@ -153,7 +153,7 @@ def test_neither_a_full_disk_nor_a_picture_ends_the_training(tmp_path, monkeypat
     with pytest.warns(UserWarning, match=r"records nothing from here on: .*(No space|no place) left"):
         trainer = lit.fit(
             module,
-            [GroupCAMAugmentation(network="net", layer="relu2", groups=4)],
+            [GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)],
             max_epochs=3,
             logger=CSVLogger(tmp_path),
             log_every_n_steps=1,
@@ -164,7 +164,7 @@ def test_neither_a_full_disk_nor_a_picture_ends_the_training(tmp_path, monkeypat
 def test_a_resumed_run_goes_on_recording(tmp_path):
     def fit(epochs, ckpt_path=None):
         logger = CSVLogger(tmp_path, version=0)
-        callback = GroupCAMAugmentation(network="net", layer="relu2", groups=4)
+        callback = GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)
         options = {**lit.SILENT, "logger": logger, "max_epochs": epochs, "log_every_n_steps": 1, "callbacks": [callback]}
         trainer = pl.Trainer(**options)
         with warnings.catch_warnings():
@@ -186,7 +186,7 @@ def test_trial_steps_of_a_tuner_do_not_count(tmp_path):
 
     module = lit.Lit()
     module.lr = 0.01
-    callback = GroupCAMAugmentation(network="net", layer="relu2", groups=4)
+    callback = GroupCAMAugmentation(preset="paper", network="net", layer="relu2", groups=4)
     options = {**lit.SILENT, "logger": CSVLogger(tmp_path), "max_epochs": 1, "log_every_n_steps": 1}
     trainer = pl.Trainer(**options, callbacks=[callback], default_root_dir=tmp_path)
     train = DataLoader(lit.Pictures(10), 4)

@@ -58,6 +58,17 @@ def test_classes_that_are_augmented_unequally_are_named(tmp_path, per_class, unl
         assert expected in check(render(tmp_path)).words()
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [([512, 2, 3], "Maps have 2 x 3 cells."), ([64, 4, 9], "Maps have 4 x 9 cells."), ([64, 5, 5], None), (None, None)],
+)
+def test_maps_of_a_few_cells_are_named_on_top(tmp_path, shape, expected):
+    records.augmentation(tmp_path)
+    facts = json.loads((tmp_path / "augmentation.json").read_text())
+    put_file(tmp_path, "augmentation.json", json.dumps(facts | {"layer_shape": shape}))
+    assert warnings_of(tmp_path) == ([] if expected is None else [expected])
+
+
 def test_empty_object_masks_are_no_failure_of_the_method(tmp_path):
     records.augmentation(tmp_path, no_map=90, keep_fraction=0.05)
     facts = json.loads((tmp_path / "augmentation.json").read_text())

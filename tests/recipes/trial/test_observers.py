@@ -47,7 +47,7 @@ def test_it_counts_steps_and_tells_how_far_it_is(tmp_path):
 def test_the_digest_of_the_batches_is_that_of_what_was_fed_before_any_augmentation(tmp_path):
     plain, augmented, other = FitObserver(), FitObserver(), FitObserver()
     fitted(tmp_path, plain)
-    fitted(tmp_path, augmented, GroupCAMAugmentation(image_key="image", target_key="label", groups=4))
+    fitted(tmp_path, augmented, GroupCAMAugmentation(preset="paper", image_key="image", target_key="label", groups=4))
     fitted(tmp_path, other, data=MyData(56))
     assert plain.batches == augmented.batches != other.batches
     assert plain.start == augmented.start and len(plain.start) == 16
