@@ -25,7 +25,7 @@ from groupcam_aug.callbacks.glue.batch import (
     replace_item,
     warn_of_several_labels,
 )
-from groupcam_aug.callbacks.glue.compat import announce, misconfigured, warn
+from groupcam_aug.callbacks.glue.compat import announce, keeping_random_numbers, misconfigured, warn
 from groupcam_aug.callbacks.glue.dispatcher import BatchCallback, Dispatcher, is_for_training
 from groupcam_aug.callbacks.glue.map_source import MapSource
 from groupcam_aug.callbacks.glue.network import refuse, warn_of_head
@@ -320,7 +320,7 @@ class GroupCAMAugmentation(BatchCallback):
         try:
             with (
                 trainer.profiler.profile(f"[Callback]{self.state_key}.augment"),
-                nullcontext() if trial else fit.timer.measure(images.device),
+                keeping_random_numbers(trainer) if trial else fit.timer.measure(images.device),
                 fit.source.borrowed(images, type(self).__name__) if runs_network else nullcontext() as cam,
             ):
                 maps = masks if self.source == "masks" else None

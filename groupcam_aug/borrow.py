@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from groupcam_aug.restore import hooked, restoring, undo
-from groupcam_aug.threads import by_this_thread, first_layer, lock_of, warn_of_other_threads
+from groupcam_aug.threads import by_this_thread, first_layer, one_thread, warn_of_other_threads
 
 __all__ = ["Capture", "as_found", "capture", "plain_arithmetic", "unwrap"]
 
@@ -75,7 +75,7 @@ def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[n
     steps: list[Callable[[], object]] = []  # each before its change, see `restore`
     grad = torch.is_grad_enabled()
     inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-    with lock_of(model), restoring(partial(undo, steps)), inference:
+    with one_thread(model), restoring(partial(undo, steps)), inference:
         _keep_random_numbers(steps, device)  # last to be undone: it fails on a device that is broken
         steps.append(partial(torch.set_grad_enabled, grad))
         torch.set_grad_enabled(False)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from groupcam_aug.arguments import changed_options, check_whole
 from groupcam_aug.borrow import capture, unwrap
-from groupcam_aug.grid import Grid, is_doubtful, read_grid
-from groupcam_aug.layers import find_layer, finer_layer, patches_matter, show_grid, spatial_layers
+from groupcam_aug.grid import Grid, is_attention, is_doubtful, may_be_attention, read_grid
+from groupcam_aug.layers import find_layer, finer_layer, patches_matter, show_grid, spatial_layers, tokens_in
 from groupcam_aug.memory import exhausted, is_out_of_memory
 from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, warn_once, why_not_finite
 from groupcam_aug.partial_forward import Tail
@@ -48,6 +48,7 @@ class CAM:
         self.network = unwrap(model)
         self.stated = None if grid is None else tuple(grid)
         self._grids: dict[tuple[Any, ...], Grid] = {}  # of layers, by the shapes of output and image
+        self._tokens: dict[torch.Size, set[int]] = {}  # how many the network has, by shape of an image
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
         self.columns = 0  # of the logits, after the first call
@@ -72,8 +73,8 @@ class CAM:
         Raises:
             ValueError: another number of rows than images.
         """
-        with_graph = torch.is_grad_enabled()
-        logits = self._outputs(images)
+        with torch.set_grad_enabled(with_graph := torch.is_grad_enabled()):  # a forward may leave them switched on behind it
+            logits = self._outputs(images)
         return logits if with_graph else logits.detach()
 
     def _outputs(self, images: Tensor) -> Tensor:
@@ -201,19 +202,29 @@ class CAM:
         size = (images.shape[-2], images.shape[-1])
         key = (name, output.shape[1:], size, matters)
         if key not in self._grids:
-            if is_doubtful(output, size):
+            if is_doubtful(output, size) or self._is_attention(output, images):
                 grid = show_grid(self.network, self.logits, images, name, self.stated)
             else:
                 grid = read_grid(output, size, name)
-            if matters and grid.extra(output) and not patches_matter(self.network, self.logits, images, name, grid):
+            if matters and not patches_matter(self.network, self.logits, images, name, grid):
+                read = ", which are read off the tokens beside them" if grid.extra(output) else ""
                 raise ValueError(
-                    f"the patches in layer {name!r} do not influence the logits, which are read off the tokens beside them: its "
-                    f"maps would be empty. Choose an earlier layer, such as {self.find(images)!r}"
+                    f"the patches in layer {name!r} do not influence the logits{read}: its maps would be empty. Choose another "
+                    f"layer, such as {self.find(images)!r}"
                 )
             if min(grid.height, grid.width) < COARSE:
                 self._warn_of_blocks(name, grid, images)
             self._grids[key] = grid
         return self._grids[key]
+
+    def _is_attention(self, output: Tensor, images: Tensor) -> bool:
+        """See `grid.is_attention`; a pass of one image tells how many tokens the network has."""
+        if not may_be_attention(output):
+            return False
+        size = images.shape[1:]
+        if size not in self._tokens:
+            self._tokens[size] = tokens_in(self.network, self.logits, images)
+        return is_attention(output, self._tokens[size])
 
     def _warn_of_blocks(self, name: str, grid: Grid, images: Tensor) -> None:
         finer = finer_layer(self.network, self.logits, images, COARSE)
@@ -241,14 +252,19 @@ class CAM:
     def _look(self, images: Tensor, logits: Tensor, *, named: bool) -> None:
         """Notice outputs that are no logits: features, probabilities, no numbers."""
         name = type(self.network).__name__
-        if named and vars(self.network).get("num_classes") == 0:  # timm's and others'
+        widths = {vars(self.network).get(attribute) for attribute in ("num_features", "head_hidden_size")} - {None}
+        # timm's and others'. Where a head was put on by hand, the outputs are no longer as many as the features.
+        features = vars(self.network).get("num_classes") == 0 and (not widths or self.columns in widths)
+        if named and features:
             raise ValueError(
                 f"{name} has num_classes=0: it returns features, not logits. Give it a head, or targets as a callable on what it "
                 "returns; for a callback, give the LightningModule a forward through backbone and head, and leave network= out"
             )
         if logits.ndim != 2 or not logits.numel():
             return
-        self.probabilities = bool(((logits >= 0) & (logits <= 1.01)).all())
+        finite = logits[logits.isfinite().all(dim=1)]
+        if len(finite):  # else there is no word on it
+            self.probabilities = bool(((finite >= 0) & (finite <= 1.01)).all())
         if self.probabilities and self._squashes is None:
             with torch.no_grad():
                 self._squashes = ends_in_probabilities(self.logits, images)

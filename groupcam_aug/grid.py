@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "guess_grid", "is_doubtful", "read_grid"]
+__all__ = ["Grid", "guess_grid", "is_attention", "is_doubtful", "may_be_attention", "read_grid"]
 
 
 def read_grid(output: Tensor, size: tuple[int, int], name: str) -> Grid:
@@ -68,6 +68,29 @@ def is_doubtful(output: Tensor, size: tuple[int, int]) -> bool:
     exact = _same_stride(first, size) or _same_stride(last, size)
     fits = _same_stride if exact else _same_aspect
     return fits(first, size) and fits(last, size)
+
+
+def may_be_attention(output: Tensor) -> bool:
+    """Whether an output has the shape of attention weights, (N, heads, T, T) or (N, T, T, heads)."""
+    return output.ndim == 4 and (output.shape[2] == output.shape[3] > 1 or output.shape[1] == output.shape[2] > 1)
+
+
+def is_attention(output: Tensor, tokens: set[int]) -> bool:
+    """Whether an output is likely to hold what tokens are to tokens, not a grid of the image.
+
+    That is, it has a row and a column for each token of the network, or rows of a softmax.
+
+    Args:
+        output: of a layer.
+        tokens: the numbers of tokens T of the network's outputs (N, T, K).
+    """
+    if not may_be_attention(output):
+        return False
+    heads_first = output.shape[2] == output.shape[3]
+    if (output.shape[2] if heads_first else output.shape[1]) in tokens:
+        return True
+    rows = output.detach()[:1].float()
+    return heads_first and bool((rows >= 0).all() and ((rows.sum(dim=3) - 1).abs() < 1e-2).all())
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.grid import Grid, guess_grid
+from groupcam_aug.grid import Grid, guess_grid, is_attention, is_doubtful
+from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.restore import hooked
-from groupcam_aug.spatial_check import changed_images, moved, spatial_hits, tokens_shown
+from groupcam_aug.spatial_check import ENOUGH, changed_images, moved, spatial_hits, tokens_shown
 
-__all__ = ["Event", "has_weights", "influential", "show_grids", "trace", "usable"]
+__all__ = ["Event", "doubtful", "has_weights", "influential", "show_grids", "token_counts", "trace", "usable"]
 
 
 class Event(NamedTuple):
@@ -52,14 +53,31 @@ def usable(events: list[Event]) -> list[Event]:
     return [e for e in events if calls[e.name] == 1 and e.grid is not None and e.grid.height * e.grid.width > 1]
 
 
+def token_counts(events: list[Event]) -> set[int]:
+    """How many tokens there are in the outputs (1, T, K)."""
+    return {event.output.shape[1] for event in events if event.output.ndim == 3 and event.output.shape[1] > 1}
+
+
+def doubtful(events: list[Event], size: tuple[int, int]) -> list[Event]:
+    """Those whose shape alone does not say where the grid is: tokens, either of two readings, attention weights.
+
+    Args:
+        events: of all modules.
+        size: of the image, (height, width).
+    """
+    tokens = token_counts(events)
+    return [event for event in events if is_doubtful(event.output, size) or is_attention(event.output, tokens)]
+
+
 def show_grids(
     model: nn.Module,
     forward: Callable[[Tensor], Tensor],
     probe: Tensor,
     events: list[Event],
     stated: tuple[int, ...] | None,
+    tokens: set[int],
 ) -> dict[str, tuple[Grid | None, bool]]:
-    """The grids of outputs whose shape alone does not say it (see `grid.is_doubtful`), of modules that fire once.
+    """The grids of outputs whose shape alone does not say it (see `doubtful`), of modules that fire once.
 
     Args:
         model: the bare network, in eval mode.
@@ -67,6 +85,7 @@ def show_grids(
         probe: see `probe_image`.
         events: of a pass of the probe.
         stated: (rows, columns) or (rows, columns, tokens in front) of token outputs, taken as it is; or None.
+        tokens: see `token_counts`.
 
     Returns:
         By name: the grid, None if none is shown; and whether changes of the image move the output at all.
@@ -97,14 +116,22 @@ def show_grids(
             readings = Grid("channels first", *first), Grid("channels last", *last)
             hits = [spatial_hits(move, reading) for move, reading in zip(moves, readings, strict=True)]
             shown[event.name] = (readings[hits[1] > hits[0]], True)
+            if max(hits) < ENOUGH and is_attention(event.output, tokens):
+                shown[event.name] = (None, True)
         else:
             guess = guess_grid(event.output, size, strict=True)
             shown[event.name] = (tokens_shown(moves[0], size, guess), bool((moves[0] > 0).any()))
     return shown
 
 
-def influential(model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor, events: list[Event]) -> set[str]:
-    """Names of those among `events`, modules that fire once, whose positions influence what the classifier reads."""
+def influential(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor, events: list[Event], *, unknown: bool = False
+) -> set[str]:
+    """Names of those among `events`, modules that fire once, whose positions influence what the classifier reads.
+
+    `unknown`: whether those count of which no gradient can tell: behind a `no_grad` or a function without a derivative, or
+    beside which there are no other tokens and whose gradient is zero as yet, as of a branch that starts at zero.
+    """
     grids = {event.name: event.grid for event in events if event.grid is not None}
     with torch.enable_grad(), trace(model, (probe.shape[-2], probe.shape[-1])) as again:
         image = probe.clone().requires_grad_()
@@ -117,12 +144,18 @@ def influential(model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Te
         if not value.requires_grad:  # the network detaches its classifier: nothing can be told
             return set(grids)
         reached = [event for event in again if event.name in grids and event.output.requires_grad]
-        slopes = torch.autograd.grad(value, [event.output for event in reached], allow_unused=True) if reached else ()
-    return {
-        event.name
-        for event, slope in zip(reached, slopes, strict=True)
-        if slope is not None and bool((grids[event.name].read(slope) != 0).any())
-    }
+        try:
+            slopes = torch.autograd.grad(value, [event.output for event in reached], allow_unused=True) if reached else ()
+        except RuntimeError as error:  # a derivative that is not implemented: the map methods may not need it
+            if not unknown or is_out_of_memory(error):
+                raise
+            return set(grids)
+    names = {event.name for event in again if event.name in grids and not event.output.requires_grad} if unknown else set()
+    for event, slope in zip(reached, slopes, strict=True):
+        grid = grids[event.name]
+        if slope is not None and ((unknown and not grid.extra(slope)) or bool((grid.read(slope) != 0).any())):
+            names.add(event.name)
+    return names
 
 
 def has_weights(module: nn.Module, *, recurse: bool = True) -> bool:

@@ -6,14 +6,15 @@ import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
 
+import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.grid import Grid, is_doubtful
-from groupcam_aug.layer_trace import Event, has_weights, influential, show_grids, trace, usable
+from groupcam_aug.grid import Grid, is_attention
+from groupcam_aug.layer_trace import Event, doubtful, has_weights, influential, show_grids, token_counts, trace, usable
 from groupcam_aug.spatial_check import probe_image
 
-__all__ = ["find_layer", "finer_layer", "layer_name", "patches_matter", "show_grid", "spatial_layers"]
+__all__ = ["find_layer", "finer_layer", "layer_name", "patches_matter", "show_grid", "spatial_layers", "tokens_in"]
 
 
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
@@ -70,9 +71,10 @@ def find_layer(
     hidden: list[Event] = []
     begin = next((i for i, event in enumerate(events) if picked and event is picked[-1]), 0)
     # A network that returns NaN shows nothing, neither for nor against a grid.
-    if any(is_doubtful(event.output, size) for event in events[begin:]) and bool(logits.isfinite().all()):
-        doubtful = [event for event in events if is_doubtful(event.output, size)]
-        grids = show_grids(model, forward, probe, doubtful, stated)
+    unclear = doubtful(events, size)
+    late = {id(event) for event in events[begin:]}
+    if any(id(event) in late for event in unclear) and bool(logits.isfinite().all()):
+        grids = show_grids(model, forward, probe, unclear, stated, token_counts(events))
         events = [event._replace(grid=grids.get(event.name, (event.grid,))[0]) for event in events]
         picked = _candidates(events, logits)
         shown = [i for i, event in enumerate(events) if event.grid is not None]
@@ -124,18 +126,19 @@ def show_grid(
         ValueError: no grid is shown, or the stated one does not fit.
     """
     probe, size = probe_image(images), (images.shape[-2], images.shape[-1])
-    with trace(model, size, [name]) as events, as_found(model, images.device):
+    with trace(model, size) as events, as_found(model, images.device):
         forward(probe)
+    tokens, events = token_counts(events), [event for event in events if event.name == name]
     shape = tuple(events[0].output.shape) if events else ()
     if not all(event.output.isfinite().all() for event in events):
         raise ValueError(f"layer {name!r} returns NaN or infinite values for any image: look at the network's weights")
-    grid = show_grids(model, forward, probe, events, stated).get(name, (None, False))[0]
+    grid = show_grids(model, forward, probe, events, stated, tokens).get(name, (None, False))[0]
     if grid is None:
         raise ValueError(
             f"layer {name!r} has no grid that could be shown: its output for one image of {size[0]} x {size[1]} has the shape "
-            f"{shape}, and changed patches of the image do not move positions of their own (latents, prompts, channels, or "
-            "patches in another order). Choose another layer; or, if these are tokens of patches row by row, state "
-            "grid=(rows, columns) or grid=(rows, columns, tokens in front)"
+            f"{shape}, and changed patches of the image do not move positions of their own (latents, prompts, channels, "
+            "attention weights, or patches in another order). Choose another layer; or, if these are tokens of patches row by "
+            "row, state grid=(rows, columns) or grid=(rows, columns, tokens in front)"
         )
     return grid
 
@@ -145,24 +148,35 @@ def patches_matter(model: nn.Module, forward: Callable[[Tensor], Tensor], images
     probe = probe_image(images)
     with trace(model, (images.shape[-2], images.shape[-1]), [name]) as events, as_found(model, images.device):
         forward(probe)
-    return bool(influential(model, forward, probe, [event._replace(grid=grid) for event in events]))
+    return bool(influential(model, forward, probe, [event._replace(grid=grid) for event in events], unknown=True))
 
 
 def spatial_layers(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> list[str]:
     """Names of all layers that `find_layer` would consider, in the order in which they finish; for error messages."""
-    with trace(model, (images.shape[-2], images.shape[-1])) as events:
-        logits = forward(probe_image(images))
-    return [event.name for event in _candidates(events, logits)]
+    return [event.name for event in _by_shape(model, forward, images)]
 
 
 def finer_layer(
     model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, side: int
 ) -> tuple[str, tuple[int, int]] | None:
     """The last layer whose grid has at least `side` rows and columns, with its grid; None if there is none."""
-    with trace(model, (images.shape[-2], images.shape[-1])) as events:
-        logits = forward(probe_image(images))
-    grids = [(event.name, (event.grid.height, event.grid.width)) for event in _candidates(events, logits) if event.grid]
+    grids = [(event.name, (event.grid.height, event.grid.width)) for event in _by_shape(model, forward, images) if event.grid]
     return next((found for found in reversed(grids) if min(found[1]) >= side), None)
+
+
+def tokens_in(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> set[int]:
+    """How many tokens the outputs (N, T, K) of the network's modules have, for images of this shape."""
+    with trace(model, (images.shape[-2], images.shape[-1])) as events, torch.no_grad():
+        forward(probe_image(images))
+    return token_counts(events)
+
+
+def _by_shape(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> list[Event]:
+    """Candidates as far as their shapes tell."""
+    with trace(model, (images.shape[-2], images.shape[-1])) as events, torch.no_grad():
+        logits = forward(probe_image(images))
+    tokens = token_counts(events)
+    return [event for event in _candidates(events, logits) if not is_attention(event.output, tokens)]
 
 
 _NOT_A_LAYER = ("Pool", "Dropout", "DropPath", "DropBlock", "StochasticDepth")

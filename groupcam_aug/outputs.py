@@ -33,7 +33,9 @@ def ends_in_probabilities(forward: Callable[[Tensor], Tensor], images: Tensor) -
     if sum_to_one(outputs):
         return True
     outputs = outputs.float()
-    values = [value.flatten().float() for value in squashed.outputs if value.numel() <= outputs.numel()]
+    # One column more than the outputs: of two classes some return the second alone.
+    most = len(outputs) * (outputs.shape[-1] + 1)
+    values = [value.flatten().float() for value in squashed.outputs if value.numel() <= most]
     return bool(torch.isin(outputs, torch.cat([*values, outputs.new_zeros(0)])).all())
 
 
@@ -45,10 +47,11 @@ def sum_to_one(outputs: Tensor) -> bool:
 
 
 def mixes_rows(network: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> bool:
-    """Whether an image's logits depend on the others of its batch; looked at once in a network's life, with a warning.
+    """Whether an image's logits depend on the others of its batch; found once in a network's life, with a warning.
 
-    The first image runs alone and beside a synthetic one. A network that draws random numbers differs from itself as well, and
-    is not said to mix. One that cannot run a single image is warned of, and not judged.
+    A synthetic image runs alone and beside another. A network that draws random numbers differs from itself as well, and
+    is not said to mix. One that tells the two images not apart (a head that starts at zero), or returns NaN, is looked at again
+    the next time. One that cannot run a single image is warned of, and not judged.
 
     Args:
         network: in eval mode.
@@ -57,9 +60,12 @@ def mixes_rows(network: nn.Module, forward: Callable[[Tensor], Tensor], images: 
     """
     if network in _mixes:
         return _mixes[network]
-    name, image = type(network).__name__, images[:1]
+    name, image = type(network).__name__, _ramp(images)
     try:
-        alone, beside = forward(image), forward(torch.cat([image, _ramp(images)]))[:1]
+        alone, both = forward(image), forward(torch.cat([image, image.flip(1, 2, 3).square()]))
+        beside, other = both[:1], both[1:]
+        if not alone.isfinite().all() or not _differ(alone, other, 1e-6):
+            return False
         # Rounding differs with the size of a batch, but not from pass to pass.
         half = 2 if alone.dtype in (torch.float16, torch.bfloat16) else 1
         _mixes[network] = _differ(alone, beside, 2e-2 * half) and not _differ(alone, forward(image), 2e-3 * half)

@@ -7,6 +7,7 @@ it was does not show the network's knowledge. The class explained stays that of 
 from __future__ import annotations
 
 import functools
+import inspect
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from groupcam_aug.cam import CAM, Output, check_images
 from groupcam_aug.metrics.stability import map_change, map_floor
 from groupcam_aug.restore import hooked, restoring
 from groupcam_aug.targets import Targets
-from groupcam_aug.threads import lock_of
+from groupcam_aug.threads import one_thread
 
 __all__ = ["LEAST", "Randomization", "forward_order", "randomization_check", "randomized"]
 
@@ -226,7 +227,7 @@ def _members(network: nn.Module, name: str) -> list[str]:
 def _reinitialised(network: nn.Module, names: Sequence[str], seed: int) -> Iterator[None]:
     """Copies in the place of all tensors, the parameters of the modules `names` drawn anew; the originals come back."""
     modules = dict(network.named_modules())
-    with lock_of(network), _put_back(network) as slots:
+    with one_thread(network), _put_back(network) as slots:
         with torch.inference_mode(False), torch.no_grad():  # tensors of an inference mode could not be differentiated through
             _fill(slots, {id(original): original.detach().cpu().clone() for *_, original in slots})
             with torch.random.fork_rng(devices=[]):
@@ -278,12 +279,22 @@ def _draw(module: nn.Module) -> None:
     parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
     before = [parameter.clone() for parameter in parameters]
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    if callable(reset):
+    if callable(reset) and _takes_nothing(reset):
         reset()
     for parameter, old in zip(parameters, before, strict=True):
-        if parameter.is_floating_point() and parameter.numel() and torch.equal(parameter, old):
-            spread, centre = torch.std_mean(parameter.double(), correction=0)
-            parameter.copy_(centre + spread * torch.randn(parameter.shape, dtype=torch.float64))
+        numbers = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+        if numbers.is_floating_point() and numbers.numel() and torch.equal(parameter, old):
+            spread, centre = torch.std_mean(numbers.double(), correction=0)
+            numbers.copy_(centre + spread * torch.randn(numbers.shape, dtype=torch.float64))
+
+
+def _takes_nothing(function: Callable[..., object]) -> bool:
+    """Whether a function can be called without arguments."""
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _maps(cam: Callable[..., Any], images: Tensor, targets: Targets) -> Tensor:

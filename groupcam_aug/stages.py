@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.grid import guess_grid, is_doubtful
-from groupcam_aug.layer_trace import Event, has_weights, influential, show_grids, trace, usable
+from groupcam_aug.grid import guess_grid
+from groupcam_aug.layer_trace import Event, doubtful, has_weights, influential, show_grids, token_counts, trace, usable
 from groupcam_aug.restore import hooked
 from groupcam_aug.spatial_check import probe_image
 
@@ -44,8 +44,8 @@ def find_stage(
     probe, size = probe_image(images), (images.shape[-2], images.shape[-1])
     with trace(model, size) as events, as_found(model, images.device):
         forward(probe)
-    doubtful = [event for event in events if is_doubtful(event.output, size)]
-    grids = show_grids(model, forward, probe, doubtful, stated) if doubtful else {}
+    unclear = doubtful(events, size)
+    grids = show_grids(model, forward, probe, unclear, stated, token_counts(events)) if unclear else {}
     places = {e.name: e for e in usable([event._replace(grid=grids.get(event.name, (event.grid,))[0]) for event in events])}
     ahead = [event.name for event in events[: next((i for i, event in enumerate(events) if event.name == layer), 0)]]
     structural = _in_front(model, layer)

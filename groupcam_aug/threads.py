@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-__all__ = ["by_this_thread", "first_layer", "lock_of", "warn_of_other_threads"]
+from groupcam_aug.restore import restoring
 
-_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-_guard = threading.Lock()
+__all__ = ["by_this_thread", "first_layer", "one_thread", "warn_of_other_threads"]
+
+_guard = threading.RLock()
+_freed = threading.Condition(_guard)
+_borrowed: dict[object, tuple[int, frozenset[int]]] = {}  # who has which modules: a thread, and the ids of its modules
 
 
-def lock_of(network: nn.Module) -> Any:
-    """The re-entrant lock of a network, a context manager.
+@contextmanager
+def one_thread(network: nn.Module) -> Iterator[None]:
+    """Only one thread at a time is in here with a network, or with anything that shares a module with weights or buffers.
 
-    It belongs to the network's first layer, so a LightningModule and the network in it share one. Parts without a layer in
-    common have locks of their own.
+    Others wait. The thread that is inside may enter again. Networks that share nothing do not wait for each other.
     """
-    layer = first_layer(network)
-    with _guard:
-        if layer not in _locks:
-            _locks[layer] = threading.RLock()
-        return _locks[layer]
+    ticket, thread = object(), threading.get_ident()
+    modules = frozenset(id(module) for module in network.modules() if module._parameters or module._buffers) or {id(network)}
+
+    def leave() -> None:
+        with _guard:
+            _borrowed.pop(ticket, None)
+            _freed.notify_all()
+
+    with restoring(leave):
+        with _guard:
+            _freed.wait_for(lambda: all(owner == thread or modules.isdisjoint(theirs) for owner, theirs in _borrowed.values()))
+            _borrowed[ticket] = thread, frozenset(modules)
+        yield
 
 
 def first_layer(network: nn.Module) -> nn.Module:

@@ -6,9 +6,11 @@ import importlib
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from groupcam_aug.printable import printable
 
-__all__ = ["Callback", "announce", "logged_step", "misconfigured", "warn"]
+__all__ = ["Callback", "announce", "keeping_random_numbers", "logged_step", "misconfigured", "warn"]
 
 
 def _is_here(name: str) -> bool:
@@ -43,6 +45,11 @@ def announce(trainer: Any, message: str) -> None:
 def warn(trainer: Any, message: str) -> None:
     """Warn the user, on rank zero."""
     _of(trainer, "utilities.rank_zero").rank_zero_warn(printable(message))
+
+
+def keeping_random_numbers(trainer: Any) -> Any:
+    """A context manager behind which the random numbers of Python, NumPy and torch go on as if nothing had been drawn in it."""
+    return _of(trainer, "utilities.seed").isolate_rng(include_cuda=torch.cuda.is_available())
 
 
 def logged_step(trainer: Any) -> int:

@@ -114,9 +114,19 @@ class Session:
     def probe(self, epoch: int) -> None:
         """One probing: compare with the one before, write down, show."""
         state, trainer = self._state, self._trainer
+        if "probings" in self._lost:
+            return
         self.mapper.synchronize()
         began = time.perf_counter()
-        before, now = state.reading, self.mapper.look(self.labels)
+        try:
+            before, now = state.reading, self.mapper.look(self.labels)
+        except Exception as error:
+            if trainer.world_size > 1:  # the other ranks wait for this one's maps
+                raise
+            self._lost.add("probings")
+            what = f"{type(error).__name__}: {error}"
+            warn(trainer, f"SaliencyMonitor maps nothing from here on: {what}. It goes on logging its last values")
+            return
         if before is not None and before.maps.shape != now.maps.shape:
             warn(trainer, f"the maps' grid changed from {tuple(before.maps.shape[1:])} to {tuple(now.maps.shape[1:])}")
             before, state.film = None, FilmStrip()
@@ -153,8 +163,9 @@ class Session:
                 result = assess(mapper.cam, mapper.images(), self.labels, mapper.name, activation=activation, seed=seed)
             result = {"run": run_id(self._trainer, folder), **result}
             put_file(folder, f"{name}.json", json.dumps(result, indent=1) + "\n")
-        except (RuntimeError, ValueError, TypeError, OSError) as error:  # hours of training must not end on this
-            warn(self._trainer, f"SaliencyMonitor could not evaluate its maps: {error}. The training itself is complete")
+        except Exception as error:  # hours of training must not end on this
+            what = f"{type(error).__name__}: {error}"
+            warn(self._trainer, f"SaliencyMonitor could not evaluate its maps: {what}. The training itself is complete")
 
     def open(self) -> Path | None:
         """The folder of the run's records, with what is watched written down in it; None where nothing is written.

@@ -15,7 +15,7 @@ from torch._dynamo import eval_frame
 from groupcam_aug import GradCAM, GroupCAM, borrow, cam, guided_grad_cam, layers, partial_forward, restore, sanity, threads
 from groupcam_aug.restore import hooked, replaced, restoring, undo
 from groupcam_aug.sanity import randomization_check
-from groupcam_aug.threads import lock_of
+from groupcam_aug.threads import one_thread
 
 METHODS = {
     "Group-CAM": lambda net: GroupCAM(net, groups=2),
@@ -104,11 +104,10 @@ def is_free(net):
     answers = []
 
     def ask():
-        if lock_of(net).acquire(blocking=False):
-            lock_of(net).release()
+        with one_thread(net):
             answers.append(True)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout=30)
     return answers == [True]

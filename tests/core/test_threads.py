@@ -1,7 +1,6 @@
 """Threads that share a network: maps as if each were alone, other passes untouched, training ones warned."""
 
 import copy
-import gc
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,11 @@ import torch
 from models import PooledNet, assert_same, snapshot
 from torch import nn
 
-from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
+from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam, threads
 from groupcam_aug.borrow import as_found, capture
 from groupcam_aug.partial_forward import Tail
 from groupcam_aug.sanity import randomized
-from groupcam_aug.threads import by_this_thread, first_layer, lock_of
+from groupcam_aug.threads import by_this_thread, one_thread
 
 METHODS = {
     "Group-CAM": lambda net: GroupCAM(net, "relu2", groups=4),
@@ -165,27 +164,52 @@ def test_checkpointed_layers_that_autograd_runs_again_are_no_other_thread():
         guided_grad_cam(Checkpointed().train(), torch.randn(2, 3, 24, 20), 1, "relu2")
 
 
-def test_the_lock_is_that_of_the_first_layer():
+def enters(network, within=0.2):
+    """Whether another thread gets in with the network; it leaves again at once, or as soon as it can."""
+    inside = threading.Event()
+
+    def work():
+        with one_thread(network):
+            inside.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return inside.wait(timeout=within)
+
+
+def test_one_thread_at_a_time_with_whatever_shares_a_module():
+    """The network, a module around it that has weights in front, a part of it behind; not a copy, nor a free part."""
     net = PooledNet()
-    module = nn.ModuleDict({"net": net})
-    assert first_layer(module) is first_layer(net) is net.conv1 and first_layer(nn.ReLU()).__class__ is nn.ReLU
-    assert lock_of(module) is lock_of(net) is not lock_of(copy.deepcopy(net))
-    with lock_of(net), lock_of(module):  # re-entrant
-        assert not elsewhere(lambda: lock_of(net).acquire(blocking=False))
+    around = nn.ModuleDict({"centres": nn.Linear(2, 2), "net": net})
+    with one_thread(around), one_thread(net), one_thread(net.bn1):  # re-entrant
+        assert enters(copy.deepcopy(net), within=30) and enters(nn.Linear(2, 2), within=30) and enters(nn.ReLU(), within=30)
+        assert not enters(around) and not enters(net) and not enters(net.bn1) and not enters(around["centres"])
         with randomized(net):
-            assert lock_of(net) is lock_of(module), "whatever stands in for the parameters"
-    assert elsewhere(lambda: lock_of(net).acquire(blocking=False) and lock_of(net).release() is None)
+            assert not enters(net), "whatever stands in for the parameters"
+    assert all(enters(part, within=30) for part in (around, net, net.bn1, around["centres"]))
+    with one_thread(net.bn1):
+        assert not enters(net) and enters(net.conv1, within=30)
+    assert not threads._borrowed
 
 
-def test_locks_go_with_their_networks():
-    from groupcam_aug import threads
+class Around(nn.Module):
+    """A network behind a layer that comes first in the order of modules."""
 
-    gc.collect()
-    before = len(threads._locks)
-    for _ in range(5):
-        GradCAM(PooledNet(), "relu2")(torch.randn(1, 3, 8, 8), 1)
-    gc.collect()
-    assert len(threads._locks) <= before
+    def __init__(self):
+        super().__init__()
+        self.centres, self.net = nn.Linear(5, 5), PooledNet()
+
+    def forward(self, x):
+        return self.centres(self.net(x))
+
+
+def test_a_module_and_the_network_inside_it_are_given_back_by_two_threads():
+    around = Around().train()
+    before, images = snapshot(around), torch.randn(4, 3, 24, 20)
+    methods = GroupCAM(around, "net.relu2", groups=4), GroupCAM(around.net, "relu2", groups=4)
+    in_threads(*(lambda cam=cam: [cam(images, 1) for _ in range(20)] for cam in methods))
+    assert_same(before, snapshot(around))
+    assert all(module.training for module in around.modules())
 
 
 def test_maps_wait_for_a_network_that_is_randomised():
