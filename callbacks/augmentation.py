@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.arguments import check_choice, check_flag, check_name, check_whole
+from groupcam_aug.arguments import check_choice, check_flag, check_name, check_seed, check_whole
 from groupcam_aug.augment import Fill, MaskFrom, SaliencyBlur
 from groupcam_aug.callbacks.glue.arguments import plain_values
 from groupcam_aug.callbacks.glue.batch import (
@@ -176,8 +176,9 @@ class GroupCAMAugmentation(BatchCallback):
         check_choice("preset", preset, tuple(PRESETS))
         check_choice("labels", labels, ("own", "mixed"))
         check_choice("source_target", source_target, ("label", "top1"))
-        for name, count, least in (("start_epoch", start_epoch, 0), ("every_n_steps", every_n_steps, 1), ("seed", seed, 0)):
+        for name, count, least in (("start_epoch", start_epoch, 0), ("every_n_steps", every_n_steps, 1)):
             check_whole(name, count, least)
+        check_seed(seed)
         check_whole("stop_epoch", stop_epoch, start_epoch + 1, optional=True)
         check_flag("record", record)
         for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):

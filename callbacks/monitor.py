@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from groupcam_aug.arguments import check_choice, check_flag, check_name, check_number, check_whole
+from groupcam_aug.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_name,
+    check_number,
+    check_output,
+    check_seed,
+    check_whole,
+)
 from groupcam_aug.borrow import unwrap
 from groupcam_aug.callbacks.glue.arguments import ConfiguredCallback
 from groupcam_aug.callbacks.glue.attributes import check_style
@@ -165,8 +174,10 @@ class SaliencyMonitor(ConfiguredCallback):
         check_choice("method", method, ("gradcam", "groupcam"))
         for name, value, least in (("num_images", num_images, 1), ("every_n_epochs", every_n_epochs, 1), ("grid", grid, 2)):
             check_whole(name, value, least)
-        for name, value in (("warmup_epochs", warmup_epochs), ("seed", seed)):
-            check_whole(name, value)
+        check_whole("warmup_epochs", warmup_epochs)
+        check_seed(seed)
+        check_callable("preprocess", preprocess)
+        check_output(output)
         for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):
             check_name(name, word)
         check_keys(image_key=image_key, target_key=target_key)

@@ -61,7 +61,8 @@ class SaliencyReport(Callback):
         super().__init__()
         if dirpath is not None and not isinstance(dirpath, str | PathLike):
             raise TypeError(f"dirpath must be the path of a folder or None, got {type(dirpath).__name__}")
-        if not isinstance(filename, str) or not filename or Path(filename).name != filename or filename == "..":
+        plain = isinstance(filename, str) and filename and Path(filename).name == filename and filename.isprintable()
+        if not plain or filename == ".." or filename in FILES:
             raise ValueError(f"filename must be a plain file name, got {filename!r}; the folder is dirpath")
         self.dirpath, self.filename = dirpath, filename
         self._fit = self._path = None

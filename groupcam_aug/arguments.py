@@ -9,7 +9,17 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
-__all__ = ["changed_options", "check_choice", "check_flag", "check_name", "check_number", "check_whole"]
+__all__ = [
+    "changed_options",
+    "check_callable",
+    "check_choice",
+    "check_flag",
+    "check_name",
+    "check_number",
+    "check_output",
+    "check_seed",
+    "check_whole",
+]
 
 
 def check_whole(name: str, value: Any, least: int = 0, *, optional: bool = False) -> None:
@@ -18,6 +28,25 @@ def check_whole(name: str, value: Any, least: int = 0, *, optional: bool = False
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}{_or_none(optional)}, got {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """A seed of torch's generators: a whole number from 0 to 2**63 - 1."""
+    check_whole("seed", seed)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be a whole number below 2**63, got {seed!r}")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Something that can be called, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a callable or None, got {value!r:.60}")
+
+
+def check_output(output: Any) -> None:
+    """What picks the logits out of what a network returns: a key, an index, a callable or None."""
+    if output is not None and not callable(output) and (isinstance(output, bool) or not isinstance(output, int | str)):
+        raise TypeError(f"output must be a key, an index, an attribute's name, a callable or None, got {output!r:.60}")
 
 
 def check_number(

@@ -145,6 +145,8 @@ class SaliencyBlur(nn.Module):
         check_choice("mask_from", mask_from, get_args(get_args(MaskFrom)[0]), or_callable=True)
         check_blur(kernel_size, sigma)
         read_threshold(threshold)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
         check_flag("pairs", pairs)
         check_choice("labels", labels, ("own", "mixed"))
         check_whole("num_classes", num_classes, 1, optional=True)
@@ -212,6 +214,8 @@ class SaliencyBlur(nn.Module):
             ValueError: images, targets and maps that do not fit together.
         """
         plain = check_images(images, targets)
+        if isinstance(targets, list | tuple) and targets and all(type(target) is int for target in targets):
+            targets = torch.tensor(targets)
         if maps is not None and maps.shape != (len(plain), *plain.shape[2:]):
             raise ValueError(f"maps must be ({len(plain)}, H, W) like the images {tuple(plain.shape)}, got {tuple(maps.shape)}")
         empty = plain.new_zeros(0, *plain.shape[2:], dtype=torch.float32)

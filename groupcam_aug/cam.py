@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.arguments import changed_options, check_whole
+from groupcam_aug.arguments import changed_options, check_callable, check_output, check_whole
 from groupcam_aug.borrow import capture, unwrap
 from groupcam_aug.grid import Grid, is_attention, is_doubtful, may_be_attention, read_grid
 from groupcam_aug.layers import find_layer, finer_layer, patches_matter, show_grid, spatial_layers, tokens_in
@@ -43,6 +43,8 @@ class CAM:
         grid: Sequence[int] | None = None,
     ) -> None:
         check_whole("chunk", chunk, 1, optional=True)
+        check_callable("preprocess", preprocess)
+        check_output(output)
         if grid is not None and not _is_grid(grid):
             raise ValueError(f"grid must be (rows, columns) or (rows, columns, tokens in front), got {grid!r}")
         self.network = unwrap(model)
@@ -206,11 +208,10 @@ class CAM:
                 grid = show_grid(self.network, self.logits, images, name, self.stated)
             else:
                 grid = read_grid(output, size, name)
-            if matters and not patches_matter(self.network, self.logits, images, name, grid):
-                read = ", which are read off the tokens beside them" if grid.extra(output) else ""
+            if matters and grid.extra(output) and not patches_matter(self.network, self.logits, images, name, grid):
                 raise ValueError(
-                    f"the patches in layer {name!r} do not influence the logits{read}: its maps would be empty. Choose another "
-                    f"layer, such as {self.find(images)!r}"
+                    f"the patches in layer {name!r} do not influence the logits, which are read off the tokens beside them: its "
+                    f"maps would be empty. Choose an earlier layer, such as {self.find(images)!r}"
                 )
             if min(grid.height, grid.width) < COARSE:
                 self._warn_of_blocks(name, grid, images)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from groupcam_aug.arguments import check_whole
+from groupcam_aug.arguments import check_seed, check_whole
 from groupcam_aug.augment import has_map, keep_mask, read_threshold
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import check_images
@@ -137,7 +137,7 @@ def measure_fidelity(
         raise ValueError("images holds no image: give at least one")
     for name, value, least in (("regroupings", regroupings, 1), ("repeats", repeats, 0), ("batch_size", batch_size, 1)):
         check_whole(name, value, least)
-    check_whole("seed", seed)
+    check_seed(seed)
     read_threshold(threshold)
 
     def cam(mode: str) -> GroupCAM:

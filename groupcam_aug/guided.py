@@ -51,6 +51,9 @@ def guided_grad_cam(
         ValueError: the network uses no ReLU, or another activation beside it, for which guided backpropagation is undefined.
     """
     cam = GradCAM(model, layer, output=output, preprocess=preprocess, chunk=chunk)
+    scripted = next((name for name, part in cam.network.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise ValueError(f"{scripted!r} is a ScriptModule, whose ReLUs cannot be seen, so guided backpropagation is not defined")
     (maps,) = cam.per_layer(images, targets)
     plain = check_images(images, targets)
 
@@ -102,6 +105,22 @@ _FORMS = (getattr(home, name + end, None) for home in _HOMES for name in _NAMES 
 _OTHERS = {form for form in _FORMS if form is not None}
 
 
+_CLAMPS = {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min} | {
+    Tensor.clamp_min_,
+    torch.clip,
+    torch.clip_,
+    Tensor.clip,
+    Tensor.clip_,
+}
+
+
+def _cuts_at_zero(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a clamp is a ReLU: everything below 0 becomes 0, nothing else changes."""
+    low, high = [*args, None, None][:2]
+    low, high = kwargs.get("min", low), kwargs.get("max", high)
+    return high is None and isinstance(low, int | float) and low == 0
+
+
 class _GuidedReLUs(TorchFunctionMode):
     """Inside, every ReLU is a guided one, and any other activation of the kind is refused."""
 
@@ -114,6 +133,8 @@ class _GuidedReLUs(TorchFunctionMode):
             raise ValueError(
                 f"{self.name} uses {func.__name__}: guided backpropagation is defined for networks of ReLUs only; use grad_cam"
             )
+        if func in _CLAMPS and _cuts_at_zero(func, args[1:], kwargs or {}):
+            raise ValueError(f"{self.name} uses {func.__name__} as a ReLU, which is no guided one; use grad_cam, or F.relu")
         if func in _RELUS:
             self.met += 1
             return _GuidedReLU.apply(args[0] if args else (kwargs or {})["input"])

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.grid import Grid, guess_grid, is_attention, is_doubtful
-from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.restore import hooked
-from groupcam_aug.spatial_check import ENOUGH, changed_images, moved, spatial_hits, tokens_shown
+from groupcam_aug.spatial_check import changed_images, is_shown_on_both_sides, moved, spatial_hits, tokens_shown
 
 __all__ = ["Event", "doubtful", "has_weights", "influential", "show_grids", "token_counts", "trace", "usable"]
 
@@ -95,7 +94,8 @@ def show_grids(
     before = {event.name: event.output for event in events if calls[event.name] == 1 and len(event.output) == 1}
     shown: dict[str, tuple[Grid | None, bool]] = {}
     if stated is not None:
-        shown = {name: (_as_stated(output, stated), False) for name, output in before.items() if output.ndim == 3}
+        fitting = {name: _as_stated(output, stated) for name, output in before.items()}
+        shown = {name: (grid, False) for name, grid in fitting.items() if grid is not None or before[name].ndim == 3}
         before = {name: output for name, output in before.items() if name not in shown}
     distances: dict[str, list[list[Tensor]]] = {name: [] for name in before}
     images = list(changed_images(probe)) if before else []
@@ -115,23 +115,17 @@ def show_grids(
             first, last = tuple(event.output.shape[2:]), tuple(event.output.shape[1:3])
             readings = Grid("channels first", *first), Grid("channels last", *last)
             hits = [spatial_hits(move, reading) for move, reading in zip(moves, readings, strict=True)]
-            shown[event.name] = (readings[hits[1] > hits[0]], True)
-            if max(hits) < ENOUGH and is_attention(event.output, tokens):
-                shown[event.name] = (None, True)
+            better = int(hits[1] > hits[0])
+            unlikely = is_attention(event.output, tokens) and not is_shown_on_both_sides(moves[better], readings[better])
+            shown[event.name] = (None if unlikely else readings[better], True)
         else:
             guess = guess_grid(event.output, size, strict=True)
             shown[event.name] = (tokens_shown(moves[0], size, guess), bool((moves[0] > 0).any()))
     return shown
 
 
-def influential(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor, events: list[Event], *, unknown: bool = False
-) -> set[str]:
-    """Names of those among `events`, modules that fire once, whose positions influence what the classifier reads.
-
-    `unknown`: whether those count of which no gradient can tell: behind a `no_grad` or a function without a derivative, or
-    beside which there are no other tokens and whose gradient is zero as yet, as of a branch that starts at zero.
-    """
+def influential(model: nn.Module, forward: Callable[[Tensor], Tensor], probe: Tensor, events: list[Event]) -> set[str]:
+    """Names of those among `events`, modules that fire once, whose positions influence what the classifier reads."""
     grids = {event.name: event.grid for event in events if event.grid is not None}
     with torch.enable_grad(), trace(model, (probe.shape[-2], probe.shape[-1])) as again:
         image = probe.clone().requires_grad_()
@@ -144,18 +138,12 @@ def influential(
         if not value.requires_grad:  # the network detaches its classifier: nothing can be told
             return set(grids)
         reached = [event for event in again if event.name in grids and event.output.requires_grad]
-        try:
-            slopes = torch.autograd.grad(value, [event.output for event in reached], allow_unused=True) if reached else ()
-        except RuntimeError as error:  # a derivative that is not implemented: the map methods may not need it
-            if not unknown or is_out_of_memory(error):
-                raise
-            return set(grids)
-    names = {event.name for event in again if event.name in grids and not event.output.requires_grad} if unknown else set()
-    for event, slope in zip(reached, slopes, strict=True):
-        grid = grids[event.name]
-        if slope is not None and ((unknown and not grid.extra(slope)) or bool((grid.read(slope) != 0).any())):
-            names.add(event.name)
-    return names
+        slopes = torch.autograd.grad(value, [event.output for event in reached], allow_unused=True) if reached else ()
+    return {
+        event.name
+        for event, slope in zip(reached, slopes, strict=True)
+        if slope is not None and bool((grids[event.name].read(slope) != 0).any())
+    }
 
 
 def has_weights(module: nn.Module, *, recurse: bool = True) -> bool:
@@ -165,6 +153,10 @@ def has_weights(module: nn.Module, *, recurse: bool = True) -> bool:
 
 def _as_stated(output: Tensor, stated: tuple[int, ...]) -> Grid | None:
     rows, columns = stated[:2]
+    if output.ndim == 4:
+        if tuple(output.shape[2:]) == (rows, columns):
+            return Grid("channels first", rows, columns)
+        return Grid("channels last", rows, columns) if tuple(output.shape[1:3]) == (rows, columns) else None
     prefix = stated[2] if len(stated) > 2 else output.shape[1] - rows * columns
     return Grid("tokens", rows, columns, prefix) if 0 <= prefix <= output.shape[1] - rows * columns else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from groupcam_aug.borrow import as_found
 from groupcam_aug.grid import Grid, is_attention
 from groupcam_aug.layer_trace import Event, doubtful, has_weights, influential, show_grids, token_counts, trace, usable
+from groupcam_aug.memory import is_out_of_memory
+from groupcam_aug.restore import hooked
 from groupcam_aug.spatial_check import probe_image
 
-__all__ = ["find_layer", "finer_layer", "layer_name", "patches_matter", "show_grid", "spatial_layers", "tokens_in"]
+__all__ = ["find_layer", "finer_layer", "is_read", "layer_name", "patches_matter", "show_grid", "spatial_layers", "tokens_in"]
 
 
 def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
@@ -148,7 +151,25 @@ def patches_matter(model: nn.Module, forward: Callable[[Tensor], Tensor], images
     probe = probe_image(images)
     with trace(model, (images.shape[-2], images.shape[-1]), [name]) as events, as_found(model, images.device):
         forward(probe)
-    return bool(influential(model, forward, probe, [event._replace(grid=grid) for event in events], unknown=True))
+    return bool(influential(model, forward, probe, [event._replace(grid=grid) for event in events]))
+
+
+def is_read(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, name: str) -> bool:
+    """Whether anything that leads to the logits reads layer `name`: NaN in the place of its output reaches them.
+
+    Other than a gradient, NaN passes weights of zero, as of a branch or a head that is not trained yet.
+    """
+
+    def broken(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return torch.full_like(output, torch.nan) if isinstance(output, Tensor) and output.is_floating_point() else None
+
+    try:
+        with hooked([(model.get_submodule(name)._forward_hooks, broken)]):
+            return not forward(probe_image(images)).isfinite().all()
+    except Exception as error:  # of any class: a network that looks at its activations, or takes no single image, is no fault
+        if is_out_of_memory(error):
+            raise
+        return True
 
 
 def spatial_layers(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> list[str]:

@@ -30,6 +30,8 @@ def ends_in_probabilities(forward: Callable[[Tensor], Tensor], images: Tensor) -
     """
     with _Squashed() as squashed:
         outputs = forward(_ramp(images))
+    if outputs.ndim != 2:  # of a single image the network dropped the rows
+        return False
     if sum_to_one(outputs):
         return True
     outputs = outputs.float()

@@ -16,7 +16,7 @@ from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
-from groupcam_aug.layers import layer_name, spatial_layers
+from groupcam_aug.layers import is_read, layer_name, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
 from groupcam_aug.partial_forward import Tail, TailKind, structure
@@ -79,8 +79,8 @@ class GroupCAM(CAM):
             that are probabilities already are taken as they are, with a warning.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise inside.
-        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found,
-            and checked by changing patches of an image, at the first call.
+        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in outputs whose shape does not say it; taken as
+            it is. None: found, and checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
 
@@ -247,6 +247,10 @@ class GroupCAM(CAM):
             outputs, baseline = self._observe(blur(images), [tail.name])
             base = outputs[tail.name]
         if tail.name not in self._tails:
+            if not is_read(self.network, self.logits, images, tail.name):
+                raise ValueError(
+                    f"nothing that leads to the logits reads layer {tail.name!r}: maps of masks there would be empty"
+                )
             self._tails[tail.name] = self._check_tail(tail, images, kept, logits, base, grid.layout == "channels first")
         if baseline is None or tail.kind == "recorded":
             baseline = tail.run(images, base)
@@ -314,8 +318,8 @@ class GradCAM(CAM):
         sign: 1 explains what speaks for the target, -1 what speaks against it (counterfactual, weights from -dy/dA_k).
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them.
-        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in token outputs, taken as it is. None: found,
-            and checked by changing patches of an image, at the first call.
+        grid: (rows, columns) or (rows, columns, tokens in front) of the patches in outputs whose shape does not say it; taken as
+            it is. None: found, and checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.arguments import check_choice, check_whole
+from groupcam_aug.arguments import check_choice, check_seed, check_whole
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import CAM, Output, check_images
 from groupcam_aug.metrics.stability import map_change, map_floor
@@ -117,7 +117,7 @@ def randomization_check(
         ValueError: another mode, no images, a stage that does not exist or has no parameters.
     """
     check_choice("mode", mode, ("cascading", "independent"))
-    check_whole("seed", seed)
+    check_seed(seed)
     check_whole("grid", grid, 1)
     network, images = unwrap(model), check_images(images, targets)
     if not len(images):

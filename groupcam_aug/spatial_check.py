@@ -10,11 +10,11 @@ from torch import Tensor
 
 from groupcam_aug.grid import Grid
 
-__all__ = ["ENOUGH", "changed_images", "moved", "probe_image", "spatial_hits", "tokens_shown"]
+__all__ = ["changed_images", "is_shown_on_both_sides", "moved", "probe_image", "spatial_hits", "tokens_shown"]
 
 # Where patches are changed, as shares of height and width: spread out, and no two in one row or column.
 _PLACES = [(0.09, 0.62), (0.21, 0.15), (0.34, 0.84), (0.46, 0.40), (0.59, 0.09), (0.71, 0.71), (0.84, 0.34), (0.97, 0.97)]
-ENOUGH = 6  # of these that must show themselves
+_ENOUGH = 6  # of these that must show themselves
 
 
 def probe_image(images: Tensor) -> Tensor:
@@ -65,6 +65,21 @@ def spatial_hits(distances: Tensor, grid: Grid) -> int:
     return hits
 
 
+def is_shown_on_both_sides(distances: Tensor, grid: Grid) -> bool:
+    """Whether changed patches are found again by row alone and by column alone.
+
+    In attention weights a changed patch moves the row and the column of its token, which lies where the patch does on one side
+    of the image only.
+
+    Args:
+        distances: (places, height x width), see `moved`.
+        grid: its height and width.
+    """
+    moves = distances.unflatten(1, (grid.height, grid.width))
+    rows, columns = Grid("tokens", grid.height, 1), Grid("tokens", 1, grid.width)
+    return min(spatial_hits(moves.sum(dim=2), rows), spatial_hits(moves.sum(dim=1), columns)) >= _ENOUGH
+
+
 def tokens_shown(distances: Tensor, size: tuple[int, int], guess: Grid | None) -> Grid | None:
     """The grid of patches among tokens, wherever it begins, if changed patches of the image show one.
 
@@ -79,14 +94,14 @@ def tokens_shown(distances: Tensor, size: tuple[int, int], guess: Grid | None) -
     prefix = (peaks - cells[:, :, 0]).mode(dim=1).values
     hits = (cells == (peaks - prefix[:, None])[..., None]).any(dim=2).sum(dim=1)
     different = len(peaks.unique())  # in a small grid some places share a token, but then all must hit
-    enough = hits >= (ENOUGH if different >= ENOUGH else len(_PLACES) if different >= 4 else torch.inf)
+    enough = hits >= (_ENOUGH if different >= _ENOUGH else len(_PLACES) if different >= 4 else torch.inf)
     enough &= (prefix >= 0) & (prefix + sides.prod(dim=1) <= distances.shape[1])
     if guess is not None:
         hits = hits + 2 * ((sides == sides.new_tensor([guess.height, guess.width])).all(dim=1) & (prefix == guess.prefix))
     if enough.any():
         best = int(torch.where(enough, hits, -1).argmax())  # the first of the best: those that leave nothing over
         return Grid("tokens", int(sides[best, 0]), int(sides[best, 1]), int(prefix[best]))
-    if guess is not None and not guess.prefix and spatial_hits(distances, guess) >= ENOUGH:
+    if guess is not None and not guess.prefix and spatial_hits(distances, guess) >= _ENOUGH:
         return guess  # of a wide view, which moves a neighbour as far
     return None
 

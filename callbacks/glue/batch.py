@@ -137,12 +137,17 @@ def has_run_out(batch: Any, *keys: BatchKey | None) -> bool:
 
 
 def check_keys(**keys: Any) -> None:
-    """Raise a TypeError unless each is a `BatchKey` or None."""
+    """Raise a TypeError unless each is a `BatchKey` or, but for `image_key`, None."""
     for name, key in keys.items():
-        if key is None or isinstance(key, int | str) or _is_pair(key):
+        optional = name != "image_key"
+        if (key is None and optional) or _is_pair(key):
             continue
-        if not isinstance(key, list | tuple) or not key or not all(isinstance(step, int | str) for step in key):
-            raise TypeError(f"{name} must be an index, a key, a list of them, a (getter, setter) pair or None; got {key!r}")
+        steps = key if isinstance(key, list | tuple) and key else [key]
+        if not all(isinstance(step, int | str) and not isinstance(step, bool) for step in steps):
+            raise TypeError(
+                f"{name} must be an index, a key, a list of them{', ' if optional else ' or '}a (getter, setter) pair"
+                f"{' or None' if optional else ''}; got {key!r}"
+            )
 
 
 def replace_item(batch: Any, key: BatchKey, value: Any) -> Any:

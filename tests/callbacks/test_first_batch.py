@@ -1,5 +1,8 @@
 """What cannot work shows at the first batch, whatever the epoch to start with; what is odd later on is passed on or named."""
 
+import random
+
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -60,6 +63,8 @@ def test_nor_does_a_first_batch_of_which_no_image_is_drawn(p):
         {"fill": "other", "labels": "mixed"},
         {"weights": "gradient"},
         {"layer": None},
+        {"fill": torch.randn_like},
+        {"mask_from": lambda images, _: torch.rand(len(images), *images.shape[2:]) > random.random() * np.random.rand()},  # noqa: NPY002
     ],
 )
 def test_the_check_changes_nothing(options):

@@ -454,12 +454,39 @@ def test_evaluation_at_the_end(tmp_path):
     assert set(sanity["floors"]) == {"other_image", "zero"} and "Grad-CAM at act on 6 probes" in found["told"]
 
 
-def test_an_evaluation_that_fails_does_not_take_the_training_with_it(tmp_path, monkeypatch):
+class Fails(pl.Callback):
+    """From the second epoch on, an error in the monitor's passes, of any class: of a layer's own assertion, of memory."""
+
+    def __init__(self, monitor, error):
+        self.monitor, self.error = monitor, error
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            module.net.register_forward_pre_hook(self.fail)
+
+    def fail(self, *_):
+        if self.monitor.in_extra_forward:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [AssertionError("odd activations"), MemoryError("no room")])
+def test_a_probing_that_fails_does_not_take_the_training_with_it(tmp_path, error):
+    whole, _ = watched(tmp_path / "whole", max_epochs=3)
+    monitor = SaliencyMonitor(num_images=6)
+    with pytest.warns(UserWarning, match=f"SaliencyMonitor maps nothing from here on: .*{error}.*last values") as said:
+        _, trainer = watched(tmp_path / "fails", monitor=monitor, max_epochs=3, after=[Fails(monitor, error)])
+    assert trainer.state.finished and len(monitor.history) == 1 and len(whole.history) == 3
+    assert sum("maps nothing" in str(one.message) for one in said) == 1
+    assert float(trainer.callback_metrics["saliency/alive"]) == monitor.history[0]["alive"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError, MemoryError])
+def test_an_evaluation_that_fails_does_not_take_the_training_with_it(tmp_path, monkeypatch, kind):
     def failing(*_args, **_kwargs):
-        raise RuntimeError("no memory left")
+        raise kind("no memory left")
 
     monkeypatch.setattr(session, "assess", failing)
-    with pytest.warns(UserWarning, match="could not evaluate its maps: no memory left. The training itself is complete"):
+    with pytest.warns(UserWarning, match=f"could not evaluate its maps: {kind.__name__}: no memory left. The training itself is"):
         _, trainer = watched(tmp_path, monitor=SaliencyMonitor(num_images=6, evaluate=True), max_epochs=1)
     assert trainer.state.finished
 
@@ -548,7 +575,7 @@ class Stepping(pl.LightningModule):
         (Learner, {"images": textures(4)[0], "labels": [0, 1, 2, 9]}, "target 9 is outside the 4 classes"),
         (
             Learner,
-            {"images": torch.rand(2, 1, 32, 32)},
+            {"images": torch.ones(2, 1, 32, 32)},
             r"have 3 channels.*probes: the given images, a float32 tensor \(2, 1",
         ),
         (Learner, {"images": textures(2)[0].double()}, r"\(double\).*probes: the given images, a float64 tensor"),
@@ -558,7 +585,7 @@ class Stepping(pl.LightningModule):
         (Learner, {"method": "groupcam"}, "groups=32, but layer 'net.act' has only 8 channels"),
         (Learner, {"output": "logits"}, "logits"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:30],
 )
 @pytest.mark.parametrize("dev", [False, True])
 def test_what_cannot_work_is_refused_before_the_first_step(tmp_path, module, settings, message, dev):
@@ -830,7 +857,7 @@ def test_only_arguments_travel(tmp_path):
         ({"every_n_epochs": True}, ValueError, "every_n_epochs .* got True"),
         ({"network": nn.Identity()}, TypeError, r"network must be a name \(str\) or None, got Identity"),
         ({"mask_at": 1.5}, TypeError, r"mask_at must be a name \(str\) or None, got float"),
-        ({"image_key": 1.5}, TypeError, "image_key must be an index, a key, a list of them, .*; got 1.5"),
+        ({"image_key": 1.5}, TypeError, "image_key must be an index, a key, a list of them or a .*; got 1.5"),
         ({"target_key": []}, TypeError, r"target_key must be an index, .*; got \[\]"),
         ({"class_names": 4}, TypeError, "class_names must be a list of names, one per class, got 4"),
         ({"mean": "x", "std": 1}, ValueError, "mean must be numbers"),

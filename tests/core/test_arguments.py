@@ -22,6 +22,9 @@ OR_NONE = (math.nan, 1.5, "2", True, -1)
 SHARE = (math.nan, math.inf, "0.5", True, -0.1, 1.1)
 FLAG = ("no", 1, None)
 WORD = ("other things", 0, None, True)
+SEED = (*WHOLE, 2**63)
+CALL = (3, "x", True)
+PICK = (1.5, True, [1])
 
 
 def of_network(call, **more):
@@ -46,25 +49,26 @@ PUBLIC = {
     GroupCAM: (
         lambda **options: GroupCAM(NET, **options),
         {"groups": (*WHOLE, 0), "chunk": (*OR_NONE, 0), "denoise": (math.nan, "70", True, 101), "weights": WORD, "variant": WORD}
-        | {"baseline": WORD, "activation": WORD, "grid": GRID},
+        | {"baseline": WORD, "activation": WORD, "grid": GRID, "preprocess": CALL, "output": PICK},
     ),
     GradCAM: (
         lambda **options: GradCAM(NET, **options),
-        {"sign": (0, "1", True, math.nan), "chunk": (*OR_NONE, 0), "grid": GRID},
+        {"sign": (0, "1", True, math.nan), "chunk": (*OR_NONE, 0), "grid": GRID, "preprocess": CALL, "output": PICK},
     ),
     guided_grad_cam: (of_network(guided_grad_cam), {"chunk": (*OR_NONE, 0)}),
     SaliencyBlur: (
         lambda **options: SaliencyBlur(None, **options),
         {"p": SHARE, "strength": SHARE, "threshold": THRESHOLD, "fill": WORD, "mask_from": WORD}
-        | {"kernel_size": (*OR_NONE, 2, 0), "sigma": (math.nan, math.inf, "5", True, 0)},
+        | {"kernel_size": (*OR_NONE, 2, 0), "sigma": (math.nan, math.inf, "5", True, 0), "generator": (5, "a")}
+        | {"pairs": FLAG, "labels": WORD, "num_classes": (*OR_NONE, 0)},
     ),
     measure_fidelity: (
         of_network(measure_fidelity),
-        {"regroupings": (*WHOLE, 0), "repeats": WHOLE, "batch_size": (*WHOLE, 0), "seed": WHOLE, "threshold": THRESHOLD},
+        {"regroupings": (*WHOLE, 0), "repeats": WHOLE, "batch_size": (*WHOLE, 0), "seed": SEED, "threshold": THRESHOLD},
     ),
     randomization_check: (
         of_network(randomization_check, cam=GradCAM),
-        {"mode": WORD, "seed": WHOLE, "grid": (*WHOLE, 0), "stages": (math.nan, 1.5, "", True, 0)},
+        {"mode": WORD, "seed": SEED, "grid": (*WHOLE, 0), "stages": (math.nan, 1.5, "", True, 0)},
     ),
     metrics.insertion_deletion: (of_network(metrics.insertion_deletion, maps=MAPS), CURVES),
     metrics.average_drop: (of_network(metrics.average_drop, maps=MAPS), {"substrate": WORD, "chunk": OR_NONE}),
@@ -93,15 +97,29 @@ PUBLIC = {
     metrics.MapChange: (metrics.MapChange, {"grid": (*WHOLE, 0)}),
     GroupCAMAugmentation: (
         GroupCAMAugmentation,
-        {"start_epoch": WHOLE, "stop_epoch": (*OR_NONE, 0), "every_n_steps": (*WHOLE, 0), "seed": WHOLE, "groups": (*WHOLE, 0)}
+        {"start_epoch": WHOLE, "stop_epoch": (*OR_NONE, 0), "every_n_steps": (*WHOLE, 0), "seed": SEED, "groups": (*WHOLE, 0)}
         | {"preset": WORD, "labels": WORD, "fill": WORD, "mask_from": WORD, "weights": WORD, "activation": WORD}
-        | {"record": FLAG, "strength": SHARE, "p": SHARE, "threshold": THRESHOLD, "chunk": OR_NONE, "baseline": ("grey", 0, True)}
+        | {
+            "preprocess": CALL,
+            "output": PICK,
+            "record": FLAG,
+            "strength": SHARE,
+            "p": SHARE,
+            "threshold": THRESHOLD,
+            "chunk": OR_NONE,
+            "baseline": ("grey", 0, True),
+        }
         | {"network": (NET, 3), "layer": (NET, 3), "mask_at": (NET, 3), "source": (3, math.nan, {})}
-        | {"image_key": (1.5, [], [None], {}), "target_key": (1.5, [], [None], {}), "mask_key": (1.5, [], [None], {})},
+        | {
+            "image_key": (1.5, [], [None], {}, None, True),
+            "target_key": (1.5, [], [None], {}),
+            "mask_key": (1.5, [], [None], {}),
+        },
     ),
     SaliencyMonitor: (
         SaliencyMonitor,
-        {"num_images": (*WHOLE, 0), "every_n_epochs": (*WHOLE, 0), "warmup_epochs": WHOLE, "grid": WHOLE, "seed": WHOLE}
+        {"num_images": (*WHOLE, 0), "every_n_epochs": (*WHOLE, 0), "warmup_epochs": WHOLE, "grid": WHOLE, "seed": SEED}
+        | {"preprocess": CALL, "output": PICK, "image_key": (None, True)}
         | {"patience": (*WHOLE, 0), "groups": (*WHOLE, 0), "chunk": OR_NONE, "method": WORD, "activation": WORD}
         | {"threshold": SHARE, "min_lr_share": SHARE, "min_alive": SHARE, "max_overhead": (math.nan, "1", True, 0)}
         | {"log_images": FLAG, "evaluate": FLAG, "network": (NET, 3), "layer": (NET, 3), "prefix": (3, None, "/")},
@@ -110,7 +128,7 @@ PUBLIC = {
         SaliencyEarlyStopping,
         {"threshold": SHARE, "min_lr_share": SHARE, "min_alive": SHARE, "patience": (1.5, "2", True, 0), "prefix": (3,)},
     ),
-    SaliencyReport: (SaliencyReport, {"filename": ("", "a/b", 3, None), "dirpath": (3, True)}),
+    SaliencyReport: (SaliencyReport, {"filename": ("", "a/b", 3, None, "run.json", "a\0b"), "dirpath": (3, True)}),
     BatchTransform: (
         lambda **options: BatchTransform(**{"kind": "erase", **options}),
         {"kind": WORD, "p": SHARE, "area": SHARE, "alpha": (math.nan, 0, "1", True), "start_epoch": WHOLE, "seed": WHOLE}

@@ -382,3 +382,12 @@ def test_repr_tells_what_is_not_the_default(setting):
     assert repr(SaliencyBlur(cam, p=0.5, fill="mean")) == expected
     assert repr(SaliencyBlur(cam, fill=blur)).endswith("fill=blur)")
     assert repr(GradCAM(PooledNet(), ["conv1", "conv2"], sign=-1)) == "GradCAM(PooledNet, layer=['conv1', 'conv2'], sign=-1)"
+
+
+def test_a_list_of_labels_is_as_good_as_a_tensor(setting):
+    """-100, which losses ignore, included."""
+    _, cam, images, _ = setting
+    labels = [0, -100, 2, 3, -100]
+    augmented = SaliencyBlur(cam)(images, labels)
+    assert torch.equal(augmented, SaliencyBlur(cam)(images, torch.tensor(labels)))
+    assert torch.equal(augmented[1], images[1]) and torch.equal(augmented[4], images[4]) and not torch.equal(augmented, images)

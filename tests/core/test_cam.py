@@ -71,7 +71,7 @@ def test_each_try_halves_the_largest_pass_that_there_was(chunk):
     network = Cramped(1).eval()
     with pytest.warns(UserWarning, match="at most 1 per"):
         GradCAM(network, "relu2", chunk=chunk)(torch.randn(12, 3, 12, 12), 1)
-    assert network.seen == [12, 6, 3] + [1] * 12
+    assert network.seen == [12, 6, 3] + [1] * 13, "and one look at how many tokens there are, for the grid is square"
 
 
 @pytest.mark.slow

@@ -86,3 +86,33 @@ def test_refused_without_relus(images, activation, message):
         net.relu2 = nn.Identity()
     with pytest.raises(ValueError, match=message):
         guided_grad_cam(net, images, 1, "conv2")
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda x: x.clamp(min=0), lambda x: x.clamp(0), lambda x: torch.clamp_min(x, 0.0), lambda x: x.clip(0)]
+)
+def test_a_clamp_that_is_a_relu_is_refused(images, cut):
+    with pytest.raises(ValueError, match="as a ReLU, which is no guided one"):
+        guided_grad_cam(Cut(cut), images, 1, "conv1")
+
+
+def test_another_clamp_is_none(images):
+    guided_grad_cam(Cut(lambda x: x.clamp(-9, 9)), images, 1, "conv1")
+    guided_grad_cam(Cut(lambda x: x.clamp(min=-9)), images, 1, "conv1")
+
+
+class Cut(PooledNet):
+    def __init__(self, cut):
+        super().__init__()
+        self.cut = cut
+        self.double()
+
+    def forward(self, x):
+        return super().forward(self.cut(x))
+
+
+def test_a_scripted_part_is_refused(images):
+    net = PooledNet().double()
+    net.bn1 = torch.jit.script(nn.Sequential(nn.BatchNorm2d(net.bn1.num_features), nn.ReLU()).double())
+    with pytest.raises(ValueError, match="'bn1' is a ScriptModule, whose ReLUs cannot be seen"):
+        guided_grad_cam(net, images, 1, "relu2")

@@ -30,10 +30,10 @@ def test_grids_are_shown_or_stated():
     with torch.no_grad(), trace(net, (64, 64), ["blocks.0", "norm"]) as events:
         net(probe)
     grid = Grid("tokens", 4, 4, 3)
-    assert show_grids(net, net, probe, events, None) == {"blocks.0": (grid, True), "norm": (grid, True)}
-    assert show_grids(net, net, probe, events, (4, 4, 2))["norm"] == (Grid("tokens", 4, 4, 2), False)
-    assert show_grids(net, net, probe, events, (4, 5))["norm"] == (Grid("tokens", 4, 5, 0), False)
-    assert show_grids(net, net, probe, events, (5, 5))["norm"] == (None, False)
+    assert show_grids(net, net, probe, events, None, set()) == {"blocks.0": (grid, True), "norm": (grid, True)}
+    assert show_grids(net, net, probe, events, (4, 4, 2), set())["norm"] == (Grid("tokens", 4, 4, 2), False)
+    assert show_grids(net, net, probe, events, (4, 5), set())["norm"] == (Grid("tokens", 4, 5, 0), False)
+    assert show_grids(net, net, probe, events, (5, 5), set())["norm"] == (None, False)
 
 
 def test_influence_is_that_of_the_patches():

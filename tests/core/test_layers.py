@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
-from tokens import Perceiver, TokenNet, ZeroShot
+from tokens import Perceiver, PlainViT, TokenNet, ZeroShot
 from torch import nn
 from torch.nn import functional as F
 
@@ -289,6 +289,77 @@ def test_a_cube_is_read_as_the_image_moves_it():
     raw = (A.detach() * slope.mean(dim=(1, 2), keepdim=True)).sum(dim=3).relu()
     torch.testing.assert_close(cam.raw(images, 1), raw)
     assert maps.amax() == 1
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_attention_weights_are_no_grid(class_token):
+    """As many rows and columns as tokens, here 65 or 64 for 128 pixels, like the grid of a convolution of stride 2."""
+    torch.manual_seed(0)
+    net, x = PlainViT(class_token).double().eval(), torch.randn(2, 3, 128, 128, dtype=torch.float64)
+    last = "blocks.1.norm" if class_token else "blocks.1"
+    for make in (
+        lambda: GradCAM(net),
+        lambda: GroupCAM.for_training(net, groups=8),
+        lambda: GroupCAM(net, groups=8, mask_at="stage"),
+    ):
+        (cam := make())(x, 1)
+        assert cam.layer == last and "att" not in getattr(cam, "place", "") and "scores" not in getattr(cam, "place", "")
+    assert torch.equal(GradCAM(net)(x, 1), GradCAM(net, last)(x, 1))
+    for name in ("blocks.0.attend", "blocks.0.scores"):  # of a softmax, and as many as tokens
+        with pytest.raises(ValueError, match=f"'{name}' has no grid that could be shown.*attention weights"):
+            GradCAM(net, name)(x, 1)
+
+
+def test_a_square_grid_of_as_many_rows_as_tokens_is_one_if_the_image_shows_it():
+    class Hybrid(nn.Module):
+        """A grid of 8 x 8 and 8 queries."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.queries, self.mix = nn.Conv2d(3, 6, 8, stride=8), nn.Parameter(torch.randn(1, 8, 6)), nn.Linear(6, 6)
+            self.fc = nn.Linear(6, 5)
+
+        def forward(self, x):
+            grid = self.stem(x)
+            return self.fc(grid.mean(dim=(2, 3)) * self.mix(self.queries.expand(len(x), -1, -1)).mean(dim=1))
+
+    torch.manual_seed(0)
+    net = Hybrid().eval()
+    for cam in (GradCAM(net), GradCAM(net, "stem"), GradCAM(net, "stem", grid=(8, 8))):
+        assert cam(torch.randn(2, 3, 64, 64), 1).shape == (2, 64, 64) and cam.layer == "stem"
+
+
+class Aside(nn.Module):
+    """`side` is read by nobody."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.side, self.body, self.fc = (
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.Conv2d(8, 8, 3, 1, 1),
+            nn.Conv2d(8, 16, 3, 2, 1),
+            nn.Linear(16, 5),
+        )
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        self.seen = self.side(x)
+        return self.fc(self.body(x).relu().mean(dim=(2, 3)))
+
+
+def test_masks_at_a_layer_that_nothing_reads_are_refused():
+    net, x = Aside().eval(), torch.randn(2, 3, 32, 32)
+    for options in ({"layer": "body", "mask_at": "side"}, {"layer": "side", "mask_at": "target"}):
+        with pytest.raises(ValueError, match="nothing that leads to the logits reads layer 'side'"):
+            GroupCAM.for_training(net, groups=4, **options)(x, 0)
+    GroupCAM.for_training(net, groups=4, layer="body", mask_at="stem")(x, 0)
+
+
+def test_a_head_or_branch_that_starts_at_zero_is_no_reason_to_refuse_a_layer():
+    net = Aside().eval()
+    for parameter in (*net.fc.parameters(), *net.body.parameters()):
+        nn.init.zeros_(parameter)
+    GroupCAM.for_training(net, groups=4, layer="body", mask_at="stem")(torch.randn(2, 3, 32, 32), 0)
 
 
 def test_the_text_tower_of_a_zero_shot_classifier_is_no_layer(recwarn):

@@ -82,7 +82,7 @@ def test_a_single_probability_is_that_of_class_one(images):
 @pytest.mark.parametrize(
     "head",
     [
-        lambda z: (z - z.min()) / (2 * (z.max() - z.min())),  # within [0, 1] as it happens
+        lambda z: (z - z.amin(1, keepdim=True)) / (2 * (z.amax(1) - z.amin(1)))[:, None],  # within [0, 1] as it happens
         lambda z: 0 * z,  # a head that starts at zero
         lambda z: z.log_softmax(1),
         lambda z: z * z.mean(1, keepdim=True).sigmoid(),  # a gate
@@ -198,6 +198,73 @@ def test_a_usual_network_is_looked_at_once_and_left_in_peace(net, images):
     assert sizes == [3, 1, 2]
     GradCAM(net, "relu2")(images, 1)
     assert sizes == [3, 1, 2, 3]
+
+
+def test_no_word_is_said_on_mixing_while_outputs_tell_nothing_apart(images):
+    """A head of zeros tells no two images apart; once it is trained the network is seen to mix."""
+    torch.manual_seed(1)
+    net = PooledNet().double().eval()
+    net.bn1 = nn.BatchNorm2d(net.bn1.num_features, track_running_stats=False).double()
+    head = net.fc.weight.detach().clone()
+    nn.init.zeros_(net.fc.weight)
+    cam = GroupCAM(net, "relu2", groups=4, weights="none")
+    cam(images, 1)
+    with torch.no_grad():
+        net.fc.weight.copy_(head)
+    with pytest.warns(UserWarning, match="images of a batch influence each other"):
+        together = cam(images, 1)
+    torch.testing.assert_close(together, torch.cat([cam(image[None], 1) for image in images]))
+
+
+def test_a_damaged_first_image_hides_no_mixing(images):
+    net = PooledNet().double().eval()
+    net.bn1 = nn.BatchNorm2d(net.bn1.num_features, track_running_stats=False).double()
+    damaged = images.clone()
+    damaged[0] = torch.nan
+    with pytest.warns(UserWarning, match="images of a batch influence each other"):
+        assert mixes_rows(net, net, damaged)
+
+
+def test_one_damaged_image_does_not_turn_probabilities_into_logits(images):
+    """The maps of the others stay as they are; a batch of nothing else leaves the reading as it was."""
+    cam = GroupCAM(Headed(nn.Softmax(dim=1)), "relu2", groups=4, weights="none")
+    damaged = images.clone()
+    damaged[-1] = torch.nan
+    with pytest.warns(UserWarning, match="ends in a softmax"):
+        expected = cam.raw(images[:-1], 1)
+    torch.testing.assert_close(cam.raw(damaged, 1)[:-1], expected)
+    cam.raw(damaged[-1:], 1)
+    assert cam.probabilities
+
+
+def test_one_column_of_a_softmax_is_a_probability(images):
+    torch.manual_seed(1)
+    cam = GroupCAM(Headed(lambda z: z.softmax(1)[:, 1:], classes=2), "relu2", groups=4, activation="sigmoid")
+    with pytest.warns(UserWarning, match="ends in a softmax or sigmoid"):
+        cam(images)
+    assert cam.probabilities
+
+
+def test_a_network_without_classes_may_have_been_given_a_head(net, images):
+    net.num_classes, net.num_features = 0, 8
+    GradCAM(net, "relu2")(images, 1)
+    net.num_features = 5
+    with pytest.raises(ValueError, match="num_classes=0: it returns features"):
+        GradCAM(net, "relu2")(images, 1)
+
+
+def test_gradients_that_a_forward_switches_on_for_good_leave_no_graph(images):
+    class Leaves(PooledNet):
+        def forward(self, x):
+            torch.set_grad_enabled(True)
+            return super().forward(x)
+
+    torch.manual_seed(1)
+    cam = GroupCAM(Leaves().double(), "relu2", groups=4, weights="none")
+    with torch.no_grad():
+        assert not cam.logits(images).requires_grad and not torch.is_grad_enabled()
+        assert not cam.logits(images).requires_grad
+        assert not cam(images, 1).requires_grad
 
 
 def test_random_draws_are_no_mixing(images):

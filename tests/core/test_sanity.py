@@ -220,6 +220,26 @@ def test_weights_that_hooks_make_are_drawn_as_well(net, images, wrap):
         assert torch.equal(features(), other), "the same seed, the same weights"
 
 
+class Fourier(nn.Module):
+    """Complex weights, and a reset that takes an argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.cfloat))
+
+    def reset_parameters(self, spread):
+        raise AssertionError("nobody knows the spread")
+
+
+def test_complex_weights_are_drawn_and_a_reset_with_arguments_is_left_out():
+    module = Fourier()
+    before = module.weight.detach().clone()
+    with randomized(module):
+        assert not torch.equal(module.weight, before) and module.weight.is_complex()
+        assert not torch.equal(module.weight.imag, before.imag)
+    assert torch.equal(module.weight, before)
+
+
 @pytest.mark.parametrize("targets", [None, torch.arange(6) % 5])
 def test_inside_an_inference_mode(net, images, targets):
     def rho():

@@ -205,7 +205,8 @@ class Around(nn.Module):
 
 def test_a_module_and_the_network_inside_it_are_given_back_by_two_threads():
     around = Around().train()
-    before, images = snapshot(around), torch.randn(4, 3, 24, 20)
+    images = torch.randn(4, 3, 24, 20)
+    before = snapshot(around)
     methods = GroupCAM(around, "net.relu2", groups=4), GroupCAM(around.net, "relu2", groups=4)
     in_threads(*(lambda cam=cam: [cam(images, 1) for _ in range(20)] for cam in methods))
     assert_same(before, snapshot(around))

@@ -87,3 +87,35 @@ class ZeroShot(nn.Module):
 
     def forward(self, x):
         return self.image(x) @ self.text(self.words).mean(dim=1).T
+
+
+class WithWeights(nn.Module):
+    """Attention whose weights (N, heads, T, T) are what a module returns, as in networks written by hand."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.norm, self.qkv = heads, nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.scores, self.attend, self.out = nn.Identity(), nn.Softmax(dim=-1), nn.Linear(width, width)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, dim=2))
+        weights = self.attend(self.scores(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5))
+        return x + self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class PlainViT(nn.Module):
+    """Patches of 16 pixels, a class token where asked for; the last thing to finish with four dimensions are attention weights."""
+
+    def __init__(self, class_token=True, width=32, heads=4, classes=5, side=8):
+        super().__init__()
+        self.embed, self.front = nn.Conv2d(3, width, 16, stride=16), nn.Parameter(torch.randn(1, int(class_token), width))
+        self.place = nn.Parameter(torch.randn(1, side * side + class_token, width))
+        self.blocks = nn.ModuleList(WithWeights(width, heads) for _ in range(2))
+        self.fc, self.class_token = nn.Linear(width, classes), class_token
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.front.expand(len(x), -1, -1), x], dim=1) + self.place
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x[:, 0] if self.class_token else x.mean(dim=1))

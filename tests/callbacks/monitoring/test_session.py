@@ -198,5 +198,7 @@ def test_the_final_evaluation_is_written_and_may_fail(tmp_path, monkeypatch):
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(session_module, "assess", failing)
-    with pytest.warns(UserWarning, match="could not evaluate its maps: no memory left. The training itself is complete"):
+    with pytest.warns(
+        UserWarning, match="could not evaluate its maps: RuntimeError: no memory left. The training itself is complete"
+    ):
         session.evaluate("softmax", 0)
