@@ -471,6 +471,7 @@ def test_fuzz_briefly():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:no output is a finite number")
 def test_fuzz_for_ten_minutes(capsys):
     outcomes = fuzz(seconds=float(os.environ.get("GROUPCAM_FUZZ_SECONDS", 600)), seed=1)
     with capsys.disabled():
