@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from posixpath import normpath
 
-__all__ = ["absolute", "rewritten", "targets"]
+__all__ = ["absolute", "address", "rewritten", "targets"]
 
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 _TARGET = re.compile(r'\]\((?P<inline>[^()\s]+)\)|\b(?:src|srcset|href)="(?P<html>[^"\s]+)"')
@@ -43,21 +43,20 @@ def rewritten(text: str, change: Callable[[str, bool], str]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def absolute(text: str, repository: str, folder: str = ".") -> str:
-    """`text` of a page in `folder` of the repository with addresses in place of relative paths.
+def address(target: str, image: bool, repository: str, folder: str = ".") -> str:
+    """The address of what `target` names in a page of the repository; addresses and `#anchors` as they are.
 
     Args:
-        text: Markdown.
+        target: as it stands in the page.
+        image: whether it is shown rather than linked.
         repository: address of the repository, such as "https://github.com/somebody/something".
         folder: where the page is, from the repository's root.
     """
+    if "://" in target or target.startswith(("#", "mailto:")):
+        return target
+    return f"{repository}/{'raw' if image else 'blob'}/main/{normpath(f'{folder}/{target}')}"
 
-    def change(target: str, image: bool) -> str:
-        if "://" in target or target.startswith(("#", "mailto:")):
-            return target
-        parts: list[str] = []
-        for part in (PurePosixPath(folder) / target).parts:
-            parts = parts[:-1] if part == ".." else [*parts, part]
-        return f"{repository}/{'raw' if image else 'blob'}/main/{'/'.join(parts)}"
 
-    return rewritten(text, change)
+def absolute(text: str, repository: str, folder: str = ".") -> str:
+    """`text` of a page in `folder` of the repository with addresses in place of relative paths."""
+    return rewritten(text, lambda target, image: address(target, image, repository, folder))
