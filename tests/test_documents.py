@@ -7,10 +7,13 @@ import re
 import runpy
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 import yaml
+
+from groupcam_aug.recipes.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
@@ -96,6 +99,22 @@ def test_links_anchors_and_named_files_exist(page):
         assert (ROOT / path).exists(), path
     for script in re.findall(r"python (benchmarks/\w+\.py)", text):
         assert (ROOT / script).exists(), script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_recipes_and_arms_that_are_named_exist(page):
+    commands, text = {command.name for command in COMMANDS}, page.read_text()
+    arms = {arm for path in ("recipes/configs", "docs/study") for arm in yaml.safe_load((ROOT / path / "arms.yaml").read_text())}
+    if page.name == "trials.md":
+        named = {arm for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for arm in re.findall(r"`([\w-]+)`", row)}
+        assert {"none", "fast", "fast-other", "masks"} <= named <= arms
+    for line in re.findall(r"groupcam-aug ([a-z][^`\n]+)", text):
+        words = line.split()
+        assert words[0] in commands, line
+        if "--arms" in words:
+            assert set(takewhile(lambda word: not word.startswith("--"), words[words.index("--arms") + 1 :])) <= arms, line
+        if words[:2] == ["recipes", "copy"] and words[2] != "NAME":
+            assert (ROOT / "recipes" / "configs" / f"{words[2]}.yaml").is_file(), line
 
 
 def test_every_result_file_is_shown_once_and_as_it_is():
