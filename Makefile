@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo demo-quick test test-all lint format clean
+.PHONY: help demo demo-quick test test-all lint format site clean
 
 help:             ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -39,5 +39,8 @@ format: $(STAMP)      ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+site: $(STAMP)        ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
+
 clean:            ## remove build products; the environment stays (delete .venv yourself)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache groupcam_demo lightning_logs
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache groupcam_demo lightning_logs site
