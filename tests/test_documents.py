@@ -168,7 +168,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
         if cell["cell_type"] == "code":
             source = "".join(cell["source"])
             # Fewer images and epochs; whatever else the cells do stays as it is.
-            for large, few in (("800", "96"), ("200)", "24)"), ("in range(6)", "in range(3)"), ("max_epochs=6", "max_epochs=3")):
+            for large, few in (("1200", "96"), ("300)", "24)"), ("in range(6)", "in range(3)"), ("max_epochs=6", "max_epochs=3")):
                 source = source.replace(large, few)
             exec(compile(source, f"cell {number}", "exec"), names)
     logger.setLevel(level)  # which the notebook raises
