@@ -15,19 +15,15 @@ from torch import Tensor
 from groupcam_aug.draw import heat_map, overlay, panels, png, to_uint8
 from groupcam_aug.guided import guided_grad_cam
 from groupcam_aug.outputs import sum_to_one, why_not_finite
-from groupcam_aug.recipes.cli import Renamed, refusing
+from groupcam_aug.recipes import parsers
+from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.image_files import find_images, shown
-from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
+from groupcam_aug.recipes.model_loading import LoadedModel, load_model, read_images
 from groupcam_aug.recipes.terminal import say
 from groupcam_aug.recipes.written_files import WrittenFiles
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["explain", "run"]
-
-EPILOG = """examples:
-  groupcam-aug explain photo.jpg --checkpoint last.ckpt
-  groupcam-aug explain photos/ --model torchvision/squeezenet1_1 --checkpoint squeezenet.safetensors --top 3
-  groupcam-aug explain photo.jpg --model timm/resnet50 --pretrained --target "tabby" --method gradcam --style raw"""
 
 ON_SHEET = 100  # images at most: they are held until it is drawn
 
@@ -36,25 +32,7 @@ Maps = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), classes (n,) -
 
 def run(command: str, words: list[str]) -> int:
     """The command; exit status 1 if an image could not be read."""
-    parser = argparse.ArgumentParser(
-        prog=f"groupcam-aug {command}",
-        description="Draw what in an image speaks for a class, by Group-CAM or Grad-CAM.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    add_arguments(parser).add_argument("--weights", action=Renamed, now="--checkpoint FILE")
-    group = parser.add_argument_group("map")
-    group.add_argument("--method", choices=("groupcam", "gradcam", "guided-gradcam"), default="groupcam")
-    group.add_argument("--layer", help="name of the layer (default: found, and named)")
-    group.add_argument("--target", help="class name or number (default: each image's first choice)")
-    group.add_argument("--top", type=int, default=1, metavar="K", help="the K first choices, a column each (default: 1)")
-    group.add_argument("--groups", type=int, default=32, help="groups of Group-CAM (default: 32)")
-    group.add_argument("--mask-at", default="input", help="input, stage, target or a layer's name (default: input)")
-    group = parser.add_argument_group("output")
-    group.add_argument("--style", choices=("overlay", "heatmap", "raw"), default="overlay", help="raw: .npy, (classes, H, W)")
-    group.add_argument("--out", default="explained", help="folder to write to (default: explained)")
-    group.add_argument("--batch-size", type=int, default=16)
+    parser = parsers.explain(command)
     options = parser.parse_args(words)
     if options.target is not None and options.top != 1:
         parser.error("--target and --top exclude each other")
