@@ -96,7 +96,7 @@ def explain(command: str) -> argparse.ArgumentParser:
     group.add_argument("--layer", help="name of the layer (default: found, and named)")
     group.add_argument("--target", help="class name or number (default: each image's first choice)")
     group.add_argument("--top", type=int, default=1, metavar="K", help="the K first choices, a column each (default: 1)")
-    group.add_argument("--groups", type=int, default=32, help="groups of Group-CAM (default: 32)")
+    group.add_argument("--groups", type=int, help="groups of Group-CAM (default: 32, or as many as the layer has channels)")
     group.add_argument("--mask-at", default="input", help="input, stage, target or a layer's name (default: input)")
     group = parser.add_argument_group("output")
     group.add_argument("--style", choices=("overlay", "heatmap", "raw"), default="overlay", help="raw: .npy, (classes, H, W)")

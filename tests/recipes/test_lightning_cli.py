@@ -48,6 +48,7 @@ def test_fit_ends_with_where_everything_is_and_what_comes_next(capsys, checkpoin
     assert f"best checkpoint  {checkpoint.relative_to(checkpoint.parents[2])}" in told
     lines = told[told.index("next:\n") :].splitlines()[1:4]
     assert [line.split()[1] for line in lines] == ["test", "explain", "trial"]
+    assert main(shlex.split(lines[1])[1:]) == 0  # as pasted
 
 
 @pytest.mark.parametrize("name", ["shapes_demo", "shapes_demo.yaml"])
