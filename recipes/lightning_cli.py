@@ -29,7 +29,7 @@ from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.cli import Refused, refusing
 from groupcam_aug.recipes.named_tests import run_tests
 from groupcam_aug.recipes.next_steps import next_steps
-from groupcam_aug.recipes.predictions import write_predictions
+from groupcam_aug.recipes.predictions import check_top, write_predictions
 from groupcam_aug.recipes.shipped_configs import with_recipes
 from groupcam_aug.recipes.unknown_names import RENAMED, imported_class, names_class, unknown_names
 
@@ -205,6 +205,9 @@ class GroupCAMCLI(LightningCLI):
         """Predict, and write ``predictions.csv`` to the log folder (`write_predictions`)."""
         if self.trainer.world_size > 1:  # each process would have a part of the samples, in an order of its own
             raise Refused(f"predict writes the file of one process, not of {self.trainer.world_size}: add --trainer.devices 1")
+        if (count := getattr(self.model, "num_classes", None)) is not None:
+            with refusing():
+                check_top(self._top, count)
         batches: Any = self.trainer.predict(**arguments)
         if batches and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
             with refusing():

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Subset
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.spreadsheet import harmless
 
-__all__ = ["files_of", "labels_of", "write_predictions"]
+__all__ = ["check_top", "files_of", "labels_of", "write_predictions"]
 
 
 def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model: Any, top: int | None = None) -> Path:
@@ -35,8 +35,7 @@ def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model:
     """
     probabilities = torch.cat(list(batches))
     count = probabilities.shape[1]
-    if top is not None and not 1 <= top <= count:
-        raise ValueError(f"--top {top}: give a number from 1 to {count}, for there are {count} classes")
+    check_top(top, count)
     values, order = probabilities.topk(top or 1, dim=1)
     dataset = getattr(data, "test_set", None)
     files, labels = files_of(dataset), labels_of(dataset)
@@ -53,6 +52,16 @@ def write_predictions(folder: Path, batches: Sequence[Tensor], data: Any, model:
         writer.writerow([*line, *(f"{share:.4f}" for share in row if top is None)])
     put_file(folder, "predictions.csv", text.getvalue())
     return folder / "predictions.csv"
+
+
+def check_top(top: int | None, count: int) -> None:
+    """Refuse another number of likeliest classes than there can be.
+
+    Raises:
+        ValueError: ``top`` is not between 1 and ``count``.
+    """
+    if top is not None and not 1 <= top <= count:
+        raise ValueError(f"--top {top}: give a number from 1 to {count}, for there are {count} classes")
 
 
 def files_of(dataset: Any) -> list[str] | None:

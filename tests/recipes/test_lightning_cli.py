@@ -136,7 +136,7 @@ def test_the_data_tell_the_model_its_classes(checkpoint):
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
+def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, caplog, command):
     shutil.rmtree(folder / "images" / "train" / "ant")  # the training data may be gone: class folders are all that is needed
     shutil.copytree(folder / "images" / "val" / "ant", folder / "images" / "train" / "ant")
     words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.logger", "false"]
@@ -149,8 +149,11 @@ def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
         assert main([command, *words, *QUIET, "--trainer.default_root_dir", str(folder), "--top", "2"]) == 0
         lines = list(csv.reader((folder / "predictions.csv").open()))
         assert lines[0] == ["file", "label", "class", "probability", "class 2", "probability 2"] and len(lines) == 7
+        assert "predict: 6 images" in caplog.text
+        caplog.clear()
         assert main([command, *words, *QUIET, "--top", "3"]) == 1
         assert "--top 3: give a number from 1 to 2" in capsys.readouterr().err
+        assert "predict: 6 images" not in caplog.text, "before it begins"
     else:
         assert ("val/acc" if command == "validate" else "test/acc") in told
     if command == "test":
