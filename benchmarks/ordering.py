@@ -26,7 +26,8 @@ from groupcam_aug.recipes.evaluation.results_file import Plan, ResultsFile
 from groupcam_aug.recipes.evaluation.runner import fingerprint, first_image
 from groupcam_aug.recipes.evaluation.statistics import figures_of, make_record
 from groupcam_aug.recipes.evaluation.tables_and_plots import write_files
-from groupcam_aug.recipes.model_loading import add_arguments, load_model
+from groupcam_aug.recipes.model_loading import load_model
+from groupcam_aug.recipes.parsers import add_network
 
 ALL = ",".join(method.key for method in METHODS if method.kind != "peer")
 
@@ -56,7 +57,7 @@ def main() -> None:
     checkpoint = data_folder() / "weights" / "squeezenet1_1_imagenet.safetensors"
     words = ["--model", "torchvision/squeezenet1_1", "--checkpoint", str(checkpoint), "--device", options.device]
     networks = argparse.ArgumentParser()
-    add_arguments(networks)
+    add_network(networks)
     model = load_model(networks.parse_args(words))
     methods = choose(options.methods, options.compare)
     if options.rise:

@@ -57,6 +57,8 @@ def from_checkpoint(words: Sequence[str], command: str, trust: bool = False) -> 
         if not model:
             raise ValueError(f"fit goes on from {path!r} only with the config of its training: add --config {_config_of(path)}")
         return words, None
+    if path.endswith(".safetensors"):
+        raise ValueError(f"{path!r} holds weights alone: {command} takes the .ckpt that it was exported from")
     checkpoint = read_classifier(path)
     kept = checkpoint["hyper_parameters"]
     if kept["network"] is None:

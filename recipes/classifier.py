@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupcam_aug.files import put_file
 from groupcam_aug.recipes.batch_check import check_images, images_and_labels
 from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
 from groupcam_aug.recipes.saved_classifier import INFO, check_network, described, kept_choices, read_classifier
 
-__all__ = ["Classifier", "export_state_dict", "load_classifier", "read_classifier"]
+__all__ = ["Classifier", "load_classifier", "read_classifier"]
 
 
 def load_classifier(path: str | Path, network: nn.Module | None = None, trust: bool = False) -> tuple[Classifier, dict[str, Any]]:
@@ -57,33 +55,6 @@ def load_classifier(path: str | Path, network: nn.Module | None = None, trust: b
             f"{str(error).splitlines()[min(1, count)].strip()}); the file is damaged, or the network's class has changed"
         ) from error
     return classifier.eval(), info
-
-
-def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
-    """Write the network's plain state dict, names as in the bare network.
-
-    Args:
-        checkpoint: as in `load_classifier`.
-        out: ``.safetensors``, ``.pt`` or ``.pth``; folders are made.
-
-    Raises:
-        ValueError: another suffix, or not such a checkpoint.
-    """
-    out = Path(out).expanduser()
-    if out.suffix not in (".safetensors", ".pt", ".pth"):
-        raise ValueError(f"out={str(out)!r} must end in .safetensors, .pt or .pth")
-    saved = read_classifier(checkpoint)["state_dict"]
-    state = {key.removeprefix("network."): value.contiguous() for key, value in saved.items() if key.startswith("network.")}
-    if out.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        content = save({key: value.clone() for key, value in state.items()})
-    else:
-        buffer = io.BytesIO()  # what torch.save says of a full disk helps nobody
-        torch.save(state, buffer)
-        content = buffer.getvalue()
-    put_file(out.parent, out.name, content)
-    return out
 
 
 class Classifier(pl.LightningModule):

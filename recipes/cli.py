@@ -6,61 +6,58 @@ import argparse
 import dis
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from groupcam_aug.printable import printable
 from groupcam_aug.recipes.unknown_names import nearest
 
-__all__ = [
-    "COMMANDS",
-    "Command",
-    "Refused",
-    "Renamed",
-    "device_of",
-    "find_recipe",
-    "main",
-    "nearest",
-    "recipe_names",
-    "refusing",
-    "shipped_arms",
-]
+__all__ = ["COMMANDS", "Command", "Refused", "device_of", "main", "nearest", "parser_of", "refusing", "table"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """One subcommand: its name, its line in the help, and the function, as ``package.module:function``.
+    """One subcommand: its name, its line in the help, and two functions, each as ``package.module:function``.
 
-    The function takes the name of the command and its arguments (list of str) and returns the exit status.
+    `run` takes the name of the command and its arguments (list of str) and returns the exit status. `parser` takes the name and
+    returns the parser (default: the function of that name in `parsers`); its module imports no torch, so that help comes at once.
     """
 
     name: str
     help: str
     run: str
+    parser: str = ""
 
 
+_R = "groupcam_aug.recipes"
+_PARSERS = f"{_R}.parsers"
+_TRAINING = f"{_R}.training_options"
 COMMANDS = (
-    Command(
-        "demo", "train on drawn shapes with and without Group-CAM, compare, write panels.png", "groupcam_aug.recipes.demo:run"
-    ),
-    Command("fit", "train or fine-tune a classifier", "groupcam_aug.recipes.lightning_cli:run"),
-    Command("validate", "loss and accuracy on the validation data", "groupcam_aug.recipes.lightning_cli:run"),
-    Command("test", "loss and accuracy on the test data", "groupcam_aug.recipes.lightning_cli:run"),
-    Command("predict", "class probabilities for the test data", "groupcam_aug.recipes.lightning_cli:run"),
-    Command("explain", "draw what in an image speaks for a class", "groupcam_aug.recipes.explain:run"),
-    Command("fidelity", "which cheap mode keeps the masks, on your network and images", "groupcam_aug.recipes.fidelity:run"),
+    Command("demo", "train on drawn shapes with and without Group-CAM, compare, write panels.png", f"{_R}.demo:run"),
+    Command("fit", "train or fine-tune a classifier", f"{_TRAINING}:run", f"{_TRAINING}:build_parser"),
+    Command("validate", "loss and accuracy on the validation data", f"{_TRAINING}:run", f"{_TRAINING}:build_parser"),
+    Command("test", "loss and accuracy on the test data", f"{_TRAINING}:run", f"{_TRAINING}:build_parser"),
+    Command("predict", "class probabilities for the test data", f"{_TRAINING}:run", f"{_TRAINING}:build_parser"),
+    Command("explain", "draw what in an image speaks for a class", f"{_R}.explain:run"),
+    Command("fidelity", "which cheap mode keeps the masks, on your network and images", f"{_R}.fidelity:run"),
     Command(
         "evaluate",
         "how good maps are: insertion, deletion, sanity, time, beside controls",
-        "groupcam_aug.recipes.evaluation.command:run",
+        f"{_R}.evaluation.command:run",
+        f"{_R}.evaluation.options:build_parser",
     ),
-    Command("report", "write the report of a run again, from its records alone", "groupcam_aug.recipes.report:run"),
-    Command("trial", "does it help on your data? arms compared over paired seeds", "groupcam_aug.recipes.trial.command:run"),
-    Command("recipes", "list, show or copy the configs that come with the package", "groupcam_aug.recipes.cli:run_recipes"),
-    Command("export", "write a checkpoint's network as a plain state dict", "groupcam_aug.recipes.cli:run_export"),
+    Command("report", "write the report of a run again, from its records alone", f"{_R}.report:run"),
+    Command(
+        "trial",
+        "does it help on your data? arms compared over paired seeds",
+        f"{_R}.trial.command:run",
+        f"{_R}.trial.command:build_parser",
+    ),
+    Command("recipes", "list, show or copy the configs that come with the package", f"{_R}.shipped_configs:run"),
+    Command("export", "write a checkpoint's network as a plain state dict", f"{_R}.export:run"),
+    Command("completion", "print the script by which a shell completes all this", f"{_R}.completion:run"),
 )
 
 EXAMPLES = """examples:
@@ -88,10 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     commands = {command.name: command for command in COMMANDS}
     if words and words[0] in commands:
-        module, _, function = commands[words[0]].run.partition(":")
-        run: Callable[[str, list[str]], int] = getattr(importlib.import_module(module), function)
+        command, rest = commands[words[0]], words[1:]
+        if "--version" in rest:
+            return _version()
         try:
-            return run(words[0], words[1:])
+            if {"-h", "--help"} & set(rest):
+                parser_of(command).parse_args(rest)
+            return int(_function(command.run)(command.name, rest))
         except SystemExit as stop:  # argparse and jsonargparse have said what was wrong
             return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else _failed(str(stop.code))
         except KeyboardInterrupt:
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
             return _failed(str(error))
     parser = argparse.ArgumentParser(
         prog="groupcam-aug",
-        description="Saliency-guided training augmentation.\n\ncommands:\n" + _table([(row.name, row.help) for row in COMMANDS]),
+        description="Saliency-guided training augmentation.\n\ncommands:\n" + table([(row.name, row.help) for row in COMMANDS]),
         epilog=EXAMPLES,
         usage="groupcam-aug COMMAND ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -119,14 +119,14 @@ def main(argv: list[str] | None = None) -> int:
         options = parser.parse_args(words)
     except SystemExit as stop:
         return int(stop.code or 0)
-    if options.version:
-        from importlib.metadata import PackageNotFoundError, version
+    return _version() if options.version else 0
 
-        try:
-            print(version("groupcam-aug"))
-        except PackageNotFoundError:
-            print("unknown: groupcam-aug is not installed but run from its folder")
-    return 0
+
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """The parser of a command, with ``--version``, which all have."""
+    parser: argparse.ArgumentParser = _function(command.parser or f"{_PARSERS}:{command.name}")(command.name)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    return parser
 
 
 class Refused(Exception):
@@ -169,93 +169,6 @@ def device_of(name: str) -> str:
     return name
 
 
-class Renamed(argparse.Action):
-    """An option that has another name now: not in the help, and whoever gives it is told the new one (status 2)."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, now: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        self.now = now
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Refuse."""
-        parser.error(f"{option_string} is called {self.now} now")
-
-
-def recipe_names() -> list[str]:
-    """Names of the configs in the package, without ``.yaml``, sorted; those in a subfolder as ``folder/name``."""
-    root = _configs()
-    paths = [path for path in root.rglob("*.yaml") if path != shipped_arms()]
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in paths)
-
-
-def shipped_arms() -> Path:
-    """The file of arms for `groupcam-aug trial`, which is no recipe."""
-    return _configs() / "arms.yaml"
-
-
-def find_recipe(name: str) -> Path:
-    """Path of a config: a file if there is one, else the shipped recipe of that name, with or without ``.yaml``.
-
-    Raises:
-        FileNotFoundError: neither; near names are suggested.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    bare = name.removesuffix(".yaml")
-    if bare in recipe_names():
-        return _configs() / f"{bare}.yaml"
-    raise FileNotFoundError(
-        f"no file and no recipe {name!r}{nearest(bare, recipe_names())} (recipes: {', '.join(recipe_names())})"
-    )
-
-
-def run_recipes(command: str, words: list[str]) -> int:
-    """``recipes list | show NAME | copy NAME [DEST]``."""
-    parser = argparse.ArgumentParser(prog=f"groupcam-aug {command}", description="The configs that come with the package.")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="names, one line each")
-    show = actions.add_parser("show", help="print a config")
-    copy = actions.add_parser("copy", help="copy a config here, to be edited")
-    for action in (show, copy):
-        action.add_argument("name", help="as in `groupcam-aug recipes list`, or arms: those of `groupcam-aug trial`")
-    copy.add_argument("destination", nargs="?", default=".", help="file or folder (default: the working directory)")
-    copy.add_argument("--force", action="store_true", help="overwrite")
-    options = parser.parse_args(words)
-    if options.action == "list":
-        print(_table([(name, _claim(_configs() / f"{name}.yaml")) for name in recipe_names()]))
-        return 0
-    with refusing():
-        source = shipped_arms() if options.name in ("arms", "arms.yaml") else find_recipe(options.name)
-    if options.action == "show":
-        print(source.read_text(encoding="utf-8"), end="")
-        return 0
-    from groupcam_aug.files import put_file
-
-    target = Path(options.destination)
-    target = target / source.name if target.is_dir() or not target.suffix else target
-    if target.exists() and not options.force:
-        return _failed(f"{str(target)!r} exists; give another destination, or --force to overwrite it")
-    with refusing():
-        put_file(target.parent, target.name, source.read_bytes())
-    print(f"wrote {target}")
-    return 0
-
-
-def run_export(command: str, words: list[str]) -> int:
-    """``export CKPT OUT``."""
-    parser = argparse.ArgumentParser(
-        prog=f"groupcam-aug {command}", description="Write a checkpoint's network as a plain state dict."
-    )
-    parser.add_argument("checkpoint", help="a .ckpt that `groupcam-aug fit` wrote")
-    parser.add_argument("out", help="file to write: .safetensors, .pt or .pth")
-    options = parser.parse_args(words)
-    from groupcam_aug.recipes.classifier import export_state_dict
-
-    with refusing():
-        print(f"wrote {export_state_dict(options.checkpoint, options.out)}")
-    return 0
-
-
 def _on_purpose(error: Exception) -> bool:
     """Whether an error is a refusal: Lightning's of a wrong set-up, or one that a `raise` of this package made."""
     if type(error).__name__ == "MisconfigurationException":
@@ -270,19 +183,24 @@ def _on_purpose(error: Exception) -> bool:
     return ours and step.tb_frame.f_code.co_code[step.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
-def _configs() -> Path:
-    from importlib.resources import files
+def _version() -> int:
+    from importlib.metadata import PackageNotFoundError, version
 
-    return Path(str(files("groupcam_aug.recipes").joinpath("configs")))
-
-
-def _claim(path: Path) -> str:
-    """The first comment line of a config: what it is."""
-    with path.open(encoding="utf-8") as lines:
-        return next(lines, "").lstrip("# ").rstrip()
+    try:
+        print(version("groupcam-aug"))
+    except PackageNotFoundError:
+        print("unknown: groupcam-aug is not installed but run from its folder")
+    return 0
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Names and a line each, in two columns."""
     width = max((len(name) for name, _ in rows), default=0) + 2
     return "\n".join(f"  {name:<{width}}{text}" for name, text in rows)
 

@@ -1,13 +1,7 @@
-"""The demonstration: does Group-CAM augmentation keep a network from leaning on backgrounds? The smallest `groupcam-aug trial`.
-
-A small network is trained on drawn objects (recipes/shapes.py) whose background gives the class away 95 times in 100: without
-augmentation, with it, and with another image's mask, the control that keeps the area and the blur but not the place. Each arm has
-the same data, start, order and epochs, on every seed. All are tested on the same objects with kept and with swapped backgrounds.
-"""
+"""``groupcam-aug demo``: the smallest trial, on drawn objects, and a sheet of what its network looks at."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -19,6 +13,7 @@ from rich.console import Console
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.draw import mask_picture, overlay, panels, png
 from groupcam_aug.files import put_file
+from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.classifier import Classifier, load_classifier
 from groupcam_aug.recipes.cli import main, refusing
 from groupcam_aug.recipes.shapes import CLASSES, Shapes
@@ -34,15 +29,7 @@ SEEDS, QUICK_SEEDS = 3, 2
 
 def run(command: str, words: list[str]) -> int:
     """The command: the trial of the config `demo`, then ``panels.png``."""
-    parser = argparse.ArgumentParser(
-        prog=f"groupcam-aug {command}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: shows that everything runs; the numbers mean little"
-    )
-    parser.add_argument("--out", help="folder to write to (default: groupcam_demo; quick: groupcam_demo_quick)")
-    parser.add_argument("--seeds", type=int, help=f"paired repetitions (default: {SEEDS}; quick: {QUICK_SEEDS})")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core, at most 4; quick: 1)")
+    parser = parsers.demo(command)
     options = parser.parse_args(words)
     seeds = (QUICK_SEEDS if options.quick else SEEDS) if options.seeds is None else options.seeds
     if seeds < 1:

@@ -1,12 +1,7 @@
-"""``groupcam-aug fidelity``: which cheap preset keeps the masks of `paper`, on your own network and your own images.
-
-Compares the masks of every mode with those of `paper`, sets them against the method's own noise, and names the cheapest mode
-that is as good. Classes are the network's own first choice; a folder with a sub-folder for each class gives its own.
-"""
+"""``groupcam-aug fidelity``: which cheap preset keeps the masks of `paper`, on your own network and your own images."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from dataclasses import asdict
@@ -20,35 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from groupcam_aug.fidelity import Fidelity, measure_fidelity
 from groupcam_aug.files import put_file
 from groupcam_aug.presets import PRESETS, mode_name
-from groupcam_aug.recipes.cli import Renamed, refusing
+from groupcam_aug.recipes import parsers
+from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.image_files import find_images, shown
-from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
+from groupcam_aug.recipes.model_loading import LoadedModel, load_model, read_images
 from groupcam_aug.recipes.terminal import say
 
 __all__ = ["run", "training_line"]
 
-WEIGHTS = "importance weights of the maps: none as in the presets, or gradient, specific to the class (default: %(default)s)"
-MODES = (
-    "presets (balanced, fast), or where masks are applied: stage, target, or a layer's name, with ', zero' against zeros; "
-    "beside paper, which they are compared with (default: all of %(default)s)"
-)
-
 
 def run(command: str, words: list[str]) -> int:
     """The command: parse ``words``, measure, print the table and the line to use."""
-    parser = argparse.ArgumentParser(
-        prog=f"groupcam-aug {command}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("paths", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    add_arguments(parser)
-    parser.add_argument("--layer", help="target layer (default: found)")
-    parser.add_argument("--groups", type=int, default=16, help="G (default: %(default)s)")
-    parser.add_argument("--weights", type=_weights, default="none", metavar="{none,gradient}", help=WEIGHTS)
-    parser.add_argument("--importance", action=Renamed, now="--weights {none,gradient}")
-    parser.add_argument("--modes", nargs="+", metavar="MODE", default=["balanced", "target", "fast"], help=MODES)
-    parser.add_argument("--limit", type=int, default=100, help="most images, evenly picked (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per call (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser = parsers.fidelity(command)
     options = parser.parse_args(words)
     if options.limit < 1:
         parser.error(f"--limit {options.limit}: give at least 1")
@@ -95,12 +73,6 @@ def training_line(result: Fidelity, layer: str | None) -> str:
     measured = {"layer": (layer, None), "groups": (result.groups, 16), "weights": (result.weights, "none")}
     arguments |= {key: value for key, (value, default) in measured.items() if value != default}
     return f"GroupCAMAugmentation({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
-
-
-def _weights(text: str) -> str:
-    if text not in ("none", "gradient"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor gradient; a file of network weights is a --checkpoint")
-    return text
 
 
 def _read(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import json
+import re
 import shlex
 import sys
 import warnings
@@ -18,13 +21,17 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 import groupcam_aug.callbacks  # noqa: F401 - so that configs may name the callbacks by their classes alone
+from groupcam_aug.files import put_file
 from groupcam_aug.printable import printable
 from groupcam_aug.recipes.checkpoint_options import CLASSIFIER, check_same, from_checkpoint
+from groupcam_aug.recipes.class_help import without_marks
 from groupcam_aug.recipes.classifier import Classifier
-from groupcam_aug.recipes.cli import Refused, find_recipe, refusing
+from groupcam_aug.recipes.cli import Refused, refusing
 from groupcam_aug.recipes.named_tests import run_tests
-from groupcam_aug.recipes.predictions import write_predictions
-from groupcam_aug.recipes.unknown_names import RENAMED, full_name, imported_class, names_class, unknown_names
+from groupcam_aug.recipes.next_steps import next_steps
+from groupcam_aug.recipes.predictions import check_top, write_predictions
+from groupcam_aug.recipes.shipped_configs import with_recipes
+from groupcam_aug.recipes.unknown_names import RENAMED, imported_class, names_class, unknown_names
 
 __all__ = ["GroupCAMCLI", "run"]
 
@@ -35,9 +42,14 @@ LINKED = ("num_classes", "class_names", "mean", "std", "size")  # the data knows
 
 
 class _Parser(LightningArgumentParser):
-    """Adds to a message the names that nothing here has, each with the nearest that there is."""
+    """Adds to a message the names that nothing here has, each with the nearest that there is; its help is plain text."""
 
     words: Sequence[str] = ()
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Help without the lists of every class that is imported, and without the marks of reStructuredText."""
+        text = re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", super().format_help(*args, **kwargs))
+        return without_marks(text)
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Exit with status 2 after the message."""
@@ -58,10 +70,11 @@ class GroupCAMCLI(LightningCLI):
     Args:
         args: command and words.
         restored: the model, in place of what the words say of one. Default: None.
+        top: as in `write_predictions`. Default: None.
     """
 
-    def __init__(self, args: list[str], restored: Classifier | None = None) -> None:
-        self._words, self._restored = args, restored
+    def __init__(self, args: list[str], restored: Classifier | None = None, top: int | None = None) -> None:
+        self._words, self._restored, self._top = args, restored, top
         if str(Path.cwd()) not in sys.path:  # behind all else, so that nothing there hides an installed package
             sys.path.append(str(Path.cwd()))
         self._links = [_Attribute(name) for name in LINKED]  # for the parsers of all commands
@@ -174,16 +187,31 @@ class GroupCAMCLI(LightningCLI):
         return f"; go on with: {shlex.join(['groupcam-aug', 'fit', '--config', str(config), '--ckpt_path', str(newest)])}"
 
     def test(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, **arguments: Any) -> None:
-        """Test, on each data set by itself where the data have several by name."""
-        run_tests(self.trainer, model, datamodule, before=_announce, **arguments)
+        """Test, on each data set by itself where the data have several by name; write ``test.json`` to the log folder."""
+        results = run_tests(self.trainer, model, datamodule, before=_announce, **arguments)
+        folder = Path(self.trainer.log_dir or ".")  # which all processes agree on
+        if self.trainer.is_global_zero:
+            record = {"checkpoint": arguments.get("ckpt_path"), "results": results}
+            put_file(folder, "test.json", json.dumps(record, indent=1) + "\n")
+            print(printable(f"wrote {folder / 'test.json'}"))
+
+    def after_fit(self) -> None:
+        """Say where the run is and what comes next."""
+        lines = next_steps(self.trainer, self.model, self.datamodule)  # in all processes, which agree on the folder
+        for line in lines if self.trainer.is_global_zero else ():
+            print(printable(line))
 
     def predict(self, **arguments: Any) -> None:
-        """Predict, and write ``predictions.csv`` (file or index, class, probability) to the log folder."""
+        """Predict, and write ``predictions.csv`` to the log folder (`write_predictions`)."""
         if self.trainer.world_size > 1:  # each process would have a part of the samples, in an order of its own
             raise Refused(f"predict writes the file of one process, not of {self.trainer.world_size}: add --trainer.devices 1")
+        if (count := getattr(self.model, "num_classes", None)) is not None:
+            with refusing():
+                check_top(self._top, count)
         batches: Any = self.trainer.predict(**arguments)
         if batches and all(isinstance(batch, Tensor) and batch.ndim == 2 for batch in batches):
-            file = write_predictions(Path(self.trainer.log_dir or "."), batches, self.datamodule, self.model)
+            with refusing():
+                file = write_predictions(Path(self.trainer.log_dir or "."), batches, self.datamodule, self.model, self._top)
             print(printable(f"wrote {file}"))
 
     def _parse_ckpt_path(self) -> None:
@@ -201,14 +229,24 @@ def run(command: str, words: list[str]) -> int:
         The exit status, 0. A wrong command line raises SystemExit(2) after its message.
     """
     with refusing():
-        trust = "--trust" in words
-        words, restored = from_checkpoint(with_recipes([word for word in words if word != "--trust"]), command, trust)
+        ours, words = _ours(command).parse_known_args(words)
+        words, restored = from_checkpoint(with_recipes(words), command, ours.trust)
     with warnings.catch_warnings():
         if command != "fit":  # advice for going on with a training: its callbacks and folders do not matter any more
             warnings.filterwarnings("ignore", message="The dirpath has changed from")
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-        GroupCAMCLI([command, *words], restored)
+        GroupCAMCLI([command, *words], restored, ours.top)
     return 0
+
+
+def _ours(command: str) -> argparse.ArgumentParser:
+    """The options that are not Lightning's."""
+    parser = argparse.ArgumentParser(prog=f"groupcam-aug {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--trust", action="store_true")
+    parser.set_defaults(top=None)
+    if command == "predict":
+        parser.add_argument("--top", type=int)
+    return parser
 
 
 class _Attribute:
@@ -254,21 +292,3 @@ def _without_former_nulls(tree: Any) -> Any:
 def _announce(name: str, loader: Any) -> None:
     if name != "test":  # a lone one needs no name
         print(printable(f"test data: {name}"))
-
-
-def with_recipes(words: list[str]) -> list[str]:
-    """The words with their configs in front, so that what the line says holds wherever it stands.
-
-    The value of ``--config`` becomes an absolute path: of the file, or of the shipped recipe of that name.
-    """
-    configs, rest = [], []
-    remaining = iter(words)
-    for word in remaining:
-        flag, equals, value = word.partition("=")
-        if full_name(flag) != "--config":
-            rest.append(word)
-        elif (name := value if equals else next(remaining, None)) is not None:
-            configs += ["--config", str(find_recipe(name).absolute())]
-        else:
-            rest.append(word)  # without a value, which the parser says
-    return [*configs, *rest]

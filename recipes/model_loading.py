@@ -18,9 +18,13 @@ from groupcam_aug.recipes.cli import device_of
 from groupcam_aug.recipes.data import IMAGENET_MEAN, IMAGENET_STD, eval_transform, normalised
 from groupcam_aug.recipes.image_files import BROKEN, open_rgb
 from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
+from groupcam_aug.recipes.saved_classifier import exported_info
 from groupcam_aug.recipes.unknown_names import nearest
 
-__all__ = ["LoadedModel", "add_arguments", "load_model", "read_images"]
+__all__ = ["LoadedModel", "load_model", "read_images"]
+
+
+LISTED = 20  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class LoadedModel:
         """The index of a class given by name, or by number where none has such a name.
 
         Raises:
-            ValueError: no such class; near names are suggested.
+            ValueError: no such class; near names are suggested, and those that there are listed.
         """
         if name in self.class_names:
             return list(self.class_names).index(name)
@@ -51,32 +55,20 @@ class LoadedModel:
         lower = [known.lower() for known in self.class_names]
         if name.lower() in lower:
             return lower.index(name.lower())
-        raise ValueError(f"no class {name!r}{nearest(name.lower(), lower)}; give a name or a number from 0 to {len(lower) - 1}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The options by which a command is given its network; returns their group."""
-    group = parser.add_argument_group("network (a checkpoint of `groupcam-aug fit` alone, or a name with its state dict)")
-    group.add_argument(
-        "--checkpoint",
-        "--ckpt_path",
-        "--ckpt",
-        metavar="FILE",
-        help="a .ckpt that `groupcam-aug fit` wrote, alone; or, with --model, a state dict (.safetensors, .pt, .pth)",
-    )
-    group.add_argument(
-        "--trust", action="store_true", help="make a network of any class that the .ckpt names, which may run any code"
-    )
-    group.add_argument("--model", metavar="NAME", help="timm/<name>, torchvision/<name>, or a bare name")
-    group.add_argument("--pretrained", action="store_true", help="fetch --model's published weights, in place of --checkpoint")
-    group.add_argument("--classes", metavar="FILE", help="class names, one a line (default: those that come with the network)")
-    group.add_argument("--size", type=int, help="pixels a side (default: the network's own)")
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
-    return group
+        alike = [known for known in self.class_names if name.lower() in known.lower()]
+        if len(alike) == 1 or not alike:
+            about = f"{nearest(name.lower(), map(str.lower, alike or lower))}; the classes"
+        else:
+            about = "; classes with that in their name"
+        listed = alike if len(alike) > 1 else list(self.class_names)
+        more = f", ... ({len(listed)} in all)" if len(listed) > LISTED else ""
+        raise ValueError(
+            f"no class {name!r}{about}: {', '.join(listed[:LISTED])}{more}; or give a number from 0 to {len(lower) - 1}"
+        )
 
 
 def load_model(options: argparse.Namespace) -> LoadedModel:
-    """The network that `add_arguments` describes, on its device.
+    """The network that `parsers.add_network` describes, on its device.
 
     Raises:
         FileNotFoundError: a file that is not there.
@@ -97,6 +89,10 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         network, count = _by_name(options)
         mean, std, size, resize = _expects(network)
         names, name = None, options.model
+        if options.checkpoint is not None and options.checkpoint.endswith(".safetensors"):
+            kept = exported_info(options.checkpoint)
+            mean, std, size = (kept.get(key) or usual for key, usual in (("mean", mean), ("std", std), ("size", size)))
+            resize, names = (kept["resize"], kept["class_names"]) if kept else (resize, names)
     network = network.to(device_of(options.device)).eval()
     if options.size and options.size != size:
         check_size(network, options.size, name)

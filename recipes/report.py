@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import webbrowser
 from pathlib import Path
 
 from rich.console import Console
 
 from groupcam_aug.files import inside, put_file
+from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.image_files import shown
 from groupcam_aug.recipes.terminal import say
@@ -16,27 +16,10 @@ from groupcam_aug.recipes.unknown_names import nearest
 
 __all__ = ["find_records", "run"]
 
-EPILOG = """examples:
-  groupcam-aug report lightning_logs/version_3
-  groupcam-aug report                            # the newest run below the working directory
-  groupcam-aug report runs/ --out newest.html --open
-
-RUN_DIR is a run's log directory, its folder `groupcam`, a checkpoint in it, or a folder of runs, of which the newest is taken."""
-
 
 def run(command: str, words: list[str]) -> int:
     """The command: find the records, render, write; exit status 1 if something in them could not be read."""
-    parser = argparse.ArgumentParser(
-        prog=f"groupcam-aug {command}",
-        description="Write the report of a run again, from what SaliencyReport, SaliencyMonitor, GroupCAMAugmentation and "
-        "`groupcam-aug evaluate` left in its folder. No network and no data are needed.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run_dir", nargs="?", default=".", metavar="RUN_DIR", help="(default: the working directory)")
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: report.html beside the records)")
-    parser.add_argument("--open", action="store_true", help="show it in the web browser")
-    options = parser.parse_args(words)
+    options = parsers.report(command).parse_args(words)
     from groupcam_aug.callbacks.report import read_records, render_records
 
     with refusing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from groupcam_aug.checkpoints import read_checkpoint
 
-__all__ = ["INFO", "STARTS", "check_network", "described", "kept_choices", "read_classifier"]
+__all__ = ["INFO", "STARTS", "check_network", "described", "exported_info", "kept_choices", "read_classifier"]
 
 INFO = ("network", "num_classes", "class_names", "mean", "std", "size")
 STARTS = ("checkpoint", "weights")  # arguments that name a file to start from, by their name now and their former one
@@ -22,6 +23,8 @@ KNOWN_PACKAGES = ("timm", "torchvision", "groupcam_aug")  # whose networks are m
 def read_classifier(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint that `Classifier` wrote, on the CPU, read with ``weights_only=True``.
 
+    A ``.safetensors`` file of `groupcam-aug export` is read as if it were one: its metadata say the same.
+
     What ``hyper_parameters`` says of a file of starting weights is left out: the checkpoint brings its own.
 
     Raises:
@@ -29,11 +32,13 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
         ValueError: it is not a checkpoint of `Classifier`, or says of itself what that never writes.
     """
     content: Any = read_checkpoint(path)
+    if Path(path).suffix == ".safetensors":
+        content = _exported(path, content)
     settings = content.get("hyper_parameters") if isinstance(content, dict) else None
     if not (isinstance(settings, dict) and set(INFO) <= set(settings)):
         raise ValueError(
             f"{str(path)!r} is not a checkpoint of `groupcam-aug fit`: it lacks {', '.join(INFO)} in hyper_parameters "
-            "(a plain state dict needs the name of its network beside it)"
+            "(a plain state dict needs the name of its network beside it: --model NAME)"
         )
     # Names with an underscore are Lightning's notes on how to call the class, which nothing here follows.
     arguments = {name: value for name, value in settings.items() if name not in STARTS and not str(name).startswith("_")}
@@ -53,6 +58,24 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
             f"{str(path)!r} holds weights that are not numbers ({bad!r}): its training diverged; take an earlier one"
         )
     return {**content, "hyper_parameters": arguments}
+
+
+def exported_info(path: str | Path) -> dict[str, Any]:
+    """What the metadata of a ``.safetensors`` file of `groupcam-aug export` say, unchecked; nothing for another file.
+
+    Raises:
+        ValueError: they are not JSON.
+    """
+    from safetensors import safe_open
+
+    with safe_open(Path(path).expanduser(), framework="pt") as file:
+        found = file.metadata() or {}
+    if not set(INFO) <= set(found):
+        return {}
+    try:
+        return {name: json.loads(found[name]) for name in (*INFO, "resize") if name in found}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(path)!r}: its metadata are damaged, or somebody changed them ({error})") from error
 
 
 def kept_choices(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +116,13 @@ def described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, A
     beside = {key: value for key, value in network.items() if key not in ("class_path", "init_args")}
     arguments = {key: value for key, value in {**(network.get("init_args") or {}), **beside}.items() if key not in STARTS}
     return {"class_path": network["class_path"], "init_args": arguments}
+
+
+def _exported(path: str | Path, state: dict[str, Tensor]) -> dict[str, Any]:
+    """The content of a file of `groupcam-aug export`, as a checkpoint has it."""
+    info = exported_info(path)
+    kept = {"ImageData": {"resize": info.pop("resize", None)}}
+    return {"hyper_parameters": info, "state_dict": {f"network.{name}": value for name, value in state.items()}, **kept}
 
 
 def _check(values: Mapping[str, Any], known: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:

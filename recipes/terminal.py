@@ -9,7 +9,7 @@ from rich.text import Text
 
 from groupcam_aug.printable import printable
 
-__all__ = ["cell", "say"]
+__all__ = ["cell", "counted", "say"]
 
 
 def say(console: Console, text: object, *, mark: str = "", style: str = "red") -> None:
@@ -28,3 +28,8 @@ def say(console: Console, text: object, *, mark: str = "", style: str = "red") -
 def cell(text: object, note: Any = None) -> Text:
     """A cell of a table, or a heading, or a description; the note behind it is dim."""
     return Text.assemble(printable(text), *(() if note is None else ((f" {printable(note)}", "dim"),)))
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -52,7 +52,7 @@ def test_every_command_sees_turned_photographs_upright(folder, capsys):
         network = ["--checkpoint", f"{place}.ckpt", "--device", "cpu"]
         raw = ["--style", "raw", "--method", "gradcam", "--out", f"{place}/maps"]
         assert main(["explain", f"{place}/photos", *network, *raw]) == 0
-        maps = {file.name: np.load(file) for file in (folder / place / "maps").glob("*.npy")}
+        maps = {str(file.relative_to(folder / place)): np.load(file) for file in (folder / place / "maps").rglob("*.npy")}
         scores = ["--methods", "gradcam", "--steps", "3", "--measures", "curves", "--out", f"{place}/scores"]
         assert main(["evaluate", f"{place}/photos", *network, *scores]) == 0
         rows = [json.loads(line) for line in (folder / place / "scores" / "images.jsonl").read_text().splitlines()]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from groupcam_aug.recipes.cli import shipped_arms
+from groupcam_aug.recipes.shipped_configs import shipped_arms
 from groupcam_aug.recipes.unknown_names import imported_class, nearest
 
 __all__ = ["AS_IT_IS", "Arm", "all_arms", "is_kind", "read_arms", "where_things_are", "with_arm"]

@@ -1,4 +1,4 @@
-"""``groupcam-aug trial CONFIG``: does the augmentation help on your data?
+"""Does the augmentation help on your data? That is `groupcam-aug trial CONFIG`.
 
 CONFIG is whatever `fit` takes, with any of its options behind it: your own LightningModule and data, or a recipe. An arm is a
 named set of overrides of it. Every arm is trained with the same seeds, which give the same initial weights, order and crops, for
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for `--help`
     from groupcam_aug.recipes.trial.run import Rehearsal, Run
     from groupcam_aug.recipes.trial.runner import Failure
 
-__all__ = ["read_seeds", "run"]
+__all__ = ["build_parser", "read_seeds", "run"]
 
 ARMS = ("none", "fast", "fast-other", "fast-centre")
 EPILOG = """examples:
@@ -42,7 +42,7 @@ the complete config of an arm: `groupcam-aug fit --config OUT/arms/ARM.yaml --se
 
 def run(command: str, words: list[str]) -> int:
     """The command; exit status 1 if runs are missing."""
-    parser = _parser(command)
+    parser = build_parser(command)
     config = words.pop(0) if words and not words[0].startswith("-") else None
     options, rest = parser.parse_known_args(words)
     console = Console()
@@ -124,7 +124,8 @@ def read_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """Options of the command; what is not among them is `fit`'s."""
     parser = argparse.ArgumentParser(
         prog=f"groupcam-aug {command}",
         usage=f"groupcam-aug {command} CONFIG [options] [options of fit]",

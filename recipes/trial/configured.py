@@ -14,7 +14,8 @@ import pytorch_lightning as pl
 import yaml
 
 from groupcam_aug.files import put_file
-from groupcam_aug.recipes.lightning_cli import GroupCAMCLI, with_recipes
+from groupcam_aug.recipes.lightning_cli import GroupCAMCLI
+from groupcam_aug.recipes.shipped_configs import with_recipes
 from groupcam_aug.recipes.trial.arms import Arm, with_arm
 
 __all__ = ["PreparedFit", "prepare", "read_config", "resolve", "settings_hash"]

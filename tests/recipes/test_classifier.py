@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from groupcam_aug.recipes.classifier import Classifier, export_state_dict, load_classifier, read_classifier
+from groupcam_aug.recipes.classifier import Classifier, load_classifier, read_classifier
+from groupcam_aug.recipes.export import export_state_dict
 from groupcam_aug.recipes.networks import CIFARResNet
 
 NETWORK = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}

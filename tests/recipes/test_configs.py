@@ -18,8 +18,9 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 from safetensors.torch import save_file
 from torchvision import models
 
-from groupcam_aug.recipes.cli import find_recipe, main, recipe_names, shipped_arms
+from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.networks import CIFARResNet, pretrained_network
+from groupcam_aug.recipes.shipped_configs import find_recipe, recipe_names, shipped_arms
 from groupcam_aug.recipes.trial.scenes import CLASSES
 
 ARMS = yaml.safe_load(shipped_arms().read_text())
@@ -103,6 +104,15 @@ def test_config_begins_with_the_command_that_runs_it(name):
     command = f"groupcam-aug trial {name} " if name.startswith(("trials/", "demo")) else f"groupcam-aug fit --config {name}.yaml"
     assert any(command in line for line in head)
     assert len(head[0]) > 20  # what `recipes list` shows
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("trials/")])
+def test_every_run_of_fit_is_watched_and_reported(name):
+    callbacks = yaml.safe_load(find_recipe(name).read_text())["trainer"]["callbacks"]
+    paths = [callback["class_path"].removeprefix("groupcam_aug.callbacks.") for callback in callbacks]
+    assert {"SaliencyMonitor", "SaliencyReport", "GroupCAMAugmentation"} <= set(paths)
+    if name != "demo":  # of a trial, whose arms say what augments
+        assert paths[-1] == "GroupCAMAugmentation", "the command line reaches the last"
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("trials/")])

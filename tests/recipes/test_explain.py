@@ -1,5 +1,7 @@
 """The explain command as one types it, on files written for the test."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -37,12 +39,50 @@ def explain(*words, checkpoint):
     )
 
 
+def written(out):
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*") if path.is_file())
+
+
+class Blind:
+    """In place of GroupCAM: no image has a map."""
+
+    layer, layer_shape = "features.12", (512, 3, 3)
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __call__(self, images, classes):
+        return torch.zeros(len(images), *images.shape[-2:])
+
+
 def test_folder_gives_a_picture_each_and_a_sheet(pictures, checkpoint, tmp_path, capsys):
     assert explain(pictures, "--top", 2, "--groups", 4, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["b_one.png", "one.png", "sheet.png", "two.png"]
-    single, sheet = Image.open(tmp_path / "out" / "one.png"), Image.open(tmp_path / "out" / "sheet.png")
+    assert written(tmp_path / "out") == ["a/one.png", "b/one.png", "b/two.png", "maps.json", "sheet_1.png"]
+    single, sheet = Image.open(tmp_path / "out" / "a" / "one.png"), Image.open(tmp_path / "out" / "sheet_1.png")
     assert single.width > 3 * 224 and sheet.height > 3 * 64
-    assert "wrote 3 pictures" in capsys.readouterr().err
+    assert "wrote 3 pictures and maps.json" in capsys.readouterr().err
+
+
+def test_maps_json_says_what_is_in_the_pictures(pictures, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("groupcam_aug.recipes.explain.GroupCAM", Blind)
+    out = tmp_path / "out"
+    assert explain(pictures / "b", "--top", 2, "--groups", 4, "--mask-at", "target", "--out", out, checkpoint=checkpoint) == 0
+    record = json.loads((out / "maps.json").read_text())
+    assert {key: record[key] for key in ("method", "layer", "groups", "mask_at")} == {
+        "method": "groupcam",
+        "layer": "features.12",
+        "groups": 4,
+        "mask_at": "target",
+    }
+    assert [image["file"] for image in record["images"]] == ["one.png", "two.png"]
+    first, second = record["images"][0]["maps"]
+    assert first["probability"] >= second["probability"] and first["class"] != second["class"] and first["empty"]
+    told = capsys.readouterr().err
+    assert "2 images, Group-CAM" in told and "wrote 2 pictures" in told and "4 maps are empty" in told
+    assert explain(pictures / "a", "--groups", 4, "--out", tmp_path / "one", checkpoint=checkpoint) == 0
+    told = capsys.readouterr().err
+    assert "1 image, Group-CAM" in told and "wrote 1 picture and" in told and "1 map is empty" in told
+    assert written(tmp_path / "one") == ["maps.json", "one.png"]  # no sheet of one
 
 
 def test_raw_maps_are_those_of_the_library(pictures, checkpoint, tmp_path):
@@ -68,10 +108,13 @@ def test_raw_maps_are_those_of_the_library(pictures, checkpoint, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "top" / "one.npy"), expected.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("style, name", [("overlay", "one.png"), ("raw", "one.npy"), ("overlay", "sheet.png")])
+@pytest.mark.parametrize(
+    "style, name", [("overlay", "one.png"), ("raw", "one.npy"), ("overlay", "sheet_1.png"), ("raw", "maps.json")]
+)
 def test_other_files_of_the_users_are_not_overwritten_but_its_own_are(pictures, checkpoint, tmp_path, capsys, style, name):
     out = tmp_path / "holiday"
-    words = [pictures / "a", pictures / "b" / "two.jpg", "--method", "gradcam", "--style", style, "--out", out]
+    (pictures / "b" / "two.jpg").rename(pictures / "a" / "two.jpg")
+    words = [pictures / "a", "--method", "gradcam", "--style", style, "--out", out]
     out.mkdir()
     (out / name).write_bytes(b"the user's")
     assert explain(*words, checkpoint=checkpoint) == 1
@@ -86,7 +129,7 @@ def test_styles_and_methods(pictures, checkpoint, tmp_path, style, method):
     out = tmp_path / "out"
     arguments = ["--style", style, "--method", method, "--groups", 4, "--mask-at", "target", "--out", out]
     assert explain(pictures / "b", *arguments, checkpoint=checkpoint) == 0
-    assert len(list(out.glob("*.png"))) == 3
+    assert written(out) == ["maps.json", "one.png", "sheet_1.png", "two.png"]
     arguments[1], arguments[3], arguments[-1] = "overlay", "groupcam", tmp_path / "other"
     assert explain(pictures / "b", *arguments, checkpoint=checkpoint) == 0
     drawn, other = (np.asarray(Image.open(folder / "two.png")).astype(int) for folder in (out, tmp_path / "other"))
@@ -99,16 +142,21 @@ def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, che
     assert explain(pictures / "a" / "one.png", *quick, "--out", pictures / "a", checkpoint=checkpoint) == 1
     assert "would be overwritten" in capsys.readouterr().err and (pictures / "a" / "one.png").read_bytes() == before
     Image.open(pictures / "a" / "one.png").convert("RGB").save(pictures / "a" / "one.jpg")  # whose map would be one.png
-    words = [pictures / "a" / "one.jpg", pictures / "a" / "one.png", *quick, "--out", pictures / "a"]
+    words = [pictures / "a" / "one.jpg", *quick, "--out", pictures / "a"]
     assert explain(*words, checkpoint=checkpoint) == 1 and (pictures / "a" / "one.png").read_bytes() == before
     assert explain(pictures / "a", *quick, "--out", pictures / "a", checkpoint=checkpoint) == 1
     assert "is the folder to write to" in capsys.readouterr().err
     (pictures / "a" / "one.jpg").unlink()
-    (pictures / "a" / "one.png").rename(pictures / "a" / "sheet.png")
-    words = [pictures / "a" / "sheet.png", pictures / "b" / "two.jpg", *quick, "--out", pictures / "a"]
-    assert explain(*words, checkpoint=checkpoint) == 1 and (pictures / "a" / "sheet.png").read_bytes() == before
+    (pictures / "a" / "one.png").rename(pictures / "a" / "sheet_1.png")
+    words = [pictures / "a" / "sheet_1.png", pictures / "b" / "two.jpg", *quick, "--out", pictures / "a"]
+    assert explain(*words, checkpoint=checkpoint) == 1 and (pictures / "a" / "sheet_1.png").read_bytes() == before
+    (pictures / "sheet_1.png").write_bytes(before)
+    (pictures / "b" / "two.png").write_bytes(before)  # beside two.jpg
     assert explain(pictures, *quick, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["a_sheet.png", "one.png", "sheet.png", "two.png"]
+    names = ["a/sheet_1.png", "b/one.png", "b/two.jpg.png", "b/two.png.png", "maps.json", "sheet_1.png", "sheet_1.png.png"]
+    assert written(tmp_path / "out") == names
+    (pictures / "sheet_1.png").unlink()
+    (pictures / "b" / "two.png").unlink()
     monkeypatch.chdir(pictures)
     for _ in range(2):
         assert explain(".", *quick, checkpoint=checkpoint) == 0
@@ -116,14 +164,19 @@ def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, che
     assert explain("explained", *quick, "--out", tmp_path / "again", checkpoint=checkpoint) == 0, "asked for, they are images"
 
 
-def test_the_sheet_has_room_for_so_many(pictures, checkpoint, tmp_path, monkeypatch):
+def test_sheets_have_so_many_rows(pictures, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("groupcam_aug.recipes.explain.ON_SHEET", 2)
-    assert explain(pictures, "--method", "gradcam", "--batch-size", 1, "--out", tmp_path / "two", checkpoint=checkpoint) == 0
+    quick = ["--method", "gradcam"]
+    assert explain(pictures, *quick, "--batch-size", 1, "--out", tmp_path / "two", checkpoint=checkpoint) == 0
+    assert explain(pictures, *quick, "--out", tmp_path / "again", checkpoint=checkpoint) == 0
     monkeypatch.undo()
-    assert explain(pictures, "--method", "gradcam", "--out", tmp_path / "all", checkpoint=checkpoint) == 0
-    two, every = (Image.open(tmp_path / name / "sheet.png") for name in ("two", "all"))
-    assert two.width == every.width and two.height == pytest.approx(every.height * 2 / 3, rel=0.05)
-    assert len(list((tmp_path / "two").glob("*.png"))) == 4
+    assert explain(pictures, *quick, "--out", tmp_path / "all", checkpoint=checkpoint) == 0
+    first, second, every = (Image.open(tmp_path / name) for name in ("two/sheet_1.png", "two/sheet_2.png", "all/sheet_1.png"))
+    row = every.height - first.height
+    assert row > 100 and first.height - second.height == row and first.width == every.width
+    assert not (tmp_path / "all" / "sheet_2.png").exists()
+    for name in ("sheet_1.png", "sheet_2.png"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_unreadable_files_are_reported_skipped_and_fail_the_command(pictures, checkpoint, tmp_path, capsys):
@@ -144,15 +197,16 @@ def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
 
     from groupcam_aug.recipes.classifier import Classifier
 
-    network = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8}}
+    network = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}
     module = Classifier(network, num_classes=3, class_names=["cat", "dog", "owl"], mean=[0.5] * 3, std=[0.5] * 3, size=32)
     trainer = pl.Trainer(**SILENT, max_steps=0)
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     out = tmp_path / "out"
-    arguments = ["explain", pictures, "--checkpoint", tmp_path / "last.ckpt", "--target", "owl", "--groups", 8, "--out", out]
+    arguments = ["explain", pictures, "--checkpoint", tmp_path / "last.ckpt", "--target", "owl", "--out", out]
     assert main([*map(str, arguments)]) == 0
-    assert len(list(out.glob("*.png"))) == 4
+    assert written(out) == ["a/one.png", "b/one.png", "b/two.png", "maps.json", "sheet_1.png"]
+    assert json.loads((out / "maps.json").read_text())["groups"] == 16, "as many as there are channels"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +223,10 @@ def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
         (
             ["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--target", "1000"],
             "outside the 1000 classes",
+        ),
+        (
+            ["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--target", "dog"],
+            "no class 'dog'; classes with that in their name: Maltese dog, Old English sheepdog",
         ),
         (["IN", "--model", "torchvision/squeezenet1_1", "--checkpoint", "CHECKPOINT", "--layer", "features.99"], "did you mean"),
         (

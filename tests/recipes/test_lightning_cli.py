@@ -43,6 +43,14 @@ def checkpoint(folder):
     return next((folder / "run").rglob("*.ckpt"))
 
 
+def test_fit_ends_with_where_everything_is_and_what_comes_next(capsys, checkpoint):
+    told = capsys.readouterr().out
+    assert f"best checkpoint  {checkpoint.relative_to(checkpoint.parents[2])}" in told
+    lines = told[told.index("next:\n") :].splitlines()[1:4]
+    assert [line.split()[1] for line in lines] == ["test", "explain", "trial"]
+    assert main(shlex.split(lines[1])[1:]) == 0  # as pasted
+
+
 @pytest.mark.parametrize("name", ["shapes_demo", "shapes_demo.yaml"])
 def test_fit_finds_a_shipped_recipe_by_name(folder, capsys, name):
     assert main(["fit", "--config", name, "--print_config"]) == 0
@@ -128,7 +136,7 @@ def test_the_data_tell_the_model_its_classes(checkpoint):
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
+def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, caplog, command):
     shutil.rmtree(folder / "images" / "train" / "ant")  # the training data may be gone: class folders are all that is needed
     shutil.copytree(folder / "images" / "val" / "ant", folder / "images" / "train" / "ant")
     words = ["--ckpt_path", str(checkpoint), "--data.root", "images", "--data.num_workers", "0", "--trainer.logger", "false"]
@@ -136,10 +144,22 @@ def test_a_checkpoint_serves_alone(checkpoint, folder, capsys, command):
     told = capsys.readouterr().out
     if command == "predict":
         lines = list(csv.reader((folder / "predictions.csv").open()))
-        assert lines[0] == ["file", "class", "probability"] and len(lines) == 7
-        assert {line[1] for line in lines[1:]} <= {"ant", "bee"} and "predictions.csv" in told
+        assert lines[0] == ["file", "label", "class", "probability", "ant", "bee"] and len(lines) == 7
+        assert [line[1] for line in lines[1:]] == ["ant"] * 3 + ["bee"] * 3 and "predictions.csv" in told
+        assert main([command, *words, *QUIET, "--trainer.default_root_dir", str(folder), "--top", "2"]) == 0
+        lines = list(csv.reader((folder / "predictions.csv").open()))
+        assert lines[0] == ["file", "label", "class", "probability", "class 2", "probability 2"] and len(lines) == 7
+        assert "predict: 6 images" in caplog.text
+        caplog.clear()
+        assert main([command, *words, *QUIET, "--top", "3"]) == 1
+        assert "--top 3: give a number from 1 to 2" in capsys.readouterr().err
+        assert "predict: 6 images" not in caplog.text, "before it begins"
     else:
         assert ("val/acc" if command == "validate" else "test/acc") in told
+    if command == "test":
+        record = json.loads((folder / "test.json").read_text())
+        assert record["checkpoint"] == str(checkpoint) and set(record["results"]["test"]) == {"test/loss", "test/acc"}
+        assert f"wrote {folder / 'test.json'}" in told
 
 
 def test_a_checkpoint_of_before_the_file_was_called_checkpoint_is_tested(checkpoint, folder, capsys):
@@ -291,6 +311,12 @@ def test_checkpoints_of_other_models_are_not_looked_into(folder, monkeypatch):
     path = str(next((folder / "run").rglob("*.ckpt")))
     trust = ["--weights_only", "false"] if "weights_only" in inspect.signature(Trainer.test).parameters else []
     assert main(["test", *words, "--trainer.logger", "false", "--ckpt_path", path, *trust]) == 0
+
+
+def test_exported_weights_are_not_taken_for_a_checkpoint(checkpoint, capsys):
+    assert main(["export", str(checkpoint), "out.safetensors"]) == 0
+    assert main(["test", "--ckpt_path", "out.safetensors", "--data.root", "images"]) == 1
+    assert "takes the .ckpt that it was exported from" in capsys.readouterr().err
 
 
 def test_predict_is_for_one_process(checkpoint, folder, capsys):

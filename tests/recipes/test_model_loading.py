@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from groupcam_aug.recipes import model_loading
-from groupcam_aug.recipes.model_loading import LoadedModel, add_arguments, load_model, read_images
+from groupcam_aug.recipes.model_loading import LoadedModel, load_model, read_images
+from groupcam_aug.recipes.parsers import add_network
 
 
 def named(*names):
@@ -25,9 +26,24 @@ def test_a_class_is_found_by_name_before_number():
         digits.class_index("12")
 
 
+def test_a_class_that_is_not_known_is_answered_with_those_that_are():
+    def told(name, *names):
+        with pytest.raises(ValueError) as error:
+            named(*names).class_index(name)
+        return str(error.value)
+
+    assert told("dog", "ant", "bee") == "no class 'dog'; the classes: ant, bee; or give a number from 0 to 1"
+    assert told("aunt", "ant", "bee").startswith("no class 'aunt'; did you mean 'ant'?; the classes: ant, bee;")
+    assert told("wolf", "grey wolf", "bee").startswith("no class 'wolf'; did you mean 'grey wolf'?; the classes: grey wolf")
+    some = told("dog", "Eskimo dog", "bee", "dogsled", "hot dog")
+    assert some == "no class 'dog'; classes with that in their name: Eskimo dog, dogsled, hot dog; or give a number from 0 to 3"
+    many = told("dog", *(f"k{i}" for i in range(50)))
+    assert "k19, ... (50 in all); or" in many and "k20" not in many
+
+
 def options(*words):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_network(parser)
     return parser.parse_args(["--device", "cpu", *words])
 
 

@@ -139,7 +139,15 @@ def test_dry_run_writes_nothing_and_counts(pictures, checkpoint, tmp_path, capsy
     told = capsys.readouterr().out
     assert not out.exists() and "Nothing is written" in told and "6 of 6" in told
     passes = int(told.split(" passes, about")[0].split()[-1].replace(",", ""))
-    assert passes == pytest.approx(6 * (18 + 12 + 1 + 12) + 8 * 6 * 19, rel=0.03)
+    assert passes == pytest.approx(6 * (18 + 12 + 1 + 12) + 8 * 4 * 19, rel=0.03)
+    words.remove("--dry-run")
+    assert evaluate(*words, "--measures", "curves", checkpoint=checkpoint) == 0
+    told = capsys.readouterr().out  # the plan first, then what came out
+    assert told.index(" passes, about") < told.index("less by --limit") < told.index("wrote ")
+    passes = int(told.split(" passes, about")[0].split()[-1].replace(",", ""))
+    assert passes == pytest.approx(6 * (18 + 10 + 1 + 10), rel=0.03)
+    assert evaluate(*words, "--measures", "curves", checkpoint=checkpoint) == 0
+    assert "nothing left to measure" in capsys.readouterr().out
     assert evaluate(*words, "--author-compatible", checkpoint=checkpoint) == 2
     assert "fixes --steps" in capsys.readouterr().err
 

@@ -1,0 +1,52 @@
+"""Sheets of maps: a missing map says so, and heading and colour scale stand above."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from groupcam_aug.draw import heat_map, overlay, panels
+from groupcam_aug.recipes.map_sheet import SIZE, drawn, sheet
+
+PIXELS = torch.full((3, 32, 32), 90, dtype=torch.uint8)
+
+
+def test_a_missing_map_says_so_in_the_picture(monkeypatch):
+    texts = []
+    original = ImageDraw.ImageDraw.text
+
+    def text(self, xy, words, *arguments, **options):
+        texts.append(words)
+        return original(self, xy, words, *arguments, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    for saliency in (torch.zeros(32, 32), torch.zeros(3, 32, 32)):
+        picture = drawn(PIXELS, saliency, "overlay")
+        assert isinstance(picture, Image.Image) and texts.pop() == "no map"
+        dark = (np.asarray(picture) < 60).any(axis=2)
+        assert 0.01 < dark.mean() < 0.3 and np.asarray(picture)[0, 0, 0] == 189  # paler than the image
+
+
+def test_maps_are_drawn_as_asked():
+    saliency = torch.linspace(0, 1, 32).expand(32, -1)
+    assert torch.equal(drawn(PIXELS, saliency, "heatmap"), heat_map(saliency))
+    assert torch.equal(drawn(PIXELS, saliency, "overlay"), overlay(PIXELS, saliency))
+    signed = drawn(PIXELS, torch.stack([saliency - 0.5] * 3), "overlay")
+    assert signed.min() == 0 and signed.max() == 255
+
+
+def test_heading_and_colour_scale_stand_above_the_rows():
+    rows, captions = [[PIXELS, heat_map(torch.rand(32, 32))]] * 2, [["a.png", "cat 90%"]] * 2
+    body = panels(rows, captions=captions, size=SIZE)
+    short = sheet(rows, captions, ["Grad-CAM, layer layer4"], False)
+    long = sheet(
+        rows, captions, ["Grad-CAM, layer layer4", "a network with a very long name that goes over several lines"], False
+    )
+    assert short.width == long.width == body.width and long.height > short.height > body.height
+    assert short.crop((0, short.height - body.height, *short.size)).tobytes() == body.tobytes()
+    above = pil_to_tensor(short.crop((0, 0, short.width, short.height - body.height)))
+    for level in (0.25, 0.5, 0.75):
+        colour = heat_map(torch.tensor([[level]]))[:, :, 0]
+        assert (above.int() - colour[..., None].int()).abs().amax(dim=0).min() <= 3, level
+    signed = pil_to_tensor(sheet(rows, captions, ["guided Grad-CAM"], True))[:, : -body.height]
+    assert (signed.int() - signed[:1].int()).abs().max() == 0  # no colours: each map has a scale of its own
