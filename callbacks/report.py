@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from groupcam_aug.callbacks.glue.attributes import attribute, class_names
+from groupcam_aug.callbacks.glue.class_names import known_class_names
 from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
 from groupcam_aug.callbacks.records.folder import RUNS, now, record_folder, run_id
 from groupcam_aug.callbacks.report_page.page import installed_version, render, render_records
@@ -198,8 +198,6 @@ def _sparing_the_run(trainer: Any) -> Iterator[None]:
 
 def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
     """What is known of a run before its first step."""
-    sources = [source for source in (module, trainer.datamodule) if source is not None]
-    names = next((names for source in sources if (names := class_names(attribute(source, "class_names")))), None)
     network = next((child for child in module.children() if next(child.parameters(), None) is not None), None)
     device = trainer.strategy.root_device
     is_gpu = device.type == "cuda"
@@ -210,7 +208,7 @@ def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
         "model": type(module).__name__,
         "network": None if network is None else type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter)),
-        "class_names": names,
+        "class_names": known_class_names(trainer, module),
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type} ({platform.machine()})",
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,

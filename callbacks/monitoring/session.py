@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groupcam_aug.callbacks.glue.attributes import attribute
+from groupcam_aug.callbacks.glue.class_names import known_class_names
 from groupcam_aug.callbacks.glue.compat import announce, warn
 from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip, is_kept
 from groupcam_aug.callbacks.monitoring.final_evaluation import assess
@@ -47,7 +48,8 @@ class Session:
         name: of the files ("monitor") and of the folder of pictures.
         facts: about what is watched, for the file `<name>.json`.
         tag: of pictures in loggers, in front of their names. None: they are not shown there.
-        style: `class_names`, `mean` and `std` for pictures, see `Snapshots`. None: as the data module says.
+        style: `class_names`, `mean` and `std` for pictures, see `Snapshots`. None: as the data module says; names by whoever
+            knows them, see `known_class_names`.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Session:
         self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
         self._name, self._tag = name, tag
         said = {key: attribute(trainer.datamodule, key) if value is None else value for key, value in style.items()}
+        if style["class_names"] is None:
+            said["class_names"] = known_class_names(trainer, trainer.lightning_module)
         self._style: dict[str, Any] = said
         self._snapshots: Snapshots | None = None
         self._lost: set[str] = set()  # what was given up

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from groupcam_aug.callbacks.glue.attributes import class_names as named
-from groupcam_aug.callbacks.glue.compat import logged_step
+from groupcam_aug.callbacks.glue.class_names import class_name
+from groupcam_aug.callbacks.glue.logger_pictures import send_picture
 from groupcam_aug.callbacks.monitoring.film_strip import SIZE, FilmStrip, column, thumbnails
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive
 from groupcam_aug.draw import overlay, panels, png
@@ -71,7 +71,7 @@ class Snapshots:
         Those of earlier maps than the film's first stay: they are of a run with other probes, which is over.
         """
         put_file(self.folder, f"{self.name}/epoch_{epoch:05d}.png", png(column(self.pictures, now.maps[self.shown])))
-        put_file(self.folder, f"{self.name}/film_strip.png", png(film_strip.draw(self.pictures)))
+        put_file(self.folder, f"{self.name}/film_strip.png", png(film_strip.draw(self.pictures, self._row_names())))
         kept = {moment for moment, _ in film_strip.frames.values()}
         for path in (self.folder / self.name).glob("epoch_[0-9]*.png"):
             number = int(path.stem.removeprefix("epoch_"))
@@ -85,8 +85,8 @@ class Snapshots:
     def upload(self, trainer: Any, prefix: str, now: Reading, film_strip: FilmStrip, grid: int) -> None:
         """Show the maps and the film strip in every logger that takes pictures."""
         if trainer.loggers:
-            _send(trainer, f"{prefix}maps", self.panel(now, grid))
-            _send(trainer, f"{prefix}film_strip", film_strip.draw(self.pictures))
+            send_picture(trainer, f"{prefix}maps", self.panel(now, grid))
+            send_picture(trainer, f"{prefix}film_strip", film_strip.draw(self.pictures, self._row_names()))
 
     def panel(self, now: Reading, grid: int) -> Image.Image:
         """The shown probes beside their maps, with label, score, and what the network took them for."""
@@ -105,14 +105,7 @@ class Snapshots:
         return panels([cells[row] for row in rows], captions=[captions[row] for row in rows], size=SIZE)
 
     def _class_name(self, label: int) -> str:
-        names = self.class_names
-        return names[label] if names is not None and 0 <= label < len(names) else f"class {label}"
+        return class_name(self.class_names, label)
 
-
-def _send(trainer: Any, tag: str, picture: Image.Image) -> None:
-    """Show a picture in every logger that can: `log_image` (Weights & Biases), or `add_image` (TensorBoard)."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(key=tag, images=[picture], step=logged_step(trainer))
-        elif hasattr(logger.experiment, "add_image"):
-            logger.experiment.add_image(tag, pil_to_tensor(picture), logged_step(trainer))
+    def _row_names(self) -> list[str]:
+        return [self._class_name(self.labels[i]) for i in self.shown] if self.labels else []

@@ -25,7 +25,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "threshold?": float,
         "warmup_epochs?": float,
     },
-    "augmentation": {"layer_shape?": ([int], None), "world_size?": int},
+    "augmentation": {"class_names?": _NAMES, "layer_shape?": ([int], None), "world_size?": int},
     "evaluation": {
         "methods?": {...: {"insertion?": (_CURVE, None), "deletion?": (_CURVE, None)}},
         "sanity?": {

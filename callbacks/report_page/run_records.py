@@ -71,7 +71,8 @@ class RunRecords:
         """A class in words: "cat", or "class 3" where names are unknown; "" for None."""
         if label is None:
             return ""
-        for names in (self.run.get("class_names"), self.monitor.get("class_names")):
+        # The monitor first: it alone can be told names.
+        for names in (facts.get("class_names") for facts in (self.monitor, self.run, self.augmentation)):
             if isinstance(names, list) and 0 <= int(label) < len(names):
                 return str(names[int(label)])
         return f"class {label}"
