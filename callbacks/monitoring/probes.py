@@ -38,6 +38,13 @@ class Probes:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def has_single_labels(self) -> bool:
+        """Whether each probe has one label, so that a first choice is right or wrong."""
+        if self.labels is None or self.labels.ndim == 1 or self.labels.shape[1] == 1:
+            return self.labels is not None
+        return bool((self.labels.float().sum(dim=1) < 1.01).all())
+
     def fingerprint(self) -> str:
         """SHA-256 of the images and labels, by which a resumed run knows whether it watches the same ones."""
         digest = hashlib.sha256()

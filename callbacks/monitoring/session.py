@@ -103,6 +103,7 @@ class Session:
         if not state.film.count:
             state.film.add(epochs - 1, reading.maps[self._shown])
         watched = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
+        watched["labelled"] = mapper.probes.has_single_labels
         self._facts = {**facts, **watched, "fingerprint": fingerprint}
 
     def plan(self) -> str:
@@ -141,6 +142,7 @@ class Session:
             "fell_with_lr_epoch": state.convergence.fell_with_lr,
             "probe_alive": alive(now, self._grid),
             "probe_right": now.right.tolist(),
+            "probe_chosen": now.chosen.tolist(),
         }
         if (folder := self.open()) is not None:
             with self._sparing("records"):
@@ -189,6 +191,8 @@ class Session:
             return
         with self._sparing("pictures"):
             self._snapshots.add(epoch, reading, self._state.film)
+            if self.mapper.probes.has_single_labels:
+                self._snapshots.add_errors({"run": run_id(self._trainer, self._snapshots.folder), "epoch": epoch}, reading)
             self._waiting = reading
         if is_kept(self._state.film.count - 1, GROWTH):
             self.upload()

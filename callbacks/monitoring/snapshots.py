@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from groupcam_aug.targets import class_labels
 __all__ = ["Snapshots"]
 
 ABREAST = 3  # probes in a row of a panel
+ERRORS = 6  # probes taken for another class of which pictures are written
 
 
 class Snapshots:
@@ -53,12 +55,12 @@ class Snapshots:
         classes, _ = class_labels(labels, len(images))
         self.labels: list[int] = [] if classes is None else classes.tolist()
         self.class_names = named(class_names)
-        self._images, self._normalisation = images[shown], (mean, std)
+        self._images, self._normalisation = images, (mean, std)
 
     @cached_property
     def pictures(self) -> Tensor:
         """(S, 3, h, w) uint8, what the shown probes look like."""
-        return thumbnails(self._images, *self._normalisation)
+        return thumbnails(self._images[self.shown], *self._normalisation)
 
     def open(self, facts: dict[str, Any]) -> None:
         """Write down what is watched."""
@@ -77,6 +79,35 @@ class Snapshots:
             number = int(path.stem.removeprefix("epoch_"))
             if min(kept) < number < epoch and number not in kept:
                 path.unlink(missing_ok=True)
+
+    def add_errors(self, facts: dict[str, Any], now: Reading) -> None:
+        """Write the probes that are taken for another class than their own, the most confident first: picture and map.
+
+        Args:
+            facts: `run` and `epoch`.
+            now: the reading.
+        """
+        wrong = [i for i, label in enumerate(self.labels) if label != int(now.chosen[i])]
+        rows = sorted(wrong, key=lambda i: -float(now.confidence[i]))[:ERRORS]
+        cell = [0, 0]
+        if rows:
+            pictures = thumbnails(self._images[rows], *self._normalisation)
+            sheet = torch.cat([pictures, overlay(pictures, now.maps[rows].float())], dim=-1)
+            put_file(self.folder, f"{self.name}/errors.png", png(column(sheet)))
+            cell = [pictures.shape[-1], pictures.shape[-2]]
+        has_map = alive(now, max(now.maps.shape[1:]))
+        errors = [
+            {
+                "label": self.labels[i],
+                "chosen": int(now.chosen[i]),
+                "confidence": _finite(now.confidence[i]),
+                "score": _finite(now.score[i]),
+                "has_map": has_map[i],
+            }
+            for i in rows
+        ]
+        facts = {**facts, "cell": cell, "wrong": len(wrong), "rows": errors}
+        put_file(self.folder, f"{self.name}/errors.json", json.dumps(facts) + "\n")
 
     def show_probes(self) -> None:
         """Write what the probes look like."""
@@ -109,3 +140,8 @@ class Snapshots:
 
     def _row_names(self) -> list[str]:
         return [self._class_name(self.labels[i]) for i in self.shown] if self.labels else []
+
+
+def _finite(value: Tensor) -> float | None:
+    """For JSON, which knows no NaN."""
+    return round(float(value), 4) if bool(value.isfinite()) else None
