@@ -36,10 +36,11 @@ class SaliencyReport(Callback):
     """Writes one self-contained `report.html` for the run: readable offline, without JavaScript, below 5 MB.
 
     It shows what the other callbacks recorded in the folder `groupcam` of the run's log directory: how the probes' maps change
-    (`SaliencyMonitor`), what the augmentation did (`GroupCAMAugmentation`), faithfulness (`groupcam-aug evaluate`), and by itself
-    facts of the run, learning rate and all logged scalars per epoch. On top stand plain warnings. The page is written again after
-    every epoch (where epochs are shorter than twenty times the half second that it takes: less often), at the end, and when the
-    run stops with an error, by an exchange of files, so that a crash leaves the last one. `groupcam-aug report` writes it anew.
+    and which probes are taken for another class (`SaliencyMonitor`), what the augmentation did (`GroupCAMAugmentation`),
+    faithfulness (`groupcam-aug evaluate`), and by itself facts of the run, learning rate and all logged scalars per epoch. On top
+    stand plain warnings. The page is written again after every epoch (where epochs are shorter than twenty times the half second
+    that it takes: less often), at the end, and when the run stops with an error, by an exchange of files, so that a crash leaves
+    the last one. `groupcam-aug report` writes it anew.
 
     Only rank zero writes; nothing is written in `fast_dev_run` and with `barebones`. The place among the callbacks does not
     matter: an epoch is reported when all callbacks are done with it.

@@ -36,6 +36,17 @@ def test_python_blocks_run():
     )
 
 
+def test_photographs_of_the_readme_are_small_and_credited():
+    names = ("photographs.jpg", "settling.jpg")
+    credits = (ROOT / "docs" / "photographs.md").read_text()
+    assert "CC0" in credits and "benchmarks/photographs.py" in credits
+    for name in names:
+        assert re.search(rf"!\[[^\]]+\]\([^)]*docs/{name}\)", TEXT) and name in credits
+        assert (ROOT / "docs" / name).stat().st_size < 600_000
+        with Image.open(ROOT / "docs" / name) as picture:
+            assert min(picture.size) > 300
+
+
 TRAINING = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
 
 
