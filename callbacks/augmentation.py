@@ -25,12 +25,16 @@ from groupcam_aug.callbacks.glue.batch import (
     replace_item,
     warn_of_several_labels,
 )
+from groupcam_aug.callbacks.glue.class_names import known_class_names
 from groupcam_aug.callbacks.glue.compat import announce, keeping_random_numbers, misconfigured, warn
 from groupcam_aug.callbacks.glue.dispatcher import BatchCallback, Dispatcher, is_for_training
+from groupcam_aug.callbacks.glue.logger_pictures import send_picture
 from groupcam_aug.callbacks.glue.map_source import MapSource
-from groupcam_aug.callbacks.glue.network import refuse, warn_of_head
+from groupcam_aug.callbacks.glue.network import log_epoch, refuse, warn_of_head
 from groupcam_aug.callbacks.glue.object_masks import count_kept, kept_shares, read_masks
 from groupcam_aug.callbacks.records.augmentation_stats import AugmentationStats, open_stats
+from groupcam_aug.callbacks.records.epoch_means import EpochMeans
+from groupcam_aug.callbacks.records.sample_grid import Samples, is_kept
 from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.presets import PRESETS, describe
 from groupcam_aug.saliency import GroupCAM
@@ -46,22 +50,31 @@ class _Fit:
     dispatcher: Dispatcher
     source: MapSource
     timer: StepTimer = field(default_factory=StepTimer)
+    means: EpochMeans = field(default_factory=EpochMeans)
     step: Step | None = None  # of the batch on its way to training_step
     stats: AugmentationStats | None = None
     opened: bool = False  # whether it has been decided if there are any
+    samples: Samples | None = None  # of the last epoch, while loggers have not got them
+    class_names: list[str] | None = None
+    shows: bool = True  # whether loggers are to get pictures
+    shown: bool = False  # whether they have got one
     checked: bool = False  # whether a batch has been mapped, which shows that the arguments fit module and data
     behind: bool = False  # whether the module has been looked at for layers behind the mapped network
     masks_checked: int | None = None  # the last epoch in which the values of object masks were looked at
 
 
 @contextmanager
-def _sparing(fit: _Fit) -> Iterator[None]:
+def _sparing(fit: _Fit, part: Literal["records", "pictures"] = "records") -> Iterator[None]:
     """Records, and what is drawn for them, must not end a training run: they are given up, and that is said."""
     try:
         yield
     except Exception as error:
-        warn(fit.trainer, f"GroupCAMAugmentation records nothing from here on: {type(error).__name__}: {error}")
-        fit.stats = None
+        given_up = {"records": "records nothing", "pictures": "shows loggers no pictures"}[part]
+        warn(fit.trainer, f"GroupCAMAugmentation {given_up} from here on: {type(error).__name__}: {error}")
+        if part == "records":
+            fit.stats = None
+        else:
+            fit.shows = False
 
 
 class GroupCAMAugmentation(BatchCallback):
@@ -76,11 +89,14 @@ class GroupCAMAugmentation(BatchCallback):
     images without a map, left as they are) and `groupcam/seconds` (time of the augmentation; on a GPU of the step before,
     so that nothing waits for the device). With `mask_key` also `groupcam/object_kept` and `groupcam/ground_kept`: the shares of
     the objects' and of the backgrounds' pixels that are kept, over the step's drawn images that have a map and an object mask
-    (a pixel of at least .5); NaN where there is no such pixel.
+    (a pixel of at least .5); NaN where there is no such pixel. At the end of an epoch the same with `_epoch` behind the name: the
+    mean over the steps in which something is known, weighted by drawn images; under DDP of each rank's share.
 
     Recorded per epoch, on rank zero, for `SaliencyReport` and `groupcam-aug report`: counts, keep fractions, images without a map
     per class and times in `augmentation.jsonl`, and a few samples in `gallery/`, in the folder `groupcam` of the run's log
-    directory. A run without logger and checkpoints is left without records too, unless that folder is there.
+    directory. A run without logger and checkpoints is left without records too, unless that folder is there. TensorBoard and
+    Weights & Biases get the samples as a picture, `groupcam/samples`: those of the first epoch, of epochs 1, 2, 4, 8 and so on,
+    and of the last.
 
     Args:
         preset: "fast" (default) = half of the images, masks at the target layer, against zeros there instead of the blurred
@@ -126,6 +142,7 @@ class GroupCAMAugmentation(BatchCallback):
         chunk: most images per forward pass; see `GroupCAM` for the default.
         seed: of the draws; they follow from (seed, rank, batch number), so a resumed run repeats them.
         record: whether to leave the records named above. Default: True; False for images that must not be copied.
+        log_images: whether loggers that take pictures get the recorded samples. Default: True.
 
     Raises:
         ValueError: an argument out of range, or source="masks" without `mask_key`.
@@ -168,6 +185,7 @@ class GroupCAMAugmentation(BatchCallback):
         chunk: int | None = None,
         seed: int = 0,
         record: bool = True,
+        log_images: bool = True,
     ) -> None:
         if source is None:
             source = "self" if mask_key is None else "masks"
@@ -181,6 +199,7 @@ class GroupCAMAugmentation(BatchCallback):
         check_seed(seed)
         check_whole("stop_epoch", stop_epoch, start_epoch + 1, optional=True)
         check_flag("record", record)
+        check_flag("log_images", log_images)
         for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):
             check_name(name, word)
         check_keys(image_key=image_key, target_key=target_key, mask_key=mask_key)
@@ -196,7 +215,7 @@ class GroupCAMAugmentation(BatchCallback):
             raise ValueError("source='masks' needs mask_key=, the place of the object masks in a batch")
         defaults = PRESETS[preset]
         self.network, self.source, self.source_target = network, source, source_target
-        self.labels, self.seed, self.record = labels, seed, record
+        self.labels, self.seed, self.record, self.log_images = labels, seed, record, log_images
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.mask_key = image_key, target_key, mask_key
         self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
@@ -248,8 +267,10 @@ class GroupCAMAugmentation(BatchCallback):
         values = {"keep_fraction": result.keep.float().mean(), "no_map": result.no_map.float().mean()}
         if step.kept is not None:
             values["object_kept"], values["ground_kept"] = kept_shares(step.kept)
+        fit.means.add(values, len(result.drawn))
         if (seconds := fit.timer.seconds) is not None:
             values["seconds"] = torch.tensor(seconds)  # Lightning takes a plain number to the device, and waits for it
+            fit.means.add({"seconds": values["seconds"]}, 1)
         pl_module.log_dict({f"groupcam/{name}": value for name, value in values.items()}, batch_size=len(result.images))
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
@@ -271,11 +292,23 @@ class GroupCAMAugmentation(BatchCallback):
         fit.source.after_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the epoch's records."""
-        if (fit := self._fit) is None or fit.stats is None:
+        """Log the epoch's means, and write its records."""
+        if (fit := self._fit) is None:
+            return
+        means = fit.means.take()
+        log_epoch(trainer, pl_module, {f"groupcam/{name}_epoch": torch.tensor(mean) for name, mean in means.items()})
+        if fit.stats is None:
             return
         with _sparing(fit):
-            fit.stats.write(trainer, pl_module, self._facts(fit))
+            fit.class_names = known_class_names(trainer, pl_module)
+            fit.samples = fit.stats.write(trainer, pl_module, self._facts(fit))
+        if is_kept(trainer.current_epoch) or not fit.shown:
+            self._show(fit)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Show loggers the samples of the last epoch, if they have not got them."""
+        if self._fit is not None:
+            self._show(self._fit)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the average."""
@@ -369,9 +402,24 @@ class GroupCAMAugmentation(BatchCallback):
     def _make_cam(self, network: nn.Module, **changed: Any) -> GroupCAM:
         return GroupCAM.for_training(network, **{name: getattr(self, name) for name in _METHOD} | changed)
 
+    def _show(self, fit: _Fit) -> None:
+        """The samples in every logger that takes pictures, once."""
+        samples, fit.samples = fit.samples, None
+        if samples is None or not (self.log_images and fit.shows and fit.trainer.loggers):
+            return
+        with _sparing(fit, "pictures"):
+            send_picture(fit.trainer, "groupcam/samples", samples.panel(fit.class_names))
+            fit.shown = True
+
     def _facts(self, fit: _Fit) -> dict[str, Any]:
         """The settings of the run, for its records."""
-        facts = {"p": self.augment.p, "mask_at": self.mask_at, "baseline": self.baseline, "world_size": fit.trainer.world_size}
+        facts = {
+            "p": self.augment.p,
+            "mask_at": self.mask_at,
+            "baseline": self.baseline,
+            "world_size": fit.trainer.world_size,
+            "class_names": fit.class_names,
+        }
         if self.source == "masks":
             facts["plan"] = self._plan(None)
         elif (cam := fit.source.cam) is not None:

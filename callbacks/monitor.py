@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +30,7 @@ from groupcam_aug.callbacks.glue.network import (
     borrowed_network,
     find_network,
     has_lazy_parameters,
+    log_epoch,
     reduce_together,
     refuse,
     warn_of_head,
@@ -99,7 +99,8 @@ class SaliencyMonitor(ConfiguredCallback):
         target_key: where the labels are, likewise. None: the network's own first choice. Images labelled -100 are no probes.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them, for modules that normalise in their steps.
-        class_names: for pictures and the report. None: `class_names` of the Trainer's data module, if it has them.
+        class_names: for pictures and the report. None: those of the data module, the module, or the data sets
+            behind the loaders (`classes`), if one has them.
         mean: per channel, of the normalisation to undo in pictures. None: the data module's `mean` and `std`, if it has them.
         std: likewise.
         threshold: change up to which maps count as unchanged. Default: 0.05.
@@ -373,14 +374,9 @@ class SaliencyMonitor(ConfiguredCallback):
             self.in_extra_forward = False
 
     def _log(self, trainer: Any, module: Any, logger: bool | None = None) -> None:
-        """Log the values, which are the same on all ranks: Lightning's advice to average them is beside the point."""
-        if trainer.barebones:
-            return
-        values = {f"{self.prefix}{name}": value for name, value in self.values.items()}
-        module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, logger=logger)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('{re.escape(self.prefix)}")
-            reduce_together(trainer)  # now, so that the advice, which Lightning gives once, falls in here
+        """Log the values, which are the same on all ranks."""
+        if not trainer.barebones:
+            log_epoch(trainer, module, {f"{self.prefix}{name}": value for name, value in self.values.items()}, logger=logger)
 
     def _prediction(self, trainer: Any, batch: Any) -> str:
         """What it will cost, as far as that is known."""

@@ -19,7 +19,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from groupcam_aug.arguments import changed_options
-from groupcam_aug.callbacks.glue.attributes import attribute, class_names
+from groupcam_aug.callbacks.glue.class_names import known_class_names
 from groupcam_aug.callbacks.glue.compat import Callback, announce, warn
 from groupcam_aug.callbacks.records.folder import RUNS, now, record_folder, run_id
 from groupcam_aug.callbacks.report_page.page import installed_version, render, render_records
@@ -37,10 +37,11 @@ class SaliencyReport(Callback):
     """Writes one self-contained `report.html` for the run: readable offline, without JavaScript, below 5 MB.
 
     It shows what the other callbacks recorded in the folder `groupcam` of the run's log directory: how the probes' maps change
-    (`SaliencyMonitor`), what the augmentation did (`GroupCAMAugmentation`), faithfulness (`groupcam-aug evaluate`), and by itself
-    facts of the run, learning rate and all logged scalars per epoch. On top stand plain warnings. The page is written again after
-    every epoch (where epochs are shorter than twenty times the half second that it takes: less often), at the end, and when the
-    run stops with an error, by an exchange of files, so that a crash leaves the last one. `groupcam-aug report` writes it anew.
+    and which probes are taken for another class (`SaliencyMonitor`), what the augmentation did (`GroupCAMAugmentation`),
+    faithfulness (`groupcam-aug evaluate`), and by itself facts of the run, learning rate and all logged scalars per epoch. On top
+    stand plain warnings. The page is written again after every epoch (where epochs are shorter than twenty times the half second
+    that it takes: less often), at the end, and when the run stops with an error, by an exchange of files, so that a crash leaves
+    the last one. `groupcam-aug report` writes it anew.
 
     Only rank zero writes; nothing is written in `fast_dev_run` and with `barebones`. The place among the callbacks does not
     matter: an epoch is reported when all callbacks are done with it.
@@ -204,8 +205,6 @@ def _sparing_the_run(trainer: Any) -> Iterator[None]:
 
 def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
     """What is known of a run before its first step."""
-    sources = [source for source in (module, trainer.datamodule) if source is not None]
-    names = next((names for source in sources if (names := class_names(attribute(source, "class_names")))), None)
     network = next((child for child in module.children() if next(child.parameters(), None) is not None), None)
     device = trainer.strategy.root_device
     is_gpu = device.type == "cuda"
@@ -216,7 +215,7 @@ def _facts(trainer: Any, module: Any, folder: Path) -> dict[str, Any]:
         "model": type(module).__name__,
         "network": None if network is None else type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters() if not is_lazy(parameter)),
-        "class_names": names,
+        "class_names": known_class_names(trainer, module),
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type} ({platform.machine()})",
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,

@@ -27,6 +27,7 @@ __all__ = [
     "to_uint8",
 ]
 
+LINES, LABEL = 6, 96  # lines of a caption or row label at most; pixels that a row label may take beside small pictures
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Evenly spaced anchors from black over violet and orange to pale yellow: lightness rises, so it reads in grey as well.
@@ -153,6 +154,8 @@ def panels(
 ) -> Image.Image:
     """A sheet of pictures in rows and columns, with column titles, row labels and a caption under each picture.
 
+    Captions and row labels take as many lines as they need, up to `LINES`; titles are cut where they are too long.
+
     Args:
         rows: pictures, (C, H, W) tensors or arrays (uint8, or floating point in [0, 1]) or PIL images; None leaves a gap.
         titles: one per column.
@@ -172,30 +175,42 @@ def panels(
         raise ValueError("panels needs at least one picture")
     font, gap = ImageFont.load_default(max(11, size // 12)), max(4, size // 20)
     line = int(font.getbbox("Ag")[3]) + 4
-    left = gap + (max(int(font.getlength(label)) for label in labels) + gap if labels else 0)
+    named = [_wrapped(label, font, max(size, LABEL)) for label in labels or ()]
+    left = gap + (max(int(font.getlength(words)) for label in named for words in label) + gap if named else 0)
     top = gap + (line if titles else 0)
-    below = gap + (line if captions else 0)
-    heights = [max((cell.height for cell in row if cell is not None), default=size) + below for row in pictures]
+    said = [[_wrapped(caption or "", font, size) for caption in row] for row in captions or [[]] * len(rows)]
+    below = [gap + line * max(map(len, row), default=0) for row in said]
+    heights = [
+        max((cell.height for cell in row if cell is not None), default=size) + space
+        for row, space in zip(pictures, below, strict=True)
+    ]
     sheet = Image.new("RGB", (left + columns * (size + gap), top + sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles or ()):
         pen.text((left + column * (size + gap), gap // 2), _fitted(title, font, size), "black", font)
     y = top
     for i, row in enumerate(pictures):
-        if labels:
-            pen.text((gap, y + heights[i] // 2 - line), labels[i], "black", font)
+        if named:
+            middle = y + (heights[i] - below[i]) // 2
+            pen.multiline_text((gap, middle - line * len(named[i]) // 2), "\n".join(named[i]), "black", font)
         for column, cell in enumerate(row):
             x = left + column * (size + gap)
             if cell is not None:
                 sheet.paste(cell, (x, y))
-            if captions and (caption := captions[i][column]):
-                pen.text((x, y + heights[i] - below + 2), _fitted(caption, font, size), "black", font)
+            if column < len(said[i]):
+                pen.multiline_text((x, y + heights[i] - below[i] + 2), "\n".join(said[i][column]), "black", font)
         y += heights[i]
     return sheet
 
 
 def film_strip(
-    images: Tensor, maps: Tensor, titles: Sequence[str] | None = None, *, scale: tuple[float, float] = (0.0, 1.0), size: int = 96
+    images: Tensor,
+    maps: Tensor,
+    titles: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    scale: tuple[float, float] = (0.0, 1.0),
+    size: int = 96,
 ) -> Image.Image:
     """Maps of the same images over time: a row per image, a column per moment, one fixed scale throughout.
 
@@ -203,11 +218,12 @@ def film_strip(
         images: (P, C, H, W) in [0, 1] or uint8, shown in the first column.
         maps: (T, P, h, w).
         titles: one per moment.
+        labels: one per image.
         scale: see `heat_map`; the same for every frame, so that nothing flickers.
         size: longer side of a frame in pixels.
     """
     rows = [[image, *(overlay(image, moment[i], scale=scale) for moment in maps)] for i, image in enumerate(images)]
-    return panels(rows, None if titles is None else ["", *titles], size=size)
+    return panels(rows, None if titles is None else ["", *titles], labels, size=size)
 
 
 def resized(picture: Image.Image, size: int) -> Image.Image:
@@ -281,6 +297,23 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels, broken between words where that can be; what passes `LINES` is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines if len(lines) <= LINES else [*lines[: LINES - 1], _fitted(" ".join(lines[LINES - 1 :]), font, width)]
 
 
 @lru_cache(maxsize=1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.draw import mask_picture, overlay, panels, png
@@ -19,7 +21,7 @@ from groupcam_aug.recipes.cli import main, refusing
 from groupcam_aug.recipes.shapes import CLASSES, Shapes
 from groupcam_aug.recipes.terminal import say
 
-__all__ = ["draw_panels", "run"]
+__all__ = ["augmented_panels", "draw_panels", "run"]
 
 ARMS = ("none", "fast", "fast-other")
 SHOWN = "fast"  # the arm whose first network draws the panels
@@ -62,16 +64,28 @@ def draw_panels(classifier: Classifier, data: Shapes, count: int = 6) -> Any:
         data: images in [0, 1].
         count: how many.
     """
-    mean, std = (torch.tensor(getattr(classifier, name)).view(3, 1, 1) for name in ("mean", "std"))
     images, labels = torch.stack([data[i][0] for i in range(count)]), torch.tensor([data[i][1] for i in range(count)])
+    return augmented_panels(classifier, images, labels, CLASSES)
+
+
+def augmented_panels(classifier: Classifier, images: Tensor, labels: Tensor, names: Sequence[str]) -> Any:
+    """A sheet: image, heat map, mask and augmented image, a row for each.
+
+    Args:
+        classifier: with its normalisation.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N,) int64.
+        names: of the classes.
+    """
+    mean, std = (torch.tensor(getattr(classifier, name)).view(3, 1, 1) for name in ("mean", "std"))
     cam = GroupCAM.for_training(classifier.network, mask_at="target", baseline="zero")
-    done = SaliencyBlur(cam).augment_at((images - mean) / std, labels, torch.arange(count))
+    done = SaliencyBlur(cam).augment_at((images - mean) / std, labels, torch.arange(len(images)))
     augmented = done.images * std + mean
-    rows = [[images[i], overlay(images[i], done.maps[i]), mask_picture(done.keep[i]), augmented[i]] for i in range(count)]
+    rows = [[images[i], overlay(images[i], done.maps[i]), mask_picture(done.keep[i]), augmented[i]] for i in range(len(images))]
     captions = [["", "no map" if missing else "", "", "left as it is" if missing else ""] for missing in done.no_map.tolist()]
     return panels(
         rows,
         titles=["image", "Group-CAM", "kept pixels", "augmented"],
-        labels=[CLASSES[int(label)] for label in labels],
+        labels=[names[int(label)] for label in labels],
         captions=captions,
     )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PACKAGE = BENCHMARKS.parent / "groupcam_aug"
@@ -75,3 +76,11 @@ def test_code_path(tmp_path):
     assert sum(room["lines"] for room in rooms.values()) > 50 * len(files)
     assert "callbacks" not in rooms["groupcam_aug"]["modules that import from"], "arrows point down"
     assert "groupcam_aug" in rooms["callbacks"]["modules that import from"]
+
+
+@pytest.mark.slow
+def test_photographs(tmp_path, data_folder):
+    run(tmp_path, "photographs.py", "--epochs", 2, "--size", 64, "--per-class", 4, "--out", tmp_path / "docs")
+    for name in ("photographs.jpg", "settling.jpg"):
+        with Image.open(tmp_path / "docs" / name) as picture:
+            assert min(picture.size) > 200 and picture.format == "JPEG"

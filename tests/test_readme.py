@@ -32,6 +32,17 @@ def test_python_blocks_run():
     assert names["loss"].isfinite() and names["maps"].shape == (4, 64, 64)
 
 
+def test_photographs_of_the_readme_are_small_and_credited():
+    names = ("photographs.jpg", "settling.jpg")
+    credits = (ROOT / "docs" / "photographs.md").read_text()
+    assert "CC0" in credits and "benchmarks/photographs.py" in credits
+    for name in names:
+        assert re.search(rf"!\[[^\]]+\]\([^)]*docs/{name}\)", TEXT) and name in credits
+        assert (ROOT / "docs" / name).stat().st_size < 600_000
+        with Image.open(ROOT / "docs" / name) as picture:
+            assert min(picture.size) > 300
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("page", "blocks"), [("getting_started", 3), ("options", 2), ("watching", 2)])
 def test_blocks_of_the_short_pages_run(page, blocks):

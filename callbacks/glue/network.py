@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -16,7 +17,15 @@ from torchmetrics import Metric
 from groupcam_aug.callbacks.glue.compat import misconfigured, warn
 from groupcam_aug.restore import replaced
 
-__all__ = ["borrowed_network", "find_network", "has_lazy_parameters", "reduce_together", "refuse", "warn_of_head"]
+__all__ = [
+    "borrowed_network",
+    "find_network",
+    "has_lazy_parameters",
+    "log_epoch",
+    "reduce_together",
+    "refuse",
+    "warn_of_head",
+]
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -83,6 +92,22 @@ def reduce_together(trainer: Any) -> None:
     """
     if trainer.world_size > 1:
         _ = trainer.callback_metrics
+
+
+def log_epoch(trainer: Any, module: Any, values: dict[str, Any], *, logger: bool | None = None) -> None:
+    """Log values of an epoch as each rank knows them, on all ranks alike: Lightning's advice to average them is beside the point.
+
+    Args:
+        trainer: the Trainer.
+        module: its LightningModule.
+        values: by full name.
+        logger: whether loggers get them, as in `LightningModule.log`.
+    """
+    module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, logger=logger)
+    with warnings.catch_warnings():
+        for name in values:
+            warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('{re.escape(name)}'")
+        reduce_together(trainer)  # now, so that the advice, which Lightning gives once, falls in here
 
 
 def warn_of_head(trainer: Any, module: Any, name: str | None, columns: int, who: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,12 +49,12 @@ class FilmStrip:
         self.frames[self.count] = (epoch, maps.clone())
         self.count += 1
 
-    def draw(self, pictures: Tensor) -> Image.Image:
-        """A row per probe, a column per moment, at most `COLUMNS` of them; (S, 3, h, w) uint8 pictures go first."""
+    def draw(self, pictures: Tensor, names: Sequence[str] = ()) -> Image.Image:
+        """A row per probe, a column per moment, at most `COLUMNS` of them; names and (S, 3, h, w) uint8 pictures go first."""
         moments = [self.frames[number] for number in _log_spaced(sorted(self.frames), COLUMNS)]
         titles = ["start" if epoch < 0 else f"epoch {epoch}" for epoch, _ in moments]
         small = resized_pictures(pictures, FRAME)  # once, not for every moment
-        return film_strip(small, torch.stack([maps.float() for _, maps in moments]), titles, size=FRAME)
+        return film_strip(small, torch.stack([maps.float() for _, maps in moments]), titles, names, size=FRAME)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and builtins only."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from groupcam_aug.borrow import as_found
 from groupcam_aug.metrics import map_change, map_floor, map_noise
 from groupcam_aug.saliency import GradCAM, GroupCAM
-from groupcam_aug.targets import Activation, first_choice
+from groupcam_aug.targets import Activation, Target, first_choice
 
 __all__ = ["UNKNOWN", "Reading", "alive", "map_statistics", "pack", "read_maps", "unpack"]
 
@@ -43,6 +43,7 @@ class Reading(NamedTuple):
     chosen: Tensor  # (P,) int64, the network's first choice
     right: Tensor  # (P,) bool, whether that is what the map explains
     score: Tensor  # (P,) float32, softmax or sigmoid of what is explained
+    confidence: Tensor = torch.empty(0)  # (P,) float32, the same of the first choice; empty in a reading out of a checkpoint
 
 
 def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, activation: Activation, grid: int) -> Reading:
@@ -62,6 +63,7 @@ def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, a
         logits = torch.cat(cam.in_parts(images, lambda part, _: cam.logits(images[part]))).float()
         target = cam.target(targets, images, logits, logits.dtype, activation)
         score, chosen = target.score(logits), first_choice(logits, target.activation)
+        confidence = Target(chosen, target.activation).score(logits)
     rows: Any = target.rows  # a tensor: no callable is the target of a probe
     if rows.ndim == 1:
         right = rows == chosen
@@ -71,25 +73,25 @@ def read_maps(cam: GradCAM | GroupCAM, images: Tensor, targets: Tensor | None, a
         right = rows.gather(1, chosen[:, None])[:, 0] == rows.amax(dim=1)
     maps = _on_grid(cam, images, rows, grid)
     mirrored = _on_grid(cam, images.flip(-1), rows, grid).flip(-1)
-    return Reading(maps, mirrored, chosen, right, score)
+    return Reading(maps, mirrored, chosen, right, score, confidence)
 
 
 def pack(reading: Reading) -> Tensor:
-    """A reading as one (n, 2 u v + 3) float32 tensor, to be gathered from all ranks in one go."""
-    columns = (reading.chosen.float(), reading.right.float(), reading.score.float())
+    """A reading as one (n, 2 u v + 4) float32 tensor, to be gathered from all ranks in one go."""
+    columns = (reading.chosen.float(), reading.right.float(), reading.score.float(), reading.confidence.float())
     return torch.cat([reading.maps.flatten(1).float(), reading.mirrored.flatten(1).float(), torch.stack(columns, dim=1)], dim=1)
 
 
 def unpack(packed: Tensor, size: tuple[int, ...]) -> Reading:
-    """The reading in (P, 2 u v + 3), maps scaled and rounded to float16, as a checkpoint keeps them.
+    """The reading in (P, 2 u v + 4), maps scaled and rounded to float16, as a checkpoint keeps them.
 
     The comparison runs on the rounded maps in any case, so that a resumed run and one that never stopped agree.
     """
     packed = packed.cpu()
     cells = size[0] * size[1]
     maps, mirrored = (packed[:, i * cells : (i + 1) * cells].unflatten(1, size) for i in (0, 1))
-    chosen, right, score = packed[:, 2 * cells :].unbind(dim=1)
-    return Reading(_rounded(maps), _rounded(mirrored), chosen.long(), right > 0.5, score)
+    chosen, right, score, confidence = packed[:, 2 * cells :].unbind(dim=1)
+    return Reading(_rounded(maps), _rounded(mirrored), chosen.long(), right > 0.5, score, confidence)
 
 
 def map_statistics(before: Reading | None, now: Reading, *, grid: int, min_alive: float, warm: bool) -> dict[str, float]:

@@ -74,7 +74,8 @@ class MonitorState:
         if self.reading is None:
             return {}
         return {
-            "reading": dict(self.reading._asdict()),
+            # Without `confidence`, which nothing compares: earlier versions read these checkpoints, too.
+            "reading": {name: part for name, part in self.reading._asdict().items() if name != "confidence"},
             "epochs": self.epochs,
             "targets": self.targets,
             "fingerprint": dict(self.fingerprint),

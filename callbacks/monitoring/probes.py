@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from groupcam_aug.callbacks.glue.batch import BatchKey, check_batch_images, get_item
+from groupcam_aug.callbacks.glue.class_names import flattened
 from groupcam_aug.callbacks.glue.compat import misconfigured
 from groupcam_aug.callbacks.monitoring.probe_choice import choose, spread, stratified
 from groupcam_aug.saliency import check_images
@@ -36,6 +37,13 @@ class Probes:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def has_single_labels(self) -> bool:
+        """Whether each probe has one label, so that a first choice is right or wrong."""
+        if self.labels is None or self.labels.ndim == 1 or self.labels.shape[1] == 1:
+            return self.labels is not None
+        return bool((self.labels.float().sum(dim=1) < 1.01).all())
 
     def fingerprint(self) -> str:
         """SHA-256 of the images and labels, by which a resumed run knows whether it watches the same ones."""
@@ -128,16 +136,7 @@ def _loaders(trainer: Any) -> list[Any]:
     if trainer.val_dataloaders is None and trainer.enable_validation:
         with _validating(trainer):
             trainer.fit_loop.epoch_loop.val_loop.setup_data()
-    return list(_flattened(trainer.val_dataloaders))
-
-
-def _flattened(loaders: Any) -> Iterator[Any]:
-    """Loaders in lists and mappings of them, as deep as they lie."""
-    if isinstance(loaders, Mapping | list | tuple):
-        for inner in loaders.values() if isinstance(loaders, Mapping) else loaders:
-            yield from _flattened(inner)
-    else:
-        yield loaders
+    return list(flattened(trainer.val_dataloaders))
 
 
 def _is_map_style(loader: Any) -> bool:

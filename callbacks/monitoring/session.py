@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from groupcam_aug.callbacks.glue.attributes import attribute
+from groupcam_aug.callbacks.glue.class_names import known_class_names
 from groupcam_aug.callbacks.glue.compat import announce, warn
 from groupcam_aug.callbacks.monitoring.film_strip import FilmStrip, is_kept
 from groupcam_aug.callbacks.monitoring.final_evaluation import assess
@@ -47,7 +48,8 @@ class Session:
         name: of the files ("monitor") and of the folder of pictures.
         facts: about what is watched, for the file `<name>.json`.
         tag: of pictures in loggers, in front of their names. None: they are not shown there.
-        style: `class_names`, `mean` and `std` for pictures, see `Snapshots`. None: as the data module says.
+        style: `class_names`, `mean` and `std` for pictures, see `Snapshots`. None: as the data module says; names by whoever
+            knows them, see `known_class_names`.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Session:
         self._warmup_epochs, self._min_alive, self._grid = warmup_epochs, min_alive, grid
         self._name, self._tag = name, tag
         said = {key: attribute(trainer.datamodule, key) if value is None else value for key, value in style.items()}
+        if style["class_names"] is None:
+            said["class_names"] = known_class_names(trainer, trainer.lightning_module)
         self._style: dict[str, Any] = said
         self._snapshots: Snapshots | None = None
         self._lost: set[str] = set()  # what was given up
@@ -100,6 +104,7 @@ class Session:
         if not state.film.count:
             state.film.add(epochs - 1, reading.maps[self._shown])
         watched = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
+        watched["labelled"] = mapper.probes.has_single_labels
         self._facts = {**facts, **watched, "fingerprint": fingerprint}
 
     def plan(self) -> str:
@@ -148,6 +153,7 @@ class Session:
             "fell_with_lr_epoch": state.convergence.fell_with_lr,
             "probe_alive": alive(now, self._grid),
             "probe_right": now.right.tolist(),
+            "probe_chosen": now.chosen.tolist(),
         }
         if (folder := self.open()) is not None:
             with self._sparing("records"):
@@ -197,6 +203,8 @@ class Session:
             return
         with self._sparing("pictures"):
             self._snapshots.add(epoch, reading, self._state.film)
+            if self.mapper.probes.has_single_labels:
+                self._snapshots.add_errors({"run": run_id(self._trainer, self._snapshots.folder), "epoch": epoch}, reading)
             self._waiting = reading
         if is_kept(self._state.film.count - 1, GROWTH):
             self.upload()

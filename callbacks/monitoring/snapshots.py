@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from groupcam_aug.callbacks.glue.attributes import class_names as named
-from groupcam_aug.callbacks.glue.compat import logged_step
+from groupcam_aug.callbacks.glue.class_names import class_name
+from groupcam_aug.callbacks.glue.logger_pictures import send_picture
 from groupcam_aug.callbacks.monitoring.film_strip import SIZE, FilmStrip, column, thumbnails
 from groupcam_aug.callbacks.monitoring.map_stats import Reading, alive
 from groupcam_aug.draw import overlay, panels, png
@@ -22,6 +23,7 @@ from groupcam_aug.targets import class_labels
 __all__ = ["Snapshots"]
 
 ABREAST = 3  # probes in a row of a panel
+ERRORS = 6  # probes taken for another class of which pictures are written
 
 
 class Snapshots:
@@ -53,12 +55,12 @@ class Snapshots:
         classes, _ = class_labels(labels, len(images))
         self.labels: list[int] = [] if classes is None else classes.tolist()
         self.class_names = named(class_names)
-        self._images, self._normalisation = images[shown], (mean, std)
+        self._images, self._normalisation = images, (mean, std)
 
     @cached_property
     def pictures(self) -> Tensor:
         """(S, 3, h, w) uint8, what the shown probes look like."""
-        return thumbnails(self._images, *self._normalisation)
+        return thumbnails(self._images[self.shown], *self._normalisation)
 
     def open(self, facts: dict[str, Any]) -> None:
         """Write down what is watched."""
@@ -71,12 +73,41 @@ class Snapshots:
         Those of earlier maps than the film's first stay: they are of a run with other probes, which is over.
         """
         put_file(self.folder, f"{self.name}/epoch_{epoch:05d}.png", png(column(self.pictures, now.maps[self.shown])))
-        put_file(self.folder, f"{self.name}/film_strip.png", png(film_strip.draw(self.pictures)))
+        put_file(self.folder, f"{self.name}/film_strip.png", png(film_strip.draw(self.pictures, self._row_names())))
         kept = {moment for moment, _ in film_strip.frames.values()}
         for path in (self.folder / self.name).glob("epoch_[0-9]*.png"):
             number = int(path.stem.removeprefix("epoch_"))
             if min(kept) < number < epoch and number not in kept:
                 path.unlink(missing_ok=True)
+
+    def add_errors(self, facts: dict[str, Any], now: Reading) -> None:
+        """Write the probes that are taken for another class than their own, the most confident first: picture and map.
+
+        Args:
+            facts: `run` and `epoch`.
+            now: the reading.
+        """
+        wrong = [i for i, label in enumerate(self.labels) if label != int(now.chosen[i])]
+        rows = sorted(wrong, key=lambda i: -float(now.confidence[i]))[:ERRORS]
+        cell = [0, 0]
+        if rows:
+            pictures = thumbnails(self._images[rows], *self._normalisation)
+            sheet = torch.cat([pictures, overlay(pictures, now.maps[rows].float())], dim=-1)
+            put_file(self.folder, f"{self.name}/errors.png", png(column(sheet)))
+            cell = [pictures.shape[-1], pictures.shape[-2]]
+        has_map = alive(now, max(now.maps.shape[1:]))
+        errors = [
+            {
+                "label": self.labels[i],
+                "chosen": int(now.chosen[i]),
+                "confidence": _finite(now.confidence[i]),
+                "score": _finite(now.score[i]),
+                "has_map": has_map[i],
+            }
+            for i in rows
+        ]
+        facts = {**facts, "cell": cell, "wrong": len(wrong), "rows": errors}
+        put_file(self.folder, f"{self.name}/errors.json", json.dumps(facts) + "\n")
 
     def show_probes(self) -> None:
         """Write what the probes look like."""
@@ -85,8 +116,8 @@ class Snapshots:
     def upload(self, trainer: Any, prefix: str, now: Reading, film_strip: FilmStrip, grid: int) -> None:
         """Show the maps and the film strip in every logger that takes pictures."""
         if trainer.loggers:
-            _send(trainer, f"{prefix}maps", self.panel(now, grid))
-            _send(trainer, f"{prefix}film_strip", film_strip.draw(self.pictures))
+            send_picture(trainer, f"{prefix}maps", self.panel(now, grid))
+            send_picture(trainer, f"{prefix}film_strip", film_strip.draw(self.pictures, self._row_names()))
 
     def panel(self, now: Reading, grid: int) -> Image.Image:
         """The shown probes beside their maps, with label, score, and what the network took them for."""
@@ -105,14 +136,12 @@ class Snapshots:
         return panels([cells[row] for row in rows], captions=[captions[row] for row in rows], size=SIZE)
 
     def _class_name(self, label: int) -> str:
-        names = self.class_names
-        return names[label] if names is not None and 0 <= label < len(names) else f"class {label}"
+        return class_name(self.class_names, label)
+
+    def _row_names(self) -> list[str]:
+        return [self._class_name(self.labels[i]) for i in self.shown] if self.labels else []
 
 
-def _send(trainer: Any, tag: str, picture: Image.Image) -> None:
-    """Show a picture in every logger that can: `log_image` (Weights & Biases), or `add_image` (TensorBoard)."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(key=tag, images=[picture], step=logged_step(trainer))
-        elif hasattr(logger.experiment, "add_image"):
-            logger.experiment.add_image(tag, pil_to_tensor(picture), logged_step(trainer))
+def _finite(value: Tensor) -> float | None:
+    """For JSON, which knows no NaN."""
+    return round(float(value), 4) if bool(value.isfinite()) else None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from groupcam_aug.augment import Augmented
 from groupcam_aug.callbacks.records.folder import open_folder, run_id
-from groupcam_aug.callbacks.records.sample_grid import SampleGrid
+from groupcam_aug.callbacks.records.sample_grid import SampleGrid, Samples
 from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.files import add_line, put_file
 from groupcam_aug.targets import class_labels
@@ -98,13 +98,14 @@ class AugmentationStats:
         """Take over what the timer has measured."""
         self._steps.extend(timer.steps())
 
-    def write(self, trainer: Any, module: Any, facts: Mapping[str, Any]) -> None:
-        """Write the epoch, and begin the next one. The only moment that waits for the device."""
+    def write(self, trainer: Any, module: Any, facts: Mapping[str, Any]) -> Samples | None:
+        """Write the epoch, begin the next one, and return its samples, if any. The only moment that waits for the device."""
         epoch, run = trainer.current_epoch, run_id(trainer, self.folder)
         put_file(self.folder, "augmentation.json", json.dumps({**facts, "run": run}, indent=2, default=str))
         add_line(self.folder, "augmentation", {"run": run, "epoch": epoch, "step": trainer.global_step, **self.values()})
-        self._samples.write(self.folder, epoch, module, run)
+        samples = self._samples.write(self.folder, epoch, module, run)
         self.reset()
+        return samples
 
     def values(self) -> dict[str, Any]:
         """The epoch's numbers.

@@ -14,10 +14,11 @@ from groupcam_aug.callbacks.report_page.run_records import RunRecords
 from groupcam_aug.draw import png, resized
 from groupcam_aug.files import inside
 
-__all__ = ["film_strip", "log_spaced", "samples"]
+__all__ = ["errors", "film_strip", "log_spaced", "samples"]
 
 SIDE = 112  # pixels: what is larger is reduced
 LARGEST = 2**24  # pixels of a picture: none of the callbacks' comes near
+NARROW = 5  # columns of the film strip that a phone shows, the probes among them
 TINY = 64  # pixels, up to which a picture is enlarged pixel by pixel
 
 
@@ -30,8 +31,8 @@ def film_strip(records: RunRecords, quality: int = 82, columns: int = 16) -> dic
         columns: at most so many epochs, the first and the last among them, at distances that grow.
 
     Returns:
-        `rows` (names of the probes) and `columns` (`title`, `note`, `src`, `alt`), the first of them the probes themselves; None
-        without pictures.
+        `rows` (names of the probes) and `columns` (`title`, `note`, `src`, `alt`, and `spare` on a phone), the first
+        of them the probes themselves; None without pictures.
     """
     folder = records.folder / "monitor"
     files = {int(match[1]): path for path in folder.glob("epoch_*.png") if (match := re.fullmatch(r"epoch_(-?\d+)", path.stem))}
@@ -44,10 +45,12 @@ def film_strip(records: RunRecords, quality: int = 82, columns: int = 16) -> dic
     rows = [records.class_name(labels[i]) if i < len(labels) else f"probe {i}" for i in shown]
     alive = {int(line["epoch"]): line.get("alive") for line in records.probings if "epoch" in line}
     probes = _column(records, path, len(rows), quality)
-    strip = [{"title": "image", "note": "", "src": probes, "alt": "the probes"}]
+    strip = [{"title": "image", "note": "", "src": probes, "alt": "the probes", "spare": False}]
     if probes is None:
         return None
-    for epoch in log_spaced(epochs, columns):
+    chosen = log_spaced(epochs, columns)
+    narrow = {chosen[place] for place in log_spaced(list(range(len(chosen))), NARROW - 1)}
+    for epoch in chosen:
         title = "start" if epoch < 0 else f"epoch {epoch}"
         if (src := _column(records, files[epoch], len(rows), quality)) is None:
             continue
@@ -58,6 +61,7 @@ def film_strip(records: RunRecords, quality: int = 82, columns: int = 16) -> dic
                 "note": "" if share is None else f"{share:.0%}",
                 "src": src,
                 "alt": f"maps of {len(rows)} probes, {title}",
+                "spare": epoch not in narrow,
             }
         )
     return {"rows": rows, "columns": strip}
@@ -102,6 +106,34 @@ def samples(records: RunRecords, quality: int = 82, epochs: int = 3) -> list[dic
                 )
             rows.append({"kind": row["kind"], "name": name, "keep": row["keep"], "cells": cells})
         result.append({"epoch": epoch, "columns": sheet["columns"], "rows": rows, "tiny": max(width, height) <= TINY})
+    return result
+
+
+def errors(records: RunRecords, quality: int = 82) -> list[dict[str, Any]]:
+    """The probes that are taken for another class at the last probing, the most confident first.
+
+    Args:
+        records: of the run.
+        quality: of the pictures, 1 to 95.
+
+    Returns:
+        Of each `name` and `taken_for` (classes), `confidence` and `score` (of both, 0 to 1, or None), `has_map`, `image` and
+        `map` (data addresses), and `tiny` if the pictures are enlarged pixel by pixel.
+    """
+    rows, path = records.errors.get("rows") or [], records.folder / "monitor" / "errors.png"
+    picture = _read(records, path) if rows and (path.is_file() or path.is_symlink()) else None
+    if picture is None:
+        return []
+    width, height = records.errors["cell"]
+    if not (0 < 2 * width <= picture.width and 0 < height * len(rows) <= picture.height):
+        return records.note_problem(path, f"has {picture.width} x {picture.height} pixels, too few for its {len(rows)} rows", [])
+    result = []
+    for i, row in enumerate(rows):
+        cells = [picture.crop((j * width, i * height, (j + 1) * width, (i + 1) * height)) for j in range(2)]
+        image, map_ = (_embedded(resized(cell, min(SIDE, max(cell.size))), quality) for cell in cells)
+        names = {"name": records.class_name(row["label"]), "taken_for": records.class_name(row["chosen"])}
+        figures = {key: row[key] for key in ("confidence", "score", "has_map")}
+        result.append({**names, **figures, "image": image, "map": map_, "tiny": max(width, height) <= TINY})
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -12,7 +13,8 @@ from typing import Any
 from groupcam_aug.callbacks.records.sample_grid import KINDS
 from groupcam_aug.callbacks.report_page import sections
 from groupcam_aug.callbacks.report_page.checks import findings, verdict
-from groupcam_aug.callbacks.report_page.images import film_strip, samples
+from groupcam_aug.callbacks.report_page.images import errors, film_strip, samples
+from groupcam_aug.callbacks.report_page.mistakes import mistakes
 from groupcam_aug.callbacks.report_page.run_records import RunRecords, read_records
 
 __all__ = ["installed_version", "render", "render_records"]
@@ -56,12 +58,18 @@ def render_records(records: RunRecords) -> str:
         "augmentation": sections.augmentation(records),
         "cost": sections.cost(records),
         "faithfulness": sections.faithfulness(records),
+        "mistakes": mistakes(records),
+        "commands": _commands(records),
         "facts": sections.facts(records),
         "kinds": _KIND_NAMES,
     }
     page = ""
     for quality, columns, epochs in ((82, 16, 3), (60, 12, 2), (40, 8, 1)):
-        pictures = {"film_strip": film_strip(records, quality, columns), "samples": samples(records, quality, epochs)}
+        pictures = {
+            "film_strip": film_strip(records, quality, columns),
+            "samples": samples(records, quality, epochs),
+            "errors": errors(records, quality),
+        }
         noted = findings(records)
         page = _template().render(content, verdict=verdict(noted), findings=noted, **pictures)
         # Names of files and texts of errors may hold halves of surrogate pairs, which no file in UTF-8 does.
@@ -69,6 +77,17 @@ def render_records(records: RunRecords) -> str:
         if len(page.encode()) < LIMIT:
             break
     return page
+
+
+def _commands(records: RunRecords) -> dict[str, str]:
+    """What to paste into a shell: `report` writes the page again; `evaluate`, where a checkpoint of the run is there."""
+    folder = records.folder.resolve()
+    commands = {"report": f"groupcam-aug report {shlex.quote(str(folder))}", "evaluate": ""}
+    checkpoints = sorted((folder.parent / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if checkpoints and records.run.get("model") == "Classifier":
+        where = f"--checkpoint {shlex.quote(str(checkpoints[-1]))} --run {shlex.quote(str(folder))}"
+        commands["evaluate"] = f"groupcam-aug evaluate photos/ {where}"
+    return commands
 
 
 def installed_version(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from groupcam_aug.callbacks.records.sample_grid import COLUMNS
 from groupcam_aug.json_shape import misfit
 
-__all__ = ["FACTS", "LINES", "SAMPLES", "curve_misfit", "line_misfit"]
+__all__ = ["ERRORS", "FACTS", "LINES", "SAMPLES", "curve_misfit", "line_misfit"]
 
 _NUMBER = (float, None)
 _NAMES = ([(str, int)], None)
@@ -19,13 +19,15 @@ FACTS: dict[str, dict[str, Any]] = {
     "monitor": {
         "class_names?": _NAMES,
         "every_n_epochs?": int,
+        "labelled?": bool,
         "labels?": [int],
         "min_alive?": float,
+        "origin?": str,
         "shown?": [int],
         "threshold?": float,
         "warmup_epochs?": float,
     },
-    "augmentation": {"layer_shape?": ([int], None), "world_size?": int},
+    "augmentation": {"class_names?": _NAMES, "layer_shape?": ([int], None), "world_size?": int},
     "evaluation": {
         "methods?": {...: {"insertion?": (_CURVE, None), "deletion?": (_CURVE, None)}},
         "sanity?": {
@@ -45,6 +47,7 @@ LINES: dict[str, dict[str, Any]] = {
     "monitor": {
         "epoch": float,
         "probe_right?": [(bool, float)],
+        "probe_chosen?": [int],
         **{f"{name}?": _NUMBER for name in ("alive", "change", "converged_epoch", "counted", "flip_rate", "noise", "seconds")},
     },
     "augmentation": {
@@ -62,6 +65,8 @@ LINES: dict[str, dict[str, Any]] = {
     },
 }
 
+_ERROR = {"label": int, "chosen": int, "confidence": _NUMBER, "score": _NUMBER, "has_map": bool}
+ERRORS = {"epoch": float, "cell": [int, int], "wrong": int, "rows": [_ERROR]}
 _SAMPLE = {"kind": str, "keep": float, "label?": (int, None)}
 SAMPLES = {"epoch": int, "cell": [int, int], "columns": [str] * len(COLUMNS), "rows": [_SAMPLE]}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from groupcam_aug.callbacks.report_page.record_shapes import FACTS, SAMPLES, curve_misfit, line_misfit
+from groupcam_aug.callbacks.report_page.record_shapes import ERRORS, FACTS, SAMPLES, curve_misfit, line_misfit
 from groupcam_aug.files import all_lines, inside, read_lines, those_that_hold
 from groupcam_aug.json_shape import fitting, misfit
 
@@ -34,6 +34,7 @@ class RunRecords:
     augmentation: dict[str, Any] = field(default_factory=dict)
     augmentation_epochs: list[dict[str, Any]] = field(default_factory=list)
     sample_grids: list[dict[str, Any]] = field(default_factory=list)
+    errors: dict[str, Any] = field(default_factory=dict)  # of the last probing: monitor/errors.json
     evaluation: dict[str, Any] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)  # what could not be read, by its path
     others: int = 0  # lines and files of other runs in the folder
@@ -71,7 +72,8 @@ class RunRecords:
         """A class in words: "cat", or "class 3" where names are unknown; "" for None."""
         if label is None:
             return ""
-        for names in (self.run.get("class_names"), self.monitor.get("class_names")):
+        # The monitor first: it alone can be told names.
+        for names in (facts.get("class_names") for facts in (self.monitor, self.run, self.augmentation)):
             if isinstance(names, list) and 0 <= int(label) < len(names):
                 return str(names[int(label)])
         return f"class {label}"
@@ -137,6 +139,11 @@ def read_records(folder: Path) -> RunRecords:
     if problem := curve_misfit(found.evaluation):
         found.note_problem(folder / "evaluation.json", f"is not what it should be ({problem})", None)
         del found.evaluation["methods"]
+    errors = facts(path := folder / "monitor" / "errors.json", {})
+    if errors and (problem := misfit(errors, ERRORS)):
+        found.note_problem(path, f"is not what it should be ({problem})", None)
+    elif errors and found.probings and errors["epoch"] == found.probings[-1]["epoch"]:
+        found.errors = errors
     last = max((line["epoch"] for line in found.augmentation_epochs), default=None)
     for path in sorted((folder / "gallery").glob("epoch_*.json")):
         grid = facts(path, {})

@@ -12,6 +12,7 @@ __all__ = ["augmentation", "cards", "cost", "curves", "facts", "faithfulness", "
 
 CLASSES = 20  # rows of the table of classes
 PALETTE = ("blue", "orange", "green", "violet", "red", "grey")
+FLOORS = {"other_image": "another image's map", "zero": "an unrelated map"}
 MASKS = {
     "saliency": "the image's own map",
     "other": "another image's mask",
@@ -71,7 +72,7 @@ def curves(records: RunRecords) -> list[dict[str, Any]]:
     of_maps = [line for line in of_maps if line.x]
     if of_maps:
         ends = ", ".join(f"{line.name} {line.y[-1]:.2f}" for line in of_maps)
-        chart = lines(f"Maps of the probes by epoch; at the end {ends}.", of_maps, y_range=(0, 1))
+        chart = lines(f"Maps of the probes by epoch; at the end {ends}.", of_maps, possible=(0, 1))
         caption = (
             "Change: 0 = the same maps as at the probing before, 1 = unrelated ones. Noise: how much the map of the mirrored "
             "image differs, 0 = not at all. Change says something only while the learning rate is high."
@@ -94,7 +95,9 @@ def curves(records: RunRecords) -> list[dict[str, Any]]:
     losses = _losses(records)
     if losses and [line.name for line in losses] != [name]:
         alt = "; ".join(f"{line.name} {line.y[-1]:.3g} at the end" for line in losses)
-        charts.append({"title": "Loss", "chart": lines(alt, losses), "caption": "A widening gap is overfitting."})
+        both = len(losses) > 1
+        caption = "A widening gap is overfitting." if both else "Only this loss was logged: none to compare it with."
+        charts.append({"title": "Loss" if both else losses[0].name, "chart": lines(alt, losses), "caption": caption})
     return charts
 
 
@@ -121,7 +124,7 @@ def augmentation(records: RunRecords) -> dict[str, Any] | None:
             Line("images without a map", epochs, [line["no_map"] / line["drawn"] for line in drawn_epochs], "red"),
         ]
         alt = f"Share of pixels kept, and of images without a map, which ends at {pair[1].y[-1]:.0%}."
-        chart = lines(alt, [line for line in pair if line.x], y_range=(0, 1))
+        chart = lines(alt, [line for line in pair if line.x], possible=(0, 1))
         charts.append({"title": "Over the run", "chart": chart, "caption": "Shares. Few maps at the start are usual."})
     worst = worst_classes(last)
     classes = [
@@ -188,7 +191,7 @@ def faithfulness(records: RunRecords) -> dict[str, Any] | None:
         if drawn:
             areas = "; ".join(f"{name}: area {curve['auc']:.3f}" for name, curve in rows)
             axis = "share of the pixels " + ("restored" if kind == "insertion" else "removed")
-            chart = lines(f"{kind}. {areas}.", drawn, x_label=axis, y_label="probability", y_range=(0, 1))
+            chart = lines(f"{kind}. {areas}.", drawn, x_label=axis, y_label="probability", possible=(0, 1))
             charts.append(
                 {
                     "title": kind.capitalize(),
@@ -260,7 +263,7 @@ def _sanity(sanity: dict[str, Any]) -> dict[str, Any]:
     stages = [str(stage).rpartition(" .. ")[2] for stage in sanity.get("stages") or []]  # of several modules the last
     points = [(i, value) for i, value in enumerate(sanity["spearman"]) if value is not None]
     curve = Line("rank correlation", [i for i, _ in points], [value for _, value in points], "orange")
-    floors = {name.replace("_", " "): value for name, value in (sanity.get("floors") or {}).items() if value is not None}
+    floors = {FLOORS.get(name, name): value for name, value in (sanity.get("floors") or {}).items() if value is not None}
     undefined = [value for value in sanity.get("undefined") or [] if value]
     alt = f"Rank correlation with the original maps as layers are randomised: {', '.join(f'{y:.2f}' for _, y in points)}."
     chart = lines(

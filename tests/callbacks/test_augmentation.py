@@ -273,7 +273,9 @@ def test_logged_values_profile_and_plan(tmp_path, caplog):
     module = Lit()
     trainer = fit(module, [make()], logger=logger, log_every_n_steps=1, profiler="simple")
     rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert {"groupcam/keep_fraction", "groupcam/no_map", "groupcam/seconds"} <= set(rows[0].split(",")) and len(rows) == 4
+    assert {"groupcam/keep_fraction", "groupcam/no_map", "groupcam/seconds"} <= set(rows[0].split(",")) and len(rows) == 5, (
+        "and the epoch's means"
+    )
     assert 0 < trainer.callback_metrics["groupcam/keep_fraction"] <= 1
     assert 0 <= trainer.callback_metrics["groupcam/no_map"] <= 1 and trainer.callback_metrics["groupcam/seconds"] > 0
     assert "[Callback]GroupCAMAugmentation.augment" in trainer.profiler.summary()

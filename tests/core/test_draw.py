@@ -5,9 +5,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from groupcam_aug.draw import (
+    LINES,
     film_strip,
     heat_map,
     mask_picture,
@@ -170,3 +171,29 @@ def test_small_images_are_enlarged_pixel_by_pixel():
 def test_film_strip():
     strip = film_strip(torch.rand(2, 3, 8, 8), torch.rand(3, 2, 4, 4), ["0", "1", "2"], size=32)
     assert strip.width >= 4 * 32 and strip.height >= 2 * 32
+
+
+def test_captions_and_labels_are_wrapped_not_cut(monkeypatch):
+    written, draw = [], ImageDraw.ImageDraw.multiline_text
+
+    def write(pen, at, text, *rest):
+        written.append(text)
+        draw(pen, at, text, *rest)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", write)
+    cell, long, word = torch.rand(3, 8, 8), "p 0.72, taken for long-sleeved pullover of wool", "Supercalifragilistic" * 2
+    short = panels([[cell]], captions=[["cat"]], size=112)
+    sheet = panels([[cell]], labels=[word], captions=[[long]], size=112)
+    assert written[2].replace("\n", " ") == long and written[2].count("\n") >= 2
+    assert written[1].replace("\n", "") == word, "nothing is left out where there is no place to break"
+    font = ImageFont.load_default(11)
+    assert all(font.getlength(line) <= 112 for text in written for line in text.split("\n"))
+    assert sheet.height > short.height, "a row is as high as its longest caption"
+    endless = panels([[cell]], captions=[["word " * 500]], size=112)
+    assert endless.height < 112 + 8 * 20 and written[-1].endswith("…") and written[-1].count("\n") == LINES - 1
+
+
+def test_film_strips_name_their_rows():
+    plain = film_strip(torch.rand(2, 3, 8, 8), torch.rand(3, 2, 4, 4), size=32)
+    named = film_strip(torch.rand(2, 3, 8, 8), torch.rand(3, 2, 4, 4), labels=["a", "b"], size=32)
+    assert named.width > plain.width and named.height == plain.height

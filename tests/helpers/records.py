@@ -43,7 +43,9 @@ def monitor(
     put_file(
         folder,
         "monitor.json",
-        json.dumps({**facts, "class_names": names, "shown": shown, "every_n_epochs": 1, "min_alive": min_alive}),
+        json.dumps(
+            {**facts, "class_names": names, "shown": shown, "every_n_epochs": 1, "min_alive": min_alive, "labelled": True}
+        ),
     )
     for epoch in range(epochs):
         numbers = {"change": change(epoch), "noise": 0.1, "alive": 1.0, "correct": 0.9, "flip_rate": 0.0, "seconds": 0.2}
@@ -56,6 +58,7 @@ def monitor(
                 **numbers,
                 "probe_alive": [True] * probes,
                 "probe_right": [True] * probes,
+                "probe_chosen": facts["labels"],
                 **values,
             },
         )
@@ -63,6 +66,13 @@ def monitor(
             put_file(folder, f"monitor/epoch_{epoch:05d}.png", png(SIDE, SIDE * len(shown), epoch))
     if pictures:
         put_file(folder, "monitor/probes.png", png(SIDE, SIDE * len(shown), 1000))
+
+
+def errors(folder, rows=({"label": 0, "chosen": 2, "confidence": 0.9, "score": 0.05, "has_map": True},), epoch=5, side=SIDE):
+    """As SaliencyMonitor leaves the probes that are taken for another class."""
+    facts = {"epoch": epoch, "cell": [side, side], "wrong": len(rows), "rows": list(rows)}
+    put_file(folder, "monitor/errors.json", json.dumps(facts))
+    put_file(folder, "monitor/errors.png", png(2 * side, side * len(rows), 7))
 
 
 def augmentation(folder, epochs=6, per_class=None, size=32, galleries=(0, 5), mask_from="saliency", **values):

@@ -71,12 +71,15 @@ def test_a_reading_survives_its_packing_scaled_and_rounded():
     maps = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)) * 7
     maps[1] = 0
     maps[2, 0, 0] = float("nan")
-    before = Reading(maps, maps.flip(-1), torch.tensor([3, 0, 1]), torch.tensor([True, False, True]), torch.rand(3))
+    before = Reading(
+        maps, maps.flip(-1), torch.tensor([3, 0, 1]), torch.tensor([True, False, True]), torch.rand(3), torch.rand(3)
+    )
     after = unpack(pack(before), (4, 5))
     assert torch.equal(after.maps[0], (maps[0] / maps[0].max()).half()) and after.maps.dtype == torch.float16
     assert torch.equal(after.mirrored[0], after.maps[0].flip(-1)) and not after.maps[1:].any(), "no number, no map"
     assert after.chosen.tolist() == [3, 0, 1] and after.right.tolist() == [True, False, True]
-    assert torch.equal(after.score, before.score) and alive(after, 14) == [True, False, False]
+    assert torch.equal(after.score, before.score) and torch.equal(after.confidence, before.confidence)
+    assert alive(after, 14) == [True, False, False]
 
 
 def test_a_reading_of_a_network():
@@ -90,10 +93,12 @@ def test_a_reading_of_a_network():
     assert torch.equal(seen.mirrored, F.adaptive_avg_pool2d(cam.raw(images.flip(-1), labels), 8).flip(-1))
     assert torch.equal(seen.chosen, logits.argmax(1)) and torch.equal(seen.right, logits.argmax(1) == labels)
     assert torch.allclose(seen.score, logits.softmax(1)[torch.arange(4), labels])
+    assert torch.allclose(seen.confidence, logits.softmax(1).amax(1))
     soft = F.one_hot(labels, 4).float() * 0.9 + 0.025
     assert torch.equal(read_maps(cam, images, soft, "softmax", 8).right, seen.right)
     with torch.no_grad():
         single = Plain(classes=1).eval()
-        chosen = (single(images)[:, 0] > 0).long()
+        chosen, sure = (single(images)[:, 0] > 0).long(), single(images)[:, 0].abs().sigmoid()
     binary = read_maps(GradCAM(single, "act"), images, (labels > 1).float(), "sigmoid", 8)
+    assert torch.allclose(binary.confidence, sure)
     assert torch.equal(binary.chosen, chosen) and torch.equal(binary.right, chosen.bool() == (labels > 1))

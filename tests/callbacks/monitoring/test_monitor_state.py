@@ -12,7 +12,7 @@ from groupcam_aug.callbacks.monitoring.monitor_state import MonitorState
 
 def reading(seed=0, size=4):
     maps = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed)).half()
-    return Reading(maps, maps.flip(-1), torch.tensor([0, 1, 2]), torch.tensor([True, False, True]), torch.ones(3))
+    return Reading(maps, maps.flip(-1), torch.tensor([0, 1, 2]), torch.tensor([True, False, True]), torch.ones(3), torch.ones(3))
 
 
 def seen(*changes, lr=0.1):

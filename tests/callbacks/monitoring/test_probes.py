@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from groupcam_aug.callbacks import SaliencyMonitor
 from groupcam_aug.callbacks.monitoring.probe_choice import stratified
+from groupcam_aug.callbacks.monitoring.probes import Probes
 
 
 class Taken(SaliencyMonitor):
@@ -417,3 +418,17 @@ def test_shown_probes_are_of_many_classes(tmp_path):
     )
     shown = found.shown(12)
     assert len(shown) == 12 and shown == sorted(shown) and len(set(found.labels[shown].tolist())) == 12
+
+
+@pytest.mark.parametrize(
+    ("labels", "single"),
+    [
+        (None, False),
+        (torch.tensor([0, 1]), True),
+        (torch.tensor([[0.0], [1.0]]), True),
+        (torch.tensor([[0.3, 0.7], [0.0, 1.0]]), True),
+        (torch.tensor([[1, 0, 1], [0, 1, 0]]), False),
+    ],
+)
+def test_one_label_a_probe_or_several(labels, single):
+    assert Probes(torch.zeros(2, 3, 4, 4), labels, "here").has_single_labels is single

@@ -34,7 +34,7 @@ class Mapper:
         self.targets.append(targets)
         noise = torch.rand(3, size, size, generator=torch.Generator().manual_seed(len(self.targets)))
         maps = (torch.arange(size * size).view(1, size, size) / size**2 + noise / 2).half()
-        return Reading(maps, maps, torch.tensor([2, 1, 0]), torch.ones(3, dtype=torch.bool), torch.ones(3))
+        return Reading(maps, maps, torch.tensor([2, 1, 0]), torch.ones(3, dtype=torch.bool), torch.ones(3), torch.ones(3))
 
     def synchronize(self):
         pass
@@ -55,6 +55,9 @@ def trainer(folder, **options):
         "loggers": [],
         "checkpoint_callback": None,
         "datamodule": None,
+        "lightning_module": None,
+        "train_dataloader": None,
+        "val_dataloaders": None,
     }
     return Trainer(**{**run, "default_root_dir": folder, "global_step": 7, "current_epoch": 0, **options})
 
@@ -145,6 +148,8 @@ def test_records_begin_as_soon_as_somebody_asks_for_them(tmp_path):
         "probes.png",
         "epoch_00001.png",
         "film_strip.png",
+        "errors.json",
+        "errors.png",
     }
 
 

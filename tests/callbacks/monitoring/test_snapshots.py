@@ -21,7 +21,7 @@ from groupcam_aug.callbacks.monitoring.snapshots import Snapshots
 
 
 def sizes(folder):
-    return {path.name: Image.open(path).size for path in (folder / "groupcam" / "monitor").iterdir()}
+    return {path.name: Image.open(path).size for path in (folder / "groupcam" / "monitor").glob("*.png")}
 
 
 def test_files_are_always_written(tmp_path):
@@ -31,7 +31,8 @@ def test_files_are_always_written(tmp_path):
         watched(folder, monitor=SaliencyMonitor(num_images=20, log_images=log_images), val=images)
         found = sizes(folder)
         assert found.pop("film_strip.png")[1] > 12 * FRAME
-        assert found.keys() == {"probes.png", "epoch_00000.png", "epoch_00001.png", "epoch_00002.png"}
+        assert found.keys() - {"errors.png"} == {"probes.png", "epoch_00000.png", "epoch_00001.png", "epoch_00002.png"}
+        assert found.pop("errors.png", (2 * SIZE, 0))[0] == 2 * SIZE
         assert set(found.values()) == {(SIZE, 12 * SIZE)}, "at most 12 probes"
 
 
@@ -192,7 +193,7 @@ def test_a_logger_that_fails_is_sent_no_more_pictures_and_training_goes_on(tmp_p
 def reading(chosen, right, score):
     maps = torch.zeros(3, 4, 4).half()
     maps[1:, 1, 1] = 1  # the first has none
-    return Reading(maps, maps, torch.tensor(chosen), torch.tensor(right), torch.tensor(score))
+    return Reading(maps, maps, torch.tensor(chosen), torch.tensor(right), torch.tensor(score), torch.tensor([0.6, 0.9, 0.7]))
 
 
 @pytest.mark.parametrize(
@@ -208,6 +209,44 @@ def test_facts_and_captions_name_one_class_per_probe(tmp_path, monkeypatch, labe
     shots.panel(reading([0, 0, 1], [False, True, True], [0.125, 0.5, 0.75]), 14)
     assert given["captions"] == [["class 2", "no map, p 0.12, taken for ant", "bee", "p 0.75"]]
     assert [len(row) for row in given["rows"]] == [4]
+
+
+def test_the_most_confident_mistakes_come_first(tmp_path, monkeypatch):
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    shots = Snapshots(tmp_path, "monitor", images, torch.tensor([0, 1, 2]), [0], None, None, None)
+    shots.add_errors({"run": "a", "epoch": 4}, reading([1, 0, 2], [False, False, True], [0.1, float("nan"), 0.9]))
+    facts = json.loads((tmp_path / "monitor" / "errors.json").read_text())
+    assert facts == {
+        "run": "a", "epoch": 4, "cell": [SIZE, SIZE], "wrong": 2,
+        "rows": [
+            {"label": 1, "chosen": 0, "confidence": 0.9, "score": None, "has_map": True},
+            {"label": 0, "chosen": 1, "confidence": 0.6, "score": 0.1, "has_map": False},
+        ],
+    }  # fmt: skip
+    picture = np.array(Image.open(tmp_path / "monitor" / "errors.png"))
+    assert picture.shape == (2 * SIZE, 2 * SIZE, 3)
+    thumbs = snapshots.thumbnails(images[[1, 0]]).permute(0, 2, 3, 1).numpy()
+    assert (picture[:SIZE, :SIZE] == thumbs[0]).all() and (picture[SIZE:, :SIZE] == thumbs[1]).all()
+    assert (picture[:SIZE, SIZE:] != thumbs[0]).any() and (picture[SIZE:, SIZE:] == thumbs[1]).all(), "it has no map"
+    monkeypatch.setattr(snapshots, "ERRORS", 1)
+    shots.add_errors({"epoch": 5}, reading([1, 0, 2], [False, False, True], [0.1, 0.2, 0.9]))
+    facts = json.loads((tmp_path / "monitor" / "errors.json").read_text())
+    assert [row["label"] for row in facts["rows"]] == [1] and facts["wrong"] == 2
+    shots.add_errors({"epoch": 6}, reading([0, 1, 2], [True] * 3, [1.0] * 3))
+    assert json.loads((tmp_path / "monitor" / "errors.json").read_text())["rows"] == []
+
+
+def test_mistakes_of_a_run_are_on_its_page(tmp_path):
+    watched(tmp_path, monitor=SaliencyMonitor(num_images=8), after=[SaliencyReport()], max_epochs=1)
+    facts = json.loads((tmp_path / "groupcam" / "monitor.json").read_text())
+    line = json.loads((tmp_path / "groupcam" / "monitor.jsonl").read_text().splitlines()[-1])
+    assert facts["labelled"] is True and len(line["probe_chosen"]) == 8
+    wrong = sum(label != chosen for label, chosen in zip(facts["labels"], line["probe_chosen"], strict=True))
+    page = (tmp_path / "groupcam" / "report.html").read_text()
+    assert f"Of the 8 probes, from the validation data (TensorDataset), {8 - wrong} are classified as labelled" in page
+    assert page.count('alt="its map"') == min(wrong, 6) > 0
+    watched(tmp_path / "b", monitor=SaliencyMonitor(num_images=8, target_key=None), after=[SaliencyReport()], max_epochs=1)
+    assert "No labelled probes were classified" in (tmp_path / "b" / "groupcam" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

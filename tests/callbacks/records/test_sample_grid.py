@@ -105,3 +105,23 @@ def test_the_modules_normalisation_is_undone(tmp_path):
         grid.write(tmp_path / name, 0, module)
     plain, normalised = (Image.open(tmp_path / name / "gallery" / "epoch_00000.png") for name in ("plain", "normalised"))
     assert plain.tobytes() == normalised.tobytes()
+
+
+def test_the_panel_names_classes_and_shares(tmp_path, monkeypatch):
+    grid, given = SampleGrid(), {}
+    add(grid, [0.5, None, 0.2], 0, torch.tensor([1, 0, 7]))
+    samples = grid.write(tmp_path, 0)
+    assert samples.cells.shape == (len(samples.rows), 4, 3, 10, 10) and samples.cells.dtype == torch.uint8
+    assert samples.panel(None).size > (4 * sample_grid.SIZE, len(samples.rows) * sample_grid.SIZE)
+    monkeypatch.setattr(sample_grid, "panels", lambda rows, titles, labels, size: given.update(titles=titles, labels=labels))
+    samples.panel(["ant", "bee"])
+    assert given["titles"] == sample_grid.COLUMNS and set(given["labels"]) == {
+        "bee, 50% kept",
+        "class 7, 20% kept",
+        "ant, no map",
+    }
+    assert SampleGrid().write(tmp_path, 1) is None
+
+
+def test_epochs_that_are_kept():
+    assert [epoch for epoch in range(40) if sample_grid.is_kept(epoch)] == [0, 1, 2, 4, 8, 16, 32]

@@ -8,7 +8,7 @@ import records
 from page import check
 from PIL import Image
 
-from groupcam_aug.callbacks.report_page.images import SIDE, film_strip, log_spaced, samples
+from groupcam_aug.callbacks.report_page.images import NARROW, SIDE, errors, film_strip, log_spaced, samples
 from groupcam_aug.callbacks.report_page.page import render
 from groupcam_aug.callbacks.report_page.run_records import read_records
 
@@ -35,6 +35,39 @@ def test_the_film_strip_has_a_row_per_probe_and_a_column_per_epoch(tmp_path):
     ]
     (tmp_path / "monitor" / "probes.png").unlink()
     assert film_strip(read_records(tmp_path)) is None
+
+
+def test_a_phone_shows_the_first_epochs_and_the_last(tmp_path):
+    records.monitor(tmp_path, epochs=9, probes=2)
+    columns = film_strip(read_records(tmp_path))["columns"]
+    shown = [column["title"] for column in columns if not column["spare"]]
+    assert len(shown) == NARROW and shown[:2] == ["image", "epoch 0"] and shown[-1] == "epoch 8"
+
+
+def test_mistakes_are_cut_from_their_sheet(tmp_path):
+    records.monitor(tmp_path, names=["cat", "dog", "owl"])
+    wrong = {"label": 1, "chosen": 2, "confidence": None, "score": 0.25, "has_map": False}
+    records.errors(tmp_path, [{**wrong, "label": 0, "confidence": 0.9}, wrong], side=32)
+    first, second = errors(read_records(tmp_path))
+    assert (first["name"], first["taken_for"], first["confidence"]) == ("cat", "owl", 0.9) and second["confidence"] is None
+    assert second["name"] == "dog" and second["has_map"] is False and second["tiny"]
+    sheet = Image.open(tmp_path / "monitor" / "errors.png").convert("RGB")
+    assert picture(second["map"])[1].convert("RGB").tobytes() == sheet.crop((32, 32, 64, 64)).tobytes()
+    assert picture(first["image"])[1].convert("RGB").tobytes() == sheet.crop((0, 0, 32, 32)).tobytes()
+
+
+def test_mistakes_of_another_epoch_or_a_damaged_sheet_are_left_out(tmp_path):
+    records.monitor(tmp_path)
+    assert errors(read_records(tmp_path)) == []
+    records.errors(tmp_path, epoch=2)
+    assert errors(read_records(tmp_path)) == [], "of an epoch that is not the last"
+    records.errors(tmp_path)
+    assert len(errors(read_records(tmp_path))) == 1
+    Image.new("RGB", (8, 8)).save(tmp_path / "monitor" / "errors.png")
+    found = read_records(tmp_path)
+    assert errors(found) == [] and "errors.png has 8 x 8 pixels" in str(found.problems)
+    (tmp_path / "monitor" / "errors.json").write_text('{"epoch": 5, "rows": 3}')
+    assert "errors.json is not what it should be" in str(read_records(tmp_path).problems)
 
 
 @pytest.mark.parametrize(("size", "kind", "shown"), [(32, "png", 32), (100, "jpeg", 100), (200, "jpeg", SIDE)])

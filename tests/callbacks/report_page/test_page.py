@@ -1,5 +1,6 @@
 """The whole page: what is in it, and that it stands alone."""
 
+import html
 import json
 
 import pytest
@@ -35,6 +36,41 @@ def test_a_full_report_stands_alone_and_shows_everything(tmp_path):
     dark = [given for tag, given in read.tags if tag == "source"]
     assert len(dark) == 9 and all("prefers-color-scheme: dark" in given["media"] for given in dark)
     assert not {given["srcset"] for given in dark} & {given["src"] for given in charts}
+
+
+def test_hints_are_commands_to_paste(tmp_path):
+    folder = tmp_path / "my run" / "groupcam"
+    records.run(folder)
+    text = html.unescape(render(folder))
+    assert f"groupcam-aug report '{folder}'" in text and "groupcam-aug evaluate" not in text, "there is no checkpoint"
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**facts, "model": "Classifier"}))
+    (folder.parent / "checkpoints").mkdir()
+    (folder.parent / "checkpoints" / "last.ckpt").touch()
+    text = html.unescape(render(folder))
+    assert f"groupcam-aug evaluate photos/ --checkpoint '{folder.parent}/checkpoints/last.ckpt' --run '{folder}'" in text
+
+
+def test_swatches_look_like_their_curves(tmp_path):
+    records.full_run(tmp_path)
+    records.evaluation(tmp_path, {f"method {i}": (0.5, 0.1) for i in range(8)})
+    read = check(render(tmp_path))
+    assert {given["class"] for tag, given in read.tags if tag == "i" and "class" in given} == {
+        "solid",
+        "dashed",
+        "dotted",
+        "filled",
+    }
+
+
+def test_mistakes_are_counted_and_shown(tmp_path):
+    records.full_run(tmp_path)
+    words = check(render(tmp_path)).words()
+    assert "No probe is taken for another class." in words and "1 of 1 100%" in words
+    records.monitor(tmp_path, probe_chosen=[2, 1, 2, 0, 1, 2, 0], probes=7, names=["cat", "dog", "owl"])
+    records.errors(tmp_path)
+    words = check(render(tmp_path)).words()
+    assert "cat owl 1 of 3" in words and "2 of 3 67%" in words and "cat 0.05 taken for owl 0.90" in words
 
 
 def test_rendering_is_a_function_of_the_folder(tmp_path):

@@ -147,13 +147,15 @@ def test_a_change_counts_once_it_has_a_reference(tmp_path):
     assert read_records(tmp_path).compared == [], "no pair"
 
 
-def test_classes_have_the_runs_names_or_the_monitors_or_numbers(tmp_path):
+def test_classes_have_the_names_that_the_monitor_was_told_or_the_runs_or_the_augmentations_or_numbers(tmp_path):
     records.run(tmp_path)
     assert read_records(tmp_path).class_name(1) == "class 1"
-    records.monitor(tmp_path, names=["ant", "bee"])
-    assert read_records(tmp_path).class_name("1") == "bee"
+    (tmp_path / "augmentation.json").write_text(json.dumps({"class_names": ["x", "y"]}))
+    assert read_records(tmp_path).class_name(1) == "y"
     records.run(tmp_path, names=["cat", "dog"])
     assert [read_records(tmp_path).class_name(label) for label in (1, 2, None)] == ["dog", "class 2", ""]
+    records.monitor(tmp_path, names=["ant", "bee"])
+    assert read_records(tmp_path).class_name("1") == "bee"
 
 
 def test_series_leave_out_what_is_no_number():

@@ -8,6 +8,7 @@ import records
 
 from groupcam_aug.callbacks.report_page import sections
 from groupcam_aug.callbacks.report_page.run_records import read_records
+from groupcam_aug.files import add_line
 
 
 def read(folder, **parts):
@@ -66,6 +67,17 @@ def test_curves_are_those_that_have_numbers(tmp_path):
     assert charts[0]["chart"].alt == "Maps of the probes by epoch; at the end change 0.08, noise 0.10, share with a map 1.00."
     cut = sections.curves(read(tmp_path / "c", run={"lr": lambda epoch: 0.1 if epoch < 3 else 0.001}))
     assert cut[0]["caption"] == "In the last step of each epoch, on a logarithmic scale."
+
+
+@pytest.mark.parametrize("names", [("train_loss",), ("train_loss", "val_loss")])
+def test_one_loss_is_no_gap(tmp_path, names):
+    for epoch in range(3):
+        add_line(tmp_path, "run", {"epoch": epoch, "step": epoch, "val_acc": 0.5, **dict.fromkeys(names, 1.0)})
+    last = sections.curves(read_records(tmp_path))[-1]
+    if len(names) == 1:
+        assert last["title"] == "train_loss" and "gap" not in last["caption"] and last["chart"].legend == []
+    else:
+        assert last["title"] == "Loss" and "gap" in last["caption"] and [key.name for key in last["chart"].legend] == [*names]
 
 
 def test_the_augmentation_and_its_worst_classes(tmp_path):
@@ -128,7 +140,7 @@ def test_faithfulness_in_curves_areas_and_the_sanity_check(tmp_path):
 def test_of_many_methods_the_centre_is_drawn_too(tmp_path, control):
     areas = {**{f"method {i}": (0.5, 0.1) for i in range(10)}, control: (0.3, 0.2)}
     chart = sections.faithfulness(read(tmp_path, evaluation={"areas": areas}))["charts"][0]["chart"]
-    assert [name for _, name in chart.legend] == [control, *(f"method {i}" for i in range(7))]
+    assert [key.name for key in chart.legend] == [control, *(f"method {i}" for i in range(7))]
 
 
 @pytest.mark.parametrize(
