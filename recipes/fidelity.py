@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from groupcam_aug.fidelity import Fidelity, measure_fidelity
 from groupcam_aug.files import put_file
+from groupcam_aug.outputs import no_numbers, not_numbers
 from groupcam_aug.presets import PRESETS, mode_name
 from groupcam_aug.recipes.cli import Renamed, refusing
 from groupcam_aug.recipes.image_files import find_images, shown
@@ -60,6 +61,11 @@ def run(command: str, words: list[str]) -> int:
         paths = paths[:: math.ceil(len(paths) / options.limit)]
         say(console, f"{model.description}; {len(paths)} images")
         images, targets = _read(paths, model, options.batch_size, failed, console)
+        if bad := _count_not_numbers(model, images, options.batch_size):
+            told = no_numbers(model.network, bad, len(images))
+            if bad == len(images):
+                raise ValueError(told)
+            say(console, told)
         result = measure_fidelity(
             model.network,
             images,
@@ -101,6 +107,12 @@ def _weights(text: str) -> str:
     if text not in ("none", "gradient"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither none nor gradient; a file of network weights is a --checkpoint")
     return text
+
+
+def _count_not_numbers(model: LoadedModel, images: torch.Tensor, batch_size: int) -> int:
+    device = next(model.network.parameters()).device
+    with torch.no_grad():
+        return sum(int(not_numbers(model.network(part.to(device))).sum()) for part in images.split(batch_size))
 
 
 def _read(
