@@ -118,6 +118,11 @@ class GroupCAMCLI(LightningCLI):
         self.model = self._restored or self.model
         if self.subcommand in ("test", "predict") and (reason := getattr(self.datamodule, "untestable", None)):
             raise Refused(reason)
+        limit = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}.get(
+            str(self.subcommand)
+        )
+        if limit is not None and getattr(self.trainer, limit) == 0:
+            raise Refused(f"--trainer.{limit} 0 leaves nothing to {self.subcommand}: give 1 or more, or leave it out")
         self._check_checkpoint()
 
     def _check_checkpoint(self) -> None:
@@ -256,6 +261,16 @@ def _announce(name: str, loader: Any) -> None:
         print(printable(f"test data: {name}"))
 
 
+def _text_file(path: Path) -> Path:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--config {str(path)!r} is no text ({error}): give a YAML file; a checkpoint is for --ckpt_path"
+        ) from error
+    return path
+
+
 def with_recipes(words: list[str]) -> list[str]:
     """The words with their configs in front, so that what the line says holds wherever it stands.
 
@@ -268,7 +283,7 @@ def with_recipes(words: list[str]) -> list[str]:
         if full_name(flag) != "--config":
             rest.append(word)
         elif (name := value if equals else next(remaining, None)) is not None:
-            configs += ["--config", str(find_recipe(name).absolute())]
+            configs += ["--config", str(_text_file(find_recipe(name).absolute()))]
         else:
             rest.append(word)  # without a value, which the parser says
     return [*configs, *rest]

@@ -194,6 +194,14 @@ def test_odd_parts_that_lightning_would_stumble_over_are_refused_by_name(content
         load_classifier(tmp_path / "less.ckpt")
 
 
+def test_numbers_that_would_fill_the_memory_are_refused_before_a_network_is_made(content, tmp_path):
+    for name, value, told in (("num_classes", 10**12, "2 to 1,000,000"), ("size", 10**6, "1 to 16,384")):
+        changed = {**content["hyper_parameters"], "class_names": None, name: value}
+        torch.save({**content, "hyper_parameters": changed}, tmp_path / "odd.ckpt")
+        with pytest.raises(ValueError, match=f"odd.ckpt', hyper_parameters: {name}={value} is no count from {told}"):
+            read_classifier(tmp_path / "odd.ckpt")
+
+
 def test_a_network_that_cannot_be_made_is_a_sentence(content, tmp_path):
     block = {"class_path": "torchvision.models.resnet.ResNet", "init_args": {"block": "os.system", "layers": [1, 1, 1, 1]}}
     torch.save({**content, "hyper_parameters": {**content["hyper_parameters"], "network": block}}, tmp_path / "odd.ckpt")
