@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["ends_in_probabilities", "mixes_rows", "sum_to_one", "warn_once", "why_not_finite"]
+__all__ = [
+    "ends_in_probabilities",
+    "mixes_rows",
+    "no_numbers",
+    "not_numbers",
+    "sum_to_one",
+    "warn_once",
+    "why_not_finite",
+]
 
 _mixes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _warned: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
@@ -99,6 +107,16 @@ def why_not_finite(network: nn.Module) -> str:
                 "is the network, not the images"
             )
     return f"the parameters of {type(network).__name__} are finite, but its activations overflow or turn into NaN; try float32"
+
+
+def not_numbers(logits: Tensor) -> Tensor:
+    """(N,) bool: the rows of (N, ...) logits that give no probabilities; -inf for some classes is fine."""
+    return ~logits.detach().float().reshape(len(logits), -1).softmax(dim=1).isfinite().all(dim=1)
+
+
+def no_numbers(network: nn.Module, bad: int, images: int) -> str:
+    """What to tell of a network whose outputs are `not_numbers` for ``bad`` (at least 1) of the images."""
+    return f"the network returns no finite numbers for {bad} of {images} images: {why_not_finite(network)}"
 
 
 def warn_once(network: nn.Module, kind: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groupcam_aug.outputs import no_numbers, not_numbers
 from groupcam_aug.recipes.batch_check import check_images, images_and_labels
 from groupcam_aug.recipes.networks import build_network, check_size, head_name, load_checkpoint
 from groupcam_aug.recipes.saved_classifier import INFO, check_network, described, kept_choices, read_classifier
@@ -45,7 +47,18 @@ def load_classifier(path: str | Path, network: nn.Module | None = None, trust: b
         check_network(arguments["network"], path)
     info = {key: arguments[key] for key in INFO}
     info["resize"] = kept_choices(checkpoint).get("resize")
-    classifier = Classifier(**(arguments | {"network": network if network is not None else arguments["network"]}))
+    try:
+        classifier = Classifier(**(arguments | {"network": network if network is not None else arguments["network"]}))
+    except Exception as error:  # a class may answer a changed argument with any
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{str(path)!r} describes no network that can be made, {info['network']!r}: {reason}") from error
+    own = classifier.state_dict()
+    for name, value in checkpoint["state_dict"].items():
+        if name in own and value.is_floating_point() != own[name].is_floating_point():
+            raise ValueError(
+                f"{str(path)!r}, state_dict: {name!r} is {value.dtype}, in the network {own[name].dtype}; the file is damaged, "
+                "or somebody changed it"
+            )
     try:
         classifier.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:  # a line for each tensor
@@ -136,6 +149,8 @@ class Classifier(pl.LightningModule):
         self.std = None if std is None else [float(value) for value in std]
         self.num_classes, self.size, self.schedule = num_classes, size, schedule
         self._test_names: list[str] = []
+        self._bad: Tensor | int = 0  # images of this epoch for which the network returns no numbers
+        self._images = 0
         # What rebuilds this module without its starting weights: a checkpoint brings its own.
         self.save_hyperparameters(
             {
@@ -159,6 +174,19 @@ class Classifier(pl.LightningModule):
         """Loss and accuracy of one batch."""
         self._step(batch, "val")
 
+    def on_validation_epoch_end(self) -> None:
+        """Tell of a network that returns no numbers; in `fit` the loss does."""
+        if self.trainer.state.fn == "validate":
+            self._tell_of_no_numbers()
+
+    def on_test_epoch_end(self) -> None:
+        """Tell of a network that returns no numbers."""
+        self._tell_of_no_numbers()
+
+    def on_predict_epoch_end(self) -> None:
+        """Tell of a network that returns no numbers."""
+        self._tell_of_no_numbers()
+
     def on_test_start(self) -> None:
         """Note the names of the test loaders, where they have names."""
         loaders = self.trainer.test_dataloaders
@@ -172,7 +200,9 @@ class Classifier(pl.LightningModule):
         """Softmax probabilities (N, num_classes), float32."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         check_images(images, next(self.network.parameters()).dtype)
-        return self(images).float().softmax(dim=1)
+        logits = self(images)
+        self._count(logits)
+        return logits.float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
         """SGD in two groups, head and the rest, and the schedule."""
@@ -207,6 +237,8 @@ class Classifier(pl.LightningModule):
     def _step(self, batch: Sequence[Tensor], stage: str, name: str = "") -> Tensor:
         images, labels = images_and_labels(batch, self.num_classes, next(self.network.parameters()).dtype)
         logits = self(images)
+        if stage != "train":
+            self._count(logits)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if stage == "train" else 0.0)
         right = logits.detach().argmax(dim=1) == (labels.argmax(dim=1) if labels.ndim == 2 else labels)
         suffix = f"/{name}" if name else ""
@@ -215,6 +247,22 @@ class Classifier(pl.LightningModule):
         accuracy = right.float().mean()  # averaged over the epoch by the number of images
         self.log(f"{stage}/acc{suffix}", accuracy, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, **options)
         return loss
+
+    def _count(self, logits: Tensor) -> None:
+        self._bad, self._images = self._bad + not_numbers(logits).sum(), self._images + len(logits)
+
+    def _tell_of_no_numbers(self) -> None:
+        """Refuse a checkpoint whose network returns numbers for no image; warn where it does for some, or of a live network.
+
+        A training that diverged is compared with others by its accuracy, and must not drop out of the comparison.
+        """
+        counts = self.trainer.strategy.reduce(torch.tensor([self._bad, self._images], device=self.device), reduce_op="sum")
+        self._bad, self._images = 0, 0
+        bad, images = (int(count) for count in counts)
+        if bad and bad == images and self.trainer.ckpt_path:
+            raise ValueError(f"checkpoint {str(self.trainer.ckpt_path)!r}: {no_numbers(self.network, bad, images)}")
+        if bad:
+            warnings.warn(no_numbers(self.network, bad, images), stacklevel=2)
 
     def _cosine(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         steps = self.trainer.estimated_stepping_batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dis
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         except Refused as refusal:
             return _failed(str(refusal), refusal.status)
         except Exception as error:
+            if (told := _by_loading_process(error)) is not None:
+                return _failed(told)
             if not _on_purpose(error):
                 raise
             return _failed(str(error))
@@ -181,6 +184,19 @@ def _on_purpose(error: Exception) -> bool:
     ours = str(step.tb_frame.f_globals.get("__name__")).startswith("groupcam_aug.")
     # A line of ours may also fail in a library's C code, which is a fault and needs its traceback.
     return ours and step.tb_frame.f_code.co_code[step.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _by_loading_process(error: Exception) -> str | None:
+    """What a `raise` of this package said in a loading process, from the traceback that torch made its message; else None."""
+    told = str(error)
+    frames = list(re.finditer(r'^  File "(.+)", line \d+, in .+\n    (.*)', told, re.MULTILINE))
+    if not told.startswith("Caught ") or "in DataLoader worker process" not in told.partition("\n")[0] or not frames:
+        return None
+    file, line = frames[-1].groups()
+    ours = {getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("groupcam_aug.")}
+    if file not in ours or not line.startswith("raise "):
+        return None
+    return told.rstrip().splitlines()[-1].partition(": ")[2]
 
 
 def _version() -> int:

@@ -66,7 +66,7 @@ class ImageData(pl.LightningDataModule):
         masks: folder of object masks, absolute or relative to ``root``, that mirrors ``root``: the mask of ``train/ant/1.jpg`` is
             ``train/ant/1.png`` in it, as large as its image, not 0 where the object is. Training batches are then [images,
             labels, masks (B, size, size) bool]: masks go through the random transforms of their images, which stay the same;
-            the mask of an image without a file is empty. Default: None.
+            the mask of an image without a file is empty. Such a folder below ``root`` is no class. Default: None.
         groups: CSV table, absolute or relative to ``root``, with a column ``file`` (paths relative to ``root``). Each data set
             to test on then has ``groups``: for each sample "CLASS, VALUE", the value from the column ``group_column``.
             Default: None.
@@ -75,8 +75,9 @@ class ImageData(pl.LightningDataModule):
 
     Raises:
         FileNotFoundError: ``root`` or another folder or table is not there.
-        ValueError: no class folders, an empty class, other classes to validate or test on than in ``train``, fewer images than
-            ``per_class``, no mask at all, a tested file that ``groups`` does not list, an argument out of range.
+        ValueError: no class folders, an empty class, two of the same files, other classes to validate or test on than in
+            ``train``, fewer images than ``per_class``, no mask at all, a tested file that ``groups`` does not list, an argument
+            out of range.
         TypeError: a ``train_transform`` that takes no masks, where there are some.
         TrainedOn (a ValueError): later, images to test or validate on that the network was trained on, as its checkpoint says.
     """
@@ -159,12 +160,12 @@ class ImageData(pl.LightningDataModule):
         if apart and (odd := [p.name for p in self.root.iterdir() if _is_odd(p, self.root, tests.values())]):
             raise ValueError(f"{str(self.root)!r} has {', '.join(sorted(odd))} beside train/; name the parts train/, val/, test/")
         folder = self.root / "train" if apart else self.root
-        classes = class_folders(folder)
+        classes = class_folders(folder, masks=self.masks)
         train_set: Dataset = self._train_folder(folder)
         if apart and (self.root / "val").is_dir():
             val_set: Dataset = self._evaluated(self.root / "val", classes)
         else:
-            train_set, val_set = self._split(train_set, ClassFolders(folder, self._eval_transform))
+            train_set, val_set = self._split(train_set, ClassFolders(folder, self._eval_transform, self.masks))
         if not tests and apart and (own := self.root / "test").is_dir():
             if any(p.is_dir() and not p.name.startswith(".") for p in own.iterdir()):
                 tests = {"test": own}
@@ -180,14 +181,14 @@ class ImageData(pl.LightningDataModule):
 
     def _evaluated(self, folder: Path, classes: list[str]) -> ClassFolders:
         """A folder to validate or test on, if its classes are those of the training."""
-        found = class_folders(folder, "val" if folder == self.root / "val" else "test")
+        found = class_folders(folder, "val" if folder == self.root / "val" else "test", self.masks)
         if found != classes:
             part = folder.relative_to(self.root) if folder.is_relative_to(self.root) else folder
             raise ValueError(
                 f"{part}/ and train/ in {str(self.root)!r} differ: only in train {_some(set(classes) - set(found))}, "
                 f"only in {part} {_some(set(found) - set(classes))}; give both the same class folders"
             )
-        return ClassFolders(folder, self._eval_transform)
+        return ClassFolders(folder, self._eval_transform, self.masks)
 
     def _split(self, train: Any, val: Any) -> tuple[Dataset, Dataset]:
         """Training and validation part of the same samples with two transforms."""

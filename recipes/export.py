@@ -10,8 +10,9 @@ import torch
 
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes import parsers
+from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.saved_classifier import INFO, kept_choices, read_classifier
+from groupcam_aug.recipes.saved_classifier import INFO, is_harmless, kept_choices, read_classifier
 
 __all__ = ["export_state_dict", "run"]
 
@@ -35,13 +36,20 @@ def export_state_dict(checkpoint: str | Path, out: str | Path) -> Path:
         out: ``.safetensors``, ``.pt`` or ``.pth``; folders are made.
 
     Raises:
-        ValueError: another suffix, or not such a checkpoint.
+        ValueError: another suffix, not such a checkpoint, or weights that do not fit its network, where that may be made.
     """
     out = Path(out).expanduser()
     if out.suffix not in (".safetensors", ".pt", ".pth"):
         raise ValueError(f"out={str(out)!r} must end in .safetensors, .pt or .pth")
     saved = read_classifier(checkpoint)
-    state = {k.removeprefix("network."): v.contiguous() for k, v in saved["state_dict"].items() if k.startswith("network.")}
+    tensors, network = saved["state_dict"], saved["hyper_parameters"]["network"]
+    state = {name.removeprefix("network."): one.contiguous() for name, one in tensors.items() if name.startswith("network.")}
+    if not state:
+        raise ValueError(
+            f"{str(checkpoint)!r} holds no weights of a network: no name of its {len(tensors)} begins with 'network.'"
+        )
+    if network is not None and is_harmless(network):
+        load_classifier(checkpoint)  # which refuses weights that do not fit
     if out.suffix == ".safetensors":
         from safetensors.torch import save
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from groupcam_aug.fidelity import Fidelity, measure_fidelity
 from groupcam_aug.files import put_file
+from groupcam_aug.outputs import no_numbers, not_numbers
 from groupcam_aug.presets import PRESETS, mode_name
 from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.cli import refusing
@@ -38,6 +39,11 @@ def run(command: str, words: list[str]) -> int:
         paths = paths[:: math.ceil(len(paths) / options.limit)]
         say(console, f"{model.description}; {len(paths)} images")
         images, targets = _read(paths, model, options.batch_size, failed, console)
+        if bad := _count_not_numbers(model, images, options.batch_size):
+            told = no_numbers(model.network, bad, len(images))
+            if bad == len(images):
+                raise ValueError(told)
+            say(console, told)
         result = measure_fidelity(
             model.network,
             images,
@@ -73,6 +79,12 @@ def training_line(result: Fidelity, layer: str | None) -> str:
     measured = {"layer": (layer, None), "groups": (result.groups, 16), "weights": (result.weights, "none")}
     arguments |= {key: value for key, (value, default) in measured.items() if value != default}
     return f"GroupCAMAugmentation({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"
+
+
+def _count_not_numbers(model: LoadedModel, images: torch.Tensor, batch_size: int) -> int:
+    device = next(model.network.parameters()).device
+    with torch.no_grad():
+        return sum(int(not_numbers(model.network(part.to(device))).sum()) for part in images.split(batch_size))
 
 
 def _read(

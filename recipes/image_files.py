@@ -49,7 +49,7 @@ _TURNS = {
 
 
 def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
-    """Image files among `paths`: files as they are, folders searched through but for hidden parts and for `out`, in order.
+    """Image files among `paths`, each once: files as they are, folders searched through but for hidden parts and for `out`.
 
     Pictures of other kinds in a folder are counted in a warning.
 
@@ -77,7 +77,10 @@ def find_images(paths: Sequence[str], out: Path | None = None) -> list[Path]:
             raise FileNotFoundError(f"{str(path)!r} is not there")
     if others:  # text, tables and the like beside photographs are no surprise
         warnings.warn(f"passed over: {passed_over(others)} (read: {', '.join(SUFFIXES)})", stacklevel=2)
-    return found
+    once: dict[str, Path] = {}
+    for path in found:
+        once.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - a link has a name of its own
+    return list(once.values())
 
 
 def images_in(folder: Path, out: Path | None = None) -> tuple[list[Path], Counter[str]]:

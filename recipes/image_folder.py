@@ -18,12 +18,13 @@ __all__ = ["PARTS", "ClassFolders", "class_folders", "load_rgb"]
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders that are no classes
 
 
-def class_folders(root: Path, argument: str = "root") -> list[str]:
+def class_folders(root: Path, argument: str = "root", masks: Path | None = None) -> list[str]:
     """Sorted names of the class folders in ``root``; hidden folders are passed over.
 
     Args:
         root: the folder.
         argument: what the user calls it, for messages. Default: "root".
+        masks: a folder of object masks, which are no images: a folder that holds nothing but them is no class. Default: None.
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
@@ -33,7 +34,14 @@ def class_folders(root: Path, argument: str = "root") -> list[str]:
         parent = next((p for p in root.absolute().parents if p.is_dir()), Path("/"))
         found = ", ".join(sorted(p.name for p in parent.iterdir() if p.is_dir())[:8]) or "no folders"
         raise FileNotFoundError(f"{str(root)!r} is no folder; {parent} has {found}. Give {argument} a folder of class folders")
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    out = None if masks is None else masks.resolve()
+
+    def of_masks(folder: Path) -> bool:
+        real = folder.resolve()
+        return out is not None and out.is_relative_to(real) and (real == out or not images_in(folder, out)[0])
+
+    folders = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    classes = sorted(p.name for p in folders if not of_masks(p))
     if not classes:
         raise ValueError(
             f"{str(root)!r} has no class folders; expected train/<class>/*.jpg and val/<class>/*.jpg, or root/<class>/*.jpg"
@@ -52,13 +60,15 @@ class ClassFolders(datasets.ImageFolder):
     Args:
         root: folder of class folders.
         transform: from a PIL image, 8-bit RGB.
+        masks: as in `class_folders`. Default: None.
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
-        ValueError: as `class_folders`; a class without an image; later, a file that cannot be read.
+        ValueError: as `class_folders`; a class without an image; two of the same files; later, a file that cannot be read.
     """
 
-    def __init__(self, root: Path, transform: Callable) -> None:
+    def __init__(self, root: Path, transform: Callable, masks: Path | None = None) -> None:
+        self._masks = masks
         super().__init__(root, transform, loader=load_rgb)
         self.extensions = SUFFIXES
         # The paths below the folder, with forward slashes: what an image is called wherever the folder lies.
@@ -66,22 +76,29 @@ class ClassFolders(datasets.ImageFolder):
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Names of the classes, and their numbers."""
-        names = class_folders(Path(directory))
+        names = class_folders(Path(directory), masks=self._masks)
         return names, {name: i for i, name in enumerate(names)}
 
-    @staticmethod
-    def make_dataset(directory: str | Path, class_to_idx: dict[str, int], *_: Any, **__: Any) -> list[tuple[str, int]]:
+    def make_dataset(self, directory: str | Path, class_to_idx: dict[str, int], *_: Any, **__: Any) -> list[tuple[str, int]]:
         """Path and label of each image; a warning counts the other files."""
         directory, samples = Path(directory), []
+        out = None if self._masks is None else self._masks.resolve()
+        class_of: dict[Path, str] = {}  # of each folder that holds images, links followed
         others = Counter("image outside the class folders" for path in directory.iterdir() if is_image(path, directory))
         for name, label in class_to_idx.items():
-            images, passed = images_in(directory / name)
+            images, passed = images_in(directory / name, out)
             if not images:
                 told = f" (it has {passed_over(passed)})" if passed else ""
                 raise ValueError(
                     f"class folder {str(directory / name)!r} holds no image ({', '.join(SUFFIXES)}){told}; add images or "
                     "delete the folder"
                 )
+            for folder in sorted({path.parent.resolve() for path in images}):
+                if (other := class_of.setdefault(folder, name)) != name:
+                    raise ValueError(
+                        f"class folders {other!r} and {name!r} in {str(directory)!r} hold the same files, those in "
+                        f"{str(folder)!r}: one of them is or has a link there; take it away"
+                    )
             samples += [(str(path), label) for path in images]
             others += passed
         if others:

@@ -131,6 +131,11 @@ class GroupCAMCLI(LightningCLI):
         self.model = self._restored or self.model
         if self.subcommand in ("test", "predict") and (reason := getattr(self.datamodule, "untestable", None)):
             raise Refused(reason)
+        limit = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}.get(
+            str(self.subcommand)
+        )
+        if limit is not None and getattr(self.trainer, limit) == 0:
+            raise Refused(f"--trainer.{limit} 0 leaves nothing to {self.subcommand}: give 1 or more, or leave it out")
         self._check_checkpoint()
 
     def _check_checkpoint(self) -> None:

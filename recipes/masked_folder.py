@@ -32,7 +32,7 @@ class MaskedFolder(ClassFolders):
     """
 
     def __init__(self, folder: Path, transform: Prepare, root: Path, masks: Path) -> None:
-        super().__init__(folder, transform)
+        super().__init__(folder, transform, masks)
         transform.check_takes_masks()
         self.prepare, self.images_root, self.masks = transform, root, masks
         if not any(mask_file(path, root, masks).is_file() for path, _ in self.samples):

@@ -46,7 +46,7 @@ class LoadedModel:
         """
         if name in self.class_names:
             return list(self.class_names).index(name)
-        if name.lstrip("-").isdigit():
+        if name.removeprefix("-").isdecimal():
             if not 0 <= int(name) < len(self.class_names):
                 raise ValueError(
                     f"target {name} is outside the {len(self.class_names)} classes (0 to {len(self.class_names) - 1})"

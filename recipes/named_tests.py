@@ -29,6 +29,9 @@ def run_tests(
 
     Returns:
         What the module logged, by the name of the data set: "test" for a lone loader, "test 0", "test 1" for a list.
+
+    Raises:
+        ValueError: the Trainer asks for no loader.
     """
     original = data.test_dataloader
     loaders: dict[str, Any] = {}
@@ -46,6 +49,11 @@ def run_tests(
         while not loaders or len(results) < len(loaders):
             # Each time with the arguments: a checkpoint that is named is loaded again, which changes nothing.
             logged = trainer.test(module, datamodule=data, **arguments)
+            if not loaders:
+                raise ValueError(
+                    f"the Trainer tested on nothing, by limit_test_batches={trainer.limit_test_batches!r}: give 1 or more, or "
+                    "leave it out"
+                )
             name = next(name for name in loaders if name not in results)
             results[name] = {key: float(value) for key, value in logged[0].items()} if logged else {}
     finally:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import InvalidVersion, Version
 from torch import Tensor, nn
 
 from groupcam_aug.checkpoints import read_checkpoint
 
-__all__ = ["INFO", "STARTS", "check_network", "described", "exported_info", "kept_choices", "read_classifier"]
+__all__ = ["INFO", "STARTS", "check_network", "described", "exported_info", "is_harmless", "kept_choices", "read_classifier"]
 
 INFO = ("network", "num_classes", "class_names", "mean", "std", "size")
 STARTS = ("checkpoint", "weights")  # arguments that name a file to start from, by their name now and their former one
+MOST_PIXELS, MOST_CLASSES = 16_384, 1_000_000  # beyond them a changed number would fill the memory
+_DAMAGED = "the file is damaged, or somebody changed it"
 KNOWN_PACKAGES = ("timm", "torchvision", "groupcam_aug")  # whose networks are made without being asked for
 
 
@@ -45,18 +48,24 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
     _check(arguments, _SETTINGS, f"{str(path)!r}, hyper_parameters")
     if arguments["class_names"] is not None and len(arguments["class_names"]) != arguments["num_classes"]:
         raise ValueError(
-            f"{str(path)!r} names {len(arguments['class_names'])} classes, but num_classes={arguments['num_classes']}: "
-            "the file is damaged, or somebody changed it"
+            f"{str(path)!r} names {len(arguments['class_names'])} classes, but num_classes={arguments['num_classes']}: {_DAMAGED}"
+        )
+    lengths = {len(arguments[name]) for name in ("mean", "std") if arguments[name] is not None}
+    three = None not in (arguments["network"], arguments["size"])  # `Classifier` has tried it with images of three channels
+    if len(lengths) > 1 or (three and lengths - {3}):
+        raise ValueError(
+            f"{str(path)!r}, hyper_parameters: mean={_short(arguments['mean'])} and std={_short(arguments['std'])} do not have a "
+            f"number for each channel; {_DAMAGED}"
         )
     if arguments["network"] is not None:
         arguments["network"] = described(arguments["network"])
-    state = content.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{str(path)!r} holds no weights under state_dict: the file is damaged, or somebody changed it")
-    if (bad := next((name for name, value in state.items() if bool(torch.isnan(value).any())), None)) is not None:
-        raise ValueError(
-            f"{str(path)!r} holds weights that are not numbers ({bad!r}): its training diverged; take an earlier one"
-        )
+    _check({name: content.get(name) for name in _OF_LIGHTNING}, _OF_LIGHTNING, repr(str(path)))
+    kept = content.get("ImageData", {})  # where Lightning puts the `state_dict` of a data module of that name
+    if not isinstance(kept, Mapping):
+        raise ValueError(f"{str(path)!r}: ImageData={_short(kept)} is no mapping; {_DAMAGED}")
+    known = _CHOICES | _TRAINING
+    _check({name: value for name, value in kept.items() if name in known}, known, f"{str(path)!r}, ImageData")
+    _check_weights(content.get("state_dict"), path)
     return {**content, "hyper_parameters": arguments}
 
 
@@ -79,15 +88,11 @@ def exported_info(path: str | Path) -> dict[str, Any]:
 
 
 def kept_choices(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What `ImageData` left in a checkpoint: ``resize``, ``val_fraction`` and ``seed`` of the split; nothing of other data.
-
-    Raises:
-        ValueError: one of them is not what `ImageData` writes.
+    """What `ImageData` left in a checkpoint that `read_classifier` gave: ``resize``, and ``val_fraction`` and ``seed`` of the
+    split; nothing of other data.
     """
-    kept = checkpoint.get("ImageData") or {}  # where Lightning puts the `state_dict` of a data module of that name
-    choices = {name: kept[name] for name in _CHOICES if name in kept} if isinstance(kept, Mapping) else {}
-    _check(choices, _CHOICES, "the checkpoint's ImageData")
-    return choices
+    kept = checkpoint.get("ImageData", {})
+    return {name: kept[name] for name in _CHOICES if name in kept}
 
 
 def check_network(network: str | Mapping[str, Any] | None, path: str | Path) -> None:
@@ -105,6 +110,28 @@ def check_network(network: str | Mapping[str, Any] | None, path: str | Path) -> 
     for argument, value in network["init_args"].items():
         if not _is_plain(value):
             raise ValueError(f"{str(path)!r} gives {name} an argument {argument}={value!r}, no number, text or list; {remedy}")
+
+
+def is_harmless(network: str | Mapping[str, Any] | None) -> bool:
+    """Whether `check_network` lets a description of a network pass."""
+    try:
+        check_network(network, "")
+    except ValueError:
+        return False
+    return True
+
+
+def _check_weights(state: Any, path: str | Path) -> None:
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{str(path)!r} holds no weights under state_dict: {_DAMAGED}")
+    for name, value in state.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            kind = "without numbers (meta)" if value.is_meta else f"{value.dtype}, {value.layout}"
+            raise ValueError(f"{str(path)!r}, state_dict: {name!r} is {kind}, no dense tensor of real numbers; {_DAMAGED}")
+        if bool(torch.isnan(value).any()):
+            raise ValueError(
+                f"{str(path)!r} holds weights that are not numbers ({name!r}): its training diverged; take an earlier one"
+            )
 
 
 def described(network: str | Mapping[str, Any] | nn.Module) -> str | dict[str, Any] | None:
@@ -131,15 +158,24 @@ def _check(values: Mapping[str, Any], known: Mapping[str, tuple[Callable[[Any], 
             raise ValueError(f"{where}: unknown setting {name!r}; a newer version of this package, or somebody else, wrote it")
         fits, expected = known[name]
         if not fits(value):
-            raise ValueError(f"{where}: {name}={value!r} is no {expected}; the file is damaged, or somebody changed it")
+            raise ValueError(f"{where}: {name}={_short(value)} is no {expected}; {_DAMAGED}")
+
+
+def _short(value: Any) -> str:
+    text = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_count(value: Any, least: int = 0, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or _is_count(value, 1, MOST_PIXELS)
 
 
 def _is_plain(value: Any) -> bool:
@@ -158,24 +194,52 @@ def _is_network(value: Any) -> bool:
     return named and (arguments is None or (isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)))
 
 
+def _is_version(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(Version(value))
+    except InvalidVersion:
+        return False
+
+
+def _are_states(value: Any) -> bool:
+    """Whether it is what Lightning keeps of callbacks or loops: mappings by name."""
+    return value is None or (isinstance(value, Mapping) and all(isinstance(state, Mapping) for state in value.values()))
+
+
+def _are_ids(value: Any) -> bool:
+    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return dense and value.dtype == torch.int64 and value.ndim == 1
+
+
 def _are_numbers(value: Any) -> bool:
     return value is None or (_is_list(value, _is_number) and len(value) > 0)
 
 
-_NUMBER, _COUNT = (_is_number, "finite number"), (_is_count, "count")
+_NUMBER, _COUNT, _SIZE = (_is_number, "finite number"), (_is_count, "count"), (_is_size, f"count from 1 to {MOST_PIXELS:,}")
 _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "network": (_is_network, "name of a network or class_path with init_args"),
-    "num_classes": (lambda value: _is_count(value, 2), "count from 2 on"),
+    "num_classes": (lambda value: _is_count(value, 2, MOST_CLASSES), f"count from 2 to {MOST_CLASSES:,}"),
     "class_names": (lambda value: value is None or _is_list(value, lambda name: isinstance(name, str)), "list of names"),
     "mean": (_are_numbers, "list of finite numbers"),
-    "std": (lambda value: _are_numbers(value) and all(part > 0 for part in value or ()), "list of positive numbers"),
-    "size": (lambda value: value is None or _is_count(value, 1), "count from 1 on"),
+    "std": (
+        lambda value: _are_numbers(value) and all(part > 1e-30 for part in value or ()),
+        "list of positive numbers",
+    ),  # in float32
+    "size": _SIZE,
     "schedule": (lambda value: value in ("step", "cosine"), "'step' or 'cosine'"),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "lr_gamma", "head_lr_factor", "label_smoothing"), _NUMBER),
     **dict.fromkeys(("lr_step", "freeze_epochs"), _COUNT),
 }
 _CHOICES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "resize": (lambda value: value is None or _is_count(value, 1), "count from 1 on"),
+    "resize": _SIZE,
     "val_fraction": (lambda value: _is_number(value) and 0 < value < 1, "share between 0 and 1"),
     "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "whole number"),
+}
+_TRAINING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "trained": (_are_ids, "tensor of int64, a number for each image"),
+    "order_seed": (lambda value: value is None or _is_count(value, -(2**63)), "whole number"),
+}
+_OF_LIGHTNING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "pytorch-lightning_version": (_is_version, "version of Lightning, such as '2.5.0'"),
+    **dict.fromkeys(("loops", "callbacks"), (_are_states, "mapping of mappings")),
 }

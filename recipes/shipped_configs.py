@@ -74,10 +74,20 @@ def with_recipes(words: list[str]) -> list[str]:
         if full_name(flag) != "--config":
             rest.append(word)
         elif (name := value if equals else next(remaining, None)) is not None:
-            configs += ["--config", str(find_recipe(name).absolute())]
+            configs += ["--config", str(_text_file(find_recipe(name).absolute()))]
         else:
             rest.append(word)  # without a value, which the parser says
     return [*configs, *rest]
+
+
+def _text_file(path: Path) -> Path:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--config {str(path)!r} is no text ({error}): give a YAML file; a checkpoint is for --ckpt_path"
+        ) from error
+    return path
 
 
 def _configs() -> Path:

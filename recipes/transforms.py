@@ -54,7 +54,14 @@ def eval_transform(size: int, resize: int | None = None) -> v2.Transform:
 
 
 def normalised(mean: Sequence[float], std: Sequence[float]) -> v2.Transform:
-    """PIL image -> (3, H, W) float32: scaled to [0, 1], less ``mean``, by ``std``."""
+    """PIL image -> (3, H, W) float32: scaled to [0, 1], less ``mean``, by ``std``.
+
+    Raises:
+        ValueError: not a number for each of the three channels.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3:
+            raise ValueError(f"{name}={list(values)!r} has {len(values)} numbers: give 3, for the images are RGB")
     return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 

@@ -22,9 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from groupcam_aug.borrow import as_found
 from groupcam_aug.fidelity import wait_for
 from groupcam_aug.metrics import average_drop, box_masks, energy_pointing_game, insertion_deletion, pointing_game
+from groupcam_aug.outputs import not_numbers, why_not_finite
 from groupcam_aug.recipes.evaluation.datasets import Item, evenly
 from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 from groupcam_aug.recipes.evaluation.results_file import Outcome, Plan, ResultsFile
+from groupcam_aug.recipes.image_files import shown
 from groupcam_aug.recipes.model_loading import LoadedModel, read_images
 from groupcam_aug.sanity import randomization_check
 
@@ -143,12 +145,14 @@ def first_image(model: LoadedModel, items: Sequence[Item], failed: dict[Path, st
     """(1, 3, H, W), the first that can be read, on the network's device.
 
     Raises:
-        ValueError: none can.
+        ValueError: none can, or the network returns no numbers for it.
     """
     for item in items:
         readable, images = _read(model, [item], failed)
         if readable:
-            return images.to(next(model.network.parameters()).device)
+            images = images.to(next(model.network.parameters()).device)
+            _logits(model.network, readable, images)
+            return images
     raise ValueError(f"none of the {len(items)} files is an image that can be read: {next(iter(failed.values()), 'no files')}")
 
 
@@ -243,12 +247,26 @@ def _read(model: LoadedModel, items: Sequence[Item], failed: dict[Path, str]) ->
     return readable, torch.cat(batches) if batches else torch.empty(0)
 
 
-def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
-    """(n,) the class of each item; the network chooses where there are none or several."""
-    if all(len(item.classes) == 1 for item in items):
-        return torch.tensor([item.classes[0] for item in items], device=images.device)
+def _logits(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
+    """(n, classes) of the items' images; scores of what is no number would be none either.
+
+    Raises:
+        ValueError: an image for which the network returns no numbers.
+    """
     with as_found(network, images.device):
         logits = network(images)
+    bad = [item for item, none in zip(items, not_numbers(logits).tolist(), strict=True) if none]
+    if bad:
+        raise ValueError(
+            f"the network returns no finite numbers for {shown(bad[0].path)}: {why_not_finite(network)}; "
+            "if it does for others, take this image away"
+        )
+    return logits
+
+
+def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
+    """(n,) the class of each item; the network chooses where there are none or several."""
+    logits = _logits(network, items, images)
     chosen = []
     for item, row in zip(items, logits, strict=True):
         among = torch.tensor(item.classes or range(len(row)), device=row.device)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from groupcam_aug import GradCAM, GroupCAM, measure_fidelity
 from groupcam_aug.callbacks.monitoring.map_stats import read_maps
 from groupcam_aug.metrics import average_drop, insertion_auc
-from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, sum_to_one
+from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, no_numbers, not_numbers, sum_to_one
 from groupcam_aug.sanity import randomization_check
 
 
@@ -48,6 +48,15 @@ HEADS = {
     "sigmoids of two tasks": (two_parts, "sigmoid"),
     "sigmoid, twice turned": (lambda z: z.sigmoid().t().contiguous().t(), "sigmoid"),
 }
+
+
+def test_rows_that_are_no_numbers():
+    inf, nan = float("inf"), float("nan")
+    rows = torch.tensor([[0, 1.0], [0, -inf], [inf, 0], [nan, 0], [-inf, -inf], [3e38, -3e38]])
+    assert not_numbers(rows).tolist() == [False, False, True, True, True, False]
+    assert not_numbers(rows.half()).tolist() == [False, False, True, True, True, True]
+    assert not_numbers(torch.tensor([0.5, nan])).tolist() == [False, True]
+    assert no_numbers(PooledNet(), 2, 3).startswith("the network returns no finite numbers for 2 of 3 images: the parameters of ")
 
 
 @pytest.mark.parametrize("name", ["softmax module", "sigmoid module"])

@@ -194,6 +194,38 @@ def test_predictions_are_probabilities():
         assert p.shape == (5, 3) and torch.allclose(p.sum(1), torch.ones(5))
 
 
+class Sometimes(nn.Module):
+    """No numbers for images that are black."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(x.mean(dim=(2, 3))) / x.amax(dim=(1, 2, 3)).sign()[:, None]
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_outputs_that_are_no_numbers_are_counted(tmp_path, command):
+    trainer, module = fit(Classifier(NETWORK, **INFO), tmp_path), Classifier(Sometimes())
+    images, labels = loader(10).dataset.tensors
+    images = images.clone()
+    run = getattr(trainer, command)
+    run(module, DataLoader(TensorDataset(images, labels), 4))
+    images[[1, 2, 9]] = 0
+    for _ in range(2):  # counted anew
+        with pytest.warns(
+            UserWarning, match="returns no finite numbers for 3 of 10 images: the parameters of Sometimes are finite"
+        ):
+            run(module, DataLoader(TensorDataset(images, labels), 4))
+    with pytest.warns(UserWarning, match="for 10 of 10 images"):  # a live network: its training is compared by its accuracy
+        run(module, DataLoader(TensorDataset(images * 0, labels), 4))
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    with pytest.raises(ValueError, match=r"own.ckpt': the network returns no finite numbers for 10 of 10 images"):
+        run(module, DataLoader(TensorDataset(images * 0, labels), 4), ckpt_path=tmp_path / "own.ckpt")
+
+
 def test_soft_labels_train():
     module = Classifier(NETWORK, 3)
     module.log = lambda *_, **__: None

@@ -1,14 +1,17 @@
 """The command line itself: help, recipes, export, and what commands share."""
 
+import functools
 import subprocess
 import sys
 import types
 from importlib.metadata import version
 
 import pytest
+import torch
 
 from groupcam_aug.recipes import cli
 from groupcam_aug.recipes.cli import COMMANDS, device_of, main
+from groupcam_aug.recipes.image_folder import load_rgb
 
 
 @pytest.fixture
@@ -89,6 +92,38 @@ def test_what_is_raised_on_purpose_is_a_sentence_and_a_fault_keeps_its_traceback
     exec(source.format("KeyError"), vars(module))
     with pytest.raises(KeyError):
         main(["made", "3"])
+
+
+class Items(torch.utils.data.Dataset):
+    """One item, which is fetched by a function."""
+
+    def __init__(self, fetch):
+        self.fetch = fetch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.fetch()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_loading_process_refuses_is_the_sentence_that_it_is_without_one(tmp_path, monkeypatch, capsys, workers):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+
+    def run(command, words):
+        fetch = functools.partial(load_rgb, broken) if words else functools.partial(int, "x")
+        return len(list(torch.utils.data.DataLoader(Items(fetch), num_workers=workers, multiprocessing_context=context)))
+
+    context = "fork" if workers else None
+    monkeypatch.setitem(sys.modules, "groupcam_aug.made_up", types.ModuleType("groupcam_aug.made_up"))
+    monkeypatch.setattr(sys.modules["groupcam_aug.made_up"], "run", run, raising=False)
+    monkeypatch.setattr(cli, "COMMANDS", (cli.Command("made", "", "groupcam_aug.made_up:run"),))
+    assert main(["made", "picture"]) == 1
+    assert capsys.readouterr().err.startswith(f"groupcam-aug: '{broken}' cannot be read: cannot identify image file ")
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["made"])
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -325,6 +325,12 @@ def test_masks_lie_relative_to_root_where_classes_do(masked):
     assert len(data.train_set[0]) == 3 and len(data.val_set[0]) == 2 and any(mask.any() for *_, mask in data.train_set)
 
 
+def test_masks_below_a_root_of_classes_are_no_class(masked):
+    shutil.move(masked / "masks" / "train", masked / "train" / "masks")
+    data = make(masked / "train", masks="masks", test=".")
+    assert data.class_names == ["ant", "bee", "cat"] and len(data.train_set) + len(data.val_set) == len(data.test_set) == 15
+
+
 def test_masks_of_no_image_and_transforms_of_images_alone_are_refused(masked):
     with pytest.raises(ValueError, match="mask' holds the mask of no training image"):
         make(masked, masks="mask")

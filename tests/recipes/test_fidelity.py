@@ -38,6 +38,20 @@ def test_command(words, tmp_path, capsys):
     assert record["recommended"] in {row["mode"] for row in record["rows"]}
 
 
+def test_a_network_that_returns_no_numbers_is_refused_and_images_without_are_counted(words, tmp_path, capsys, monkeypatch):
+    state = squeezenet1_1(num_classes=10).state_dict()
+    state["features.0.weight"].fill_(float("inf"))
+    save_file(state, tmp_path / "inf.safetensors")
+    assert main([*words, "--checkpoint", str(tmp_path / "inf.safetensors")]) == 1
+    told = capsys.readouterr()
+    assert "no finite numbers for 5 of 5 images: 'features.0.weight' of SqueezeNet holds NaN" in " ".join(told.err.split())
+    assert "| paper |" not in told.out
+    monkeypatch.setattr(fidelity, "_count_not_numbers", lambda *_: 2)
+    assert main([*words, "--modes", "fast"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "no finite numbers for 2 of 5 images" in told and "| fast |" in told
+
+
 def test_importance_weights_reach_the_maps_and_the_line(words, capsys, monkeypatch):
     seen, measure = {}, fidelity.measure_fidelity
 

@@ -29,6 +29,11 @@ def test_folders_are_searched_in_order_but_for_hidden_parts_and_for_what_was_wri
     )
 
 
+def test_a_file_that_is_named_twice_is_there_once(folder):
+    found = find_images(["in/a.png", "./in/a.png", str(folder / "in/a.png"), "in/b/../a.png", "in/b", "in/b/2.JPG"])
+    assert [path.as_posix() for path in found] == ["in/a.png", "in/b/2.JPG"]
+
+
 @pytest.mark.parametrize(
     ("paths", "out", "error", "message"),
     [

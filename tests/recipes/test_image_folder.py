@@ -48,3 +48,25 @@ def test_an_empty_class_says_what_it_holds(root):
     (root / "train" / "cat" / "a.heic").touch()
     with pytest.raises(ValueError, match=r"cat' holds no image \(.jpg, .*\) \(it has 1 .heic\); add images or delete"):
         ClassFolders(root / "train", lambda image: image)
+
+
+@pytest.mark.parametrize(("link", "target"), [("cat", "ant"), ("zloop", "."), ("bee/inside", "ant")])
+def test_two_classes_of_the_same_files_are_refused(root, link, target):
+    """A class folder that is a link to another one, to the folder of all, or that has a link to another one."""
+    (root / "train" / link).symlink_to(root / "train" / target)
+    other = link.partition("/")[0]
+    with pytest.raises(ValueError, match=rf"class folders 'ant' and '{other}' in .*train' hold the same files, those in .*ant'"):
+        ClassFolders(root / "train", lambda image: image)
+
+
+def test_masks_below_the_root_are_no_class(root):
+    """Neither as a class of their own nor as images of the class folder that they lie in."""
+    train = root / "train"
+    for folder in ("masks/ant", "deep/masks/ant", "bee/masks/ant"):
+        (train / folder).mkdir(parents=True)
+        Image.new("L", (9, 7), 255).save(train / folder / "0.png")
+    for masks, classes in (("masks", ["ant", "bee", "deep"]), ("deep/masks", ["ant", "bee", "masks"])):
+        assert class_folders(train, masks=train / masks) == classes
+        assert ClassFolders(train, lambda image: image, train / masks).classes == classes
+    data = ClassFolders(train, lambda image: image, train / "bee" / "masks")
+    assert data.classes == ["ant", "bee", "deep", "masks"] and "bee/masks/ant/0.png" not in data.names

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import main
 
 NETWORK = '{"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}'
+DATA = ["--data.root", "images", "--data.num_workers", "0"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
@@ -49,6 +51,35 @@ def test_fit_ends_with_where_everything_is_and_what_comes_next(capsys, checkpoin
     lines = told[told.index("next:\n") :].splitlines()[1:4]
     assert [line.split()[1] for line in lines] == ["test", "explain", "trial"]
     assert main(shlex.split(lines[1])[1:]) == 0  # as pasted
+
+
+def test_a_checkpoint_without_finite_outputs_is_refused(checkpoint, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["network.linear.weight"].fill_(float("inf"))
+    torch.save(content, "inf.ckpt")
+    for command in ("validate", "test", "predict"):
+        assert main([command, "--ckpt_path", "inf.ckpt", *DATA, *QUIET, "--trainer.logger", "false"]) == 1
+        told = capsys.readouterr()
+        assert "checkpoint 'inf.ckpt': the network returns no finite numbers for 6 of 6 images: 'linear.weight' of " in told.err
+        assert "nan" not in told.out
+    assert not Path("predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [("validate", "limit_val_batches"), ("test", "limit_test_batches"), ("predict", "limit_predict_batches")],
+)
+def test_a_limit_that_leaves_nothing_is_refused(checkpoint, capsys, command, limit):
+    words = [command, "--ckpt_path", str(checkpoint), *DATA, *QUIET, "--trainer.logger", "false", f"--trainer.{limit}", "0"]
+    assert main(words) == 1
+    assert f"--trainer.{limit} 0 leaves nothing to {command}: give 1 or more" in capsys.readouterr().err
+
+
+def test_a_checkpoint_in_the_place_of_a_config_is_a_sentence(folder, capsys):
+    (folder / "last.ckpt").write_bytes(b"PK\x03\x04\xff\xfe")
+    assert main(["fit", "--config", "last.ckpt"]) == 1
+    told = capsys.readouterr().err
+    assert "last.ckpt' is no text" in told and "a checkpoint is for --ckpt_path" in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["shapes_demo", "shapes_demo.yaml"])

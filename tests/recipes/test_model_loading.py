@@ -24,6 +24,11 @@ def test_a_class_is_found_by_name_before_number():
     assert [mixed.class_index(name) for name in ("ant", "bee", "BEE", "2")] == [0, 1, 2, 2]
     with pytest.raises(ValueError, match="outside the 4 classes"):
         digits.class_index("12")
+    for name in ("\u00b2", "--1", "-\u00b2"):  # a superscript is a digit, but no number
+        with pytest.raises(ValueError, match="no class .*give a name or a number from 0 to 3"):
+            digits.class_index(name)
+    with pytest.raises(ValueError, match="target -1 is outside the 4 classes"):
+        digits.class_index("-1")
 
 
 def test_a_class_that_is_not_known_is_answered_with_those_that_are():

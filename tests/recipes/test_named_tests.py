@@ -40,6 +40,12 @@ def test_the_data_module_gets_its_method_back_after_an_error(tmp_path):
     assert "test_dataloader" not in vars(data)
 
 
+def test_a_trainer_that_tests_on_nothing_says_so(tmp_path):
+    none = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path, limit_test_batches=0)
+    with pytest.raises(ValueError, match="tested on nothing, by limit_test_batches=0: give 1 or more"):
+        run_tests(none, Mine(), MyData())
+
+
 def test_names_of_loaders():
     assert named_loaders({"a": 1, "b": 2}) == {"a": 1, "b": 2}
     assert named_loaders([1, 2]) == {"test 0": 1, "test 1": 2} and named_loaders([1]) == named_loaders(1) == {"test": 1}

@@ -12,7 +12,8 @@ from PIL import Image
 
 from groupcam_aug.recipes.classifier import Classifier, load_classifier
 from groupcam_aug.recipes.cli import main
-from groupcam_aug.recipes.saved_classifier import check_network, described, kept_choices, read_classifier
+from groupcam_aug.recipes.export import export_state_dict
+from groupcam_aug.recipes.saved_classifier import check_network, described, is_harmless, kept_choices, read_classifier
 
 NETWORK = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}
 SHELL = {"class_path": "os.system", "init_args": {"command": "touch ran"}}
@@ -148,18 +149,20 @@ def test_a_class_of_elsewhere_needs_trust_or_a_config_that_names_it(folder, cont
 @pytest.mark.parametrize(
     ("section", "name", "values"),
     [
-        ("hyper_parameters", "num_classes", [None, 1, 2.0, True, float("nan"), "2", 3]),
+        ("hyper_parameters", "num_classes", [None, 1, 2.0, True, float("nan"), "2", 3, 10**12]),
         ("hyper_parameters", "class_names", ["ab", [1, 2], ["ant"], {"ant": 0, "bee": 1}]),
-        ("hyper_parameters", "mean", [[], [None] * 3, [float("nan")] * 3, 0.5, "0.5"]),
-        ("hyper_parameters", "std", [[0.0] * 3, [float("inf")] * 3, [-1.0]]),
-        ("hyper_parameters", "size", [0, 32.0, float("nan"), "32", [32]]),
+        ("hyper_parameters", "mean", [[], [None] * 3, [float("nan")] * 3, 0.5, "0.5", [0.5], [0.5] * 5]),
+        ("hyper_parameters", "std", [[0.0] * 3, [float("inf")] * 3, [-1.0], [0.5], [1e-300] * 3]),
+        ("hyper_parameters", "size", [0, 32.0, float("nan"), "32", [32], 10**6]),
         ("hyper_parameters", "network", [3, [], {}, {"class_path": 3}, {"class_path": "timm.layers.Mlp", "init_args": [1]}]),
         ("hyper_parameters", "lr", [None, float("nan"), float("inf"), "0.1"]),
         ("hyper_parameters", "lr_step", [None, 1.5, float("nan")]),
         ("hyper_parameters", "schedule", [None, "linear"]),
-        ("ImageData", "resize", [0, float("nan"), "40", 40.0]),
+        ("ImageData", "resize", [0, float("nan"), "40", 40.0, 10**6]),
         ("ImageData", "val_fraction", [None, 0, 1, float("nan"), "0.2"]),
         ("ImageData", "seed", [None, 0.5, float("nan"), "0"]),
+        ("ImageData", "trained", [None, "abc", 3, torch.rand(3), torch.ones(2, 2, dtype=torch.int64)]),
+        ("ImageData", "order_seed", ["abc", 0.5, True]),
     ],
 )
 def test_odd_values_are_refused_by_name(content, tmp_path, section, name, values):
@@ -169,12 +172,86 @@ def test_odd_values_are_refused_by_name(content, tmp_path, section, name, values
             load_classifier(tmp_path / "odd.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("pytorch-lightning_version", [None, 5, "\x1b]0;mine\x07", ""]),
+        ("loops", ["abc", [1], {"fit_loop": 3}]),
+        ("callbacks", ["abc", ["abc"], {"ModelCheckpoint": "abc"}]),
+        ("ImageData", [None, "abc", [1]]),
+    ],
+)
+def test_odd_parts_that_lightning_would_stumble_over_are_refused_by_name(content, tmp_path, name, values):
+    for value in values:
+        torch.save({**content, name: value}, tmp_path / "odd.ckpt")
+        with pytest.raises(ValueError, match=rf"odd.ckpt.*{name}=.* is no ") as error:
+            load_classifier(tmp_path / "odd.ckpt")
+        assert "\n" not in str(error.value)
+    torch.save({key: part for key, part in content.items() if key != name}, tmp_path / "less.ckpt")
+    if name == "pytorch-lightning_version":
+        with pytest.raises(ValueError, match=rf"{name}=None is no version of Lightning"):
+            load_classifier(tmp_path / "less.ckpt")
+    else:
+        load_classifier(tmp_path / "less.ckpt")
+
+
+def test_numbers_that_would_fill_the_memory_are_refused_before_a_network_is_made(content, tmp_path):
+    for name, value, told in (("num_classes", 10**12, "2 to 1,000,000"), ("size", 10**6, "1 to 16,384")):
+        changed = {**content["hyper_parameters"], "class_names": None, name: value}
+        torch.save({**content, "hyper_parameters": changed}, tmp_path / "odd.ckpt")
+        with pytest.raises(ValueError, match=f"odd.ckpt', hyper_parameters: {name}={value} is no count from {told}"):
+            read_classifier(tmp_path / "odd.ckpt")
+
+
+def test_a_network_that_cannot_be_made_is_a_sentence(content, tmp_path):
+    block = {"class_path": "torchvision.models.resnet.ResNet", "init_args": {"block": "os.system", "layers": [1, 1, 1, 1]}}
+    torch.save({**content, "hyper_parameters": {**content["hyper_parameters"], "network": block}}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=r"odd.ckpt' describes no network that can be made, .*ResNet.*: ") as error:
+        load_classifier(tmp_path / "odd.ckpt")
+    assert "\n" not in str(error.value)
+
+
+def test_a_normalisation_of_other_channels_is_for_networks_whose_images_nobody_tried(content, tmp_path):
+    grey = {**content["hyper_parameters"], "mean": [0.5], "std": [0.25], "size": None}
+    torch.save({**content, "hyper_parameters": grey}, tmp_path / "grey.ckpt")
+    assert load_classifier(tmp_path / "grey.ckpt")[1]["mean"] == [0.5]
+    torch.save({**content, "hyper_parameters": {**grey, "std": [0.25, 0.25]}}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=r"mean=\[0.5\] and std=\[0.25, 0.25\] do not have a number for each channel"):
+        load_classifier(tmp_path / "odd.ckpt")
+
+
+def test_export_refuses_what_is_not_the_network(content, tmp_path):
+    state, out = content["state_dict"], tmp_path / "out.safetensors"
+    others = {f"net.{key}": value for key, value in state.items()}
+    compiled = {key.replace("network.", "network._orig_mod."): value for key, value in state.items()}
+    for found, message in ((others, "no name of its .* begins with 'network.'"), (compiled, "not those of its network")):
+        torch.save({**content, "state_dict": found}, tmp_path / "odd.ckpt")
+        with pytest.raises(ValueError, match=message):
+            export_state_dict(tmp_path / "odd.ckpt", out)
+        assert not out.exists()
+    torch.save({**content, "hyper_parameters": {**content["hyper_parameters"], "network": "timm/x"}}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match="no network that can be made"):
+        export_state_dict(tmp_path / "odd.ckpt", out)
+    elsewhere = {**content["hyper_parameters"], "network": {"class_path": "evil.Net", "init_args": {}}}
+    torch.save({**content, "hyper_parameters": elsewhere}, tmp_path / "own.ckpt")
+    assert export_state_dict(tmp_path / "own.ckpt", out) == out and "evil" not in sys.modules
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of quantised and sparse tensors
 def test_odd_weights_are_refused(content, tmp_path):
     state = content["state_dict"]
+    weight = state["network.linear.weight"]
+    whole = torch.quantize_per_tensor(weight, 1, 0, torch.qint8)
     nan = {**state, "network.linear.bias": torch.tensor([0.0, float("nan")])}
     cases = {
         "no weights under state_dict": [None, [], 3, {1: torch.ones(1)}, {**state, "network.linear.bias": None}],
         "not numbers .'network.linear.bias'.: its training diverged": [nan],
+        "'network.linear.weight' is .*, no dense tensor of real numbers": [
+            {**state, "network.linear.weight": odd} for odd in (weight.to_sparse(), weight.to("meta"), weight.cfloat(), whole)
+        ],
+        "'network.linear.weight' is torch.int8, in the network torch.float32": [
+            {**state, "network.linear.weight": weight.char()}
+        ],
         "not those of its network": [
             {},
             {**state, "network.linear.bias": torch.ones(7)},
@@ -216,7 +293,7 @@ def test_a_good_one_comes_back_whole(content, tmp_path):
     found = read_classifier(tmp_path / "good.ckpt")
     assert found["hyper_parameters"]["network"] == NETWORK and found["hyper_parameters"]["class_names"] == ["ant", "bee"]
     assert kept_choices(found) == {"resize": 40, "val_fraction": 0.5, "seed": 0}
-    assert kept_choices({}) == {} == kept_choices({"ImageData": None})
+    assert kept_choices({}) == {}
 
 
 def test_which_descriptions_are_harmless():
@@ -227,9 +304,11 @@ def test_which_descriptions_are_harmless():
         {"class_path": "torchvision.models.ResNet", "init_args": {"x": [1, (2.0, "a")]}},
     ):
         check_network(network, "x.ckpt")
+        assert is_harmless(network)
     for network in ({"class_path": "timmy.X", "init_args": {}}, {"class_path": "os.system", "init_args": {}}):
         with pytest.raises(ValueError, match="add --trust"):
             check_network(network, "x.ckpt")
+        assert not is_harmless(network)
     with pytest.raises(ValueError, match="an argument depth={'class_path': 'os.system'}, no number"):
         check_network({**NETWORK, "init_args": {"depth": {"class_path": "os.system"}}}, "x.ckpt")
     assert described(torch.nn.Identity()) is None and described("resnet18") == "resnet18"

@@ -26,6 +26,12 @@ def test_validation_takes_the_centre():
 FINISH = normalised((0, 0, 0), (1, 1, 1))
 
 
+def test_a_normalisation_has_a_number_for_each_channel():
+    for mean, std, told in (((0.5,), (1, 1, 1), r"mean=\[0.5\] has 1 numbers"), ((0, 0, 0), (1,) * 5, "std=.* has 5 numbers")):
+        with pytest.raises(ValueError, match=f"{told}: give 3, for the images are RGB"):
+            normalised(mean, std)
+
+
 def picture():
     """White where the mask is, with noise of a few grey levels that tells crops apart; 61 x 47."""
     mask = torch.zeros(47, 61, dtype=torch.bool)

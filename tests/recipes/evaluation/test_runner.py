@@ -145,3 +145,25 @@ def test_what_differentiates_to_the_pixels_can_be_counted():
     with runner._flop_counter() as both:
         torch.autograd.grad(network(pixels)[0, 1], pixels)
     assert 1.5 < both.get_total_flops() / forward.get_total_flops() <= 3
+
+
+def test_a_network_that_returns_no_numbers_is_refused_before_anything_is_written(pictures, checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name].fill_(float("inf"))
+    torch.save(content, tmp_path / "inf.ckpt")
+    for more in ([], ["--dry-run"]):
+        assert evaluate(pictures, *QUICK, *more, "--out", tmp_path / "out", checkpoint=tmp_path / "inf.ckpt") == 1
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"'{name.removeprefix('network.')}' of " in told and "the network returns no finite numbers for " in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_finite_outputs_is_named(pictures):
+    net = PooledNet().eval()
+    items = [runner.Item(str(i), Path(f"{i}.png"), classes=(0,)) for i in range(2)]
+    images = torch.rand(2, 3, 24, 20)
+    assert runner._classes(net, items, images).tolist() == [0, 0]
+    images[1] = float("nan")
+    with pytest.raises(ValueError, match=r"no finite numbers for 1.png: .*take this image away"):
+        runner._classes(net, items, images)
