@@ -198,9 +198,9 @@ def test_results_that_were_changed_are_the_users_and_those_without_a_list_are_ta
 def test_two_trials_in_one_folder(trial, capsys, tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, "out"], env=environment(), stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        assert trial("--arms", "none", "--seeds", "1") == 1
-        assert f"another trial runs in 'out' (pid {other.pid})" in capsys.readouterr().err
+        status = trial("--arms", "none", "--seeds", "1")
         other.kill()
+    assert status == 1 and f"another trial runs in 'out' (pid {other.pid})" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".trial.lock"]
 
 
