@@ -14,12 +14,12 @@ from torch import Tensor
 
 from groupcam_aug import GroupCAM, SaliencyBlur
 from groupcam_aug.draw import mask_picture, overlay, panels, png
-from groupcam_aug.files import put_file
 from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.classifier import Classifier, load_classifier
 from groupcam_aug.recipes.cli import main, refusing
 from groupcam_aug.recipes.shapes import CLASSES, Shapes
 from groupcam_aug.recipes.terminal import say
+from groupcam_aug.recipes.written_files import WrittenFiles
 
 __all__ = ["augmented_panels", "draw_panels", "run"]
 
@@ -38,6 +38,10 @@ def run(command: str, words: list[str]) -> int:
         parser.error(f"--seeds {seeds}: give at least 1")
     jobs = options.jobs or (1 if options.quick else min(4, os.cpu_count() or 1))
     out, start, console = Path(options.out or f"groupcam_demo{'_quick' * options.quick}"), time.perf_counter(), Console()
+    files, pictures = WrittenFiles(out, "demo"), ("panels.png", "report.html")
+    with refusing():
+        files.adopt(("results.json", *pictures), {"verdict": {"conclusion": str}})
+        files.check(pictures)
     torch.set_num_threads(min(jobs, torch.get_num_threads()))  # the network is too small for more than one a run to pay
     changes = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
     trial = ["trial", "demo", "--arms", *ARMS, "--seeds", str(seeds), "--jobs", str(jobs), "--out", str(out), "--checkpoints"]
@@ -49,8 +53,8 @@ def run(command: str, words: list[str]) -> int:
     first = out / "runs" / f"{SHOWN}__seed0"
     with refusing():
         classifier, _ = load_classifier(first / "last.ckpt")
-        put_file(out, "panels.png", png(draw_panels(classifier, Shapes("kept", 60))))
-        put_file(out, "report.html", (first / "groupcam" / "report.html").read_bytes())
+        files.put("panels.png", png(draw_panels(classifier, Shapes("kept", 60))))
+        files.put("report.html", (first / "groupcam" / "report.html").read_bytes())
     say(console, f"{time.perf_counter() - start:.0f} s. Pictures of {SHOWN}: {out / 'panels.png'}")
     say(console, f"report of its first run: {out / 'report.html'}")
     return 0

@@ -28,7 +28,7 @@ from groupcam_aug.recipes.evaluation.options import build_parser, check
 from groupcam_aug.recipes.evaluation.results_file import Outcome, Plan, ResultsFile
 from groupcam_aug.recipes.evaluation.runner import estimate, fingerprint, first_image, measure, preprocessing_of
 from groupcam_aug.recipes.evaluation.statistics import ablation_rows, figures_of, make_record
-from groupcam_aug.recipes.evaluation.tables_and_plots import show, write_files
+from groupcam_aug.recipes.evaluation.tables_and_plots import files_in, show, write_files
 from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.model_loading import LoadedModel, load_model
 from groupcam_aug.recipes.report import find_records
@@ -59,6 +59,7 @@ def run(command: str, words: list[str]) -> int:
                     raise ValueError(f"{method.key}: {reason}")
         if options.run is not None:
             records = find_records(options.run)
+        files_in(out)
         model = load_model(options)
         items, classes, data = _items(options, model)
         model = _whole(model) if options.voc or options.coco else model

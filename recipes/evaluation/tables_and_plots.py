@@ -14,12 +14,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from groupcam_aug.files import put_file
 from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.recipes.terminal import say
+from groupcam_aug.recipes.written_files import WrittenFiles
 from groupcam_aug.sanity import LEAST
 
-__all__ = ["ablation_picture", "curves_picture", "markdown", "rich_table", "show", "write_files"]
+__all__ = ["ablation_picture", "curves_picture", "files_in", "markdown", "rich_table", "show", "write_files"]
+
+_NAMES = ("evaluation.json", "evaluation.md", "curves.png", "ablation.png")
 
 _TITLES = {
     "groups": "Number of groups (the paper's table 2; theta=70)",
@@ -46,17 +48,31 @@ _NOTES = """\
   forward passes of the network."""
 
 
+def files_in(out: Path) -> WrittenFiles:
+    """The files of the command in a folder, also of a version that kept no list of them.
+
+    Raises:
+        FileExistsError: one of them is none of the command's, and would be overwritten.
+    """
+    files = WrittenFiles(out, "evaluation")
+    files.adopt(_NAMES, {"methods": {...: object}, "ablations": {...: object}, "reading": object})
+    files.check(_NAMES)
+    return files
+
+
 def write_files(out: Path, record: Mapping[str, Any]) -> list[str]:
-    """evaluation.json, evaluation.md and the pictures; their names."""
+    """evaluation.json, evaluation.md and the pictures; their names. Raises as `files_in` does."""
+    written = files_in(out)
     methods, ablations = record["methods"], record["ablations"]
-    files: dict[str, bytes | str] = {"evaluation.json": json.dumps(record, indent=1) + "\n", "evaluation.md": _page(record)}
+    files = {"evaluation.json": json.dumps(record, indent=1) + "\n", "evaluation.md": _page(record)}
+    contents = {name: text.encode(errors="surrogateescape") for name, text in files.items()}
     if any(figures.get("insertion") for figures in methods.values()):
-        files["curves.png"] = curves_picture(methods)
+        contents["curves.png"] = curves_picture(methods)
     if any(ablations.values()):
-        files["ablation.png"] = ablation_picture(ablations)
-    for name, content in files.items():
-        put_file(out, name, content)
-    return list(files)
+        contents["ablation.png"] = ablation_picture(ablations)
+    for name, content in contents.items():
+        written.put(name, content)
+    return list(contents)
 
 
 def show(console: Console, record: Mapping[str, Any]) -> None:

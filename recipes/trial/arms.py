@@ -14,7 +14,7 @@ import yaml
 from groupcam_aug.recipes.shipped_configs import shipped_arms
 from groupcam_aug.recipes.unknown_names import imported_class, nearest
 
-__all__ = ["AS_IT_IS", "Arm", "all_arms", "is_kind", "read_arms", "where_things_are", "with_arm"]
+__all__ = ["AS_IT_IS", "Arm", "all_arms", "is_kind", "is_left_out", "read_arms", "where_things_are", "with_arm"]
 
 AS_IT_IS = "config"  # the arm that leaves the config's own augmentation as it stands
 CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
@@ -87,7 +87,7 @@ def with_arm(config: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
     trainer = tree["trainer"]
     callbacks = trainer["callbacks"] or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    kept = [entry for entry in callbacks if not any(is_kind(entry, kind) for kind in LEFT_OUT)]
+    kept = [entry for entry in callbacks if not is_left_out(_class(entry["class_path"]))]
     if arm.name != AS_IT_IS:
         kept = [entry for entry in kept if not is_kind(entry, "GroupCAMAugmentation")]
     where = _inherited(config)
@@ -119,8 +119,17 @@ def where_things_are(config: Mapping[str, Any], arms: Sequence[Arm]) -> dict[str
 
 def is_kind(entry: Mapping[str, Any], kind: str) -> bool:
     """Whether a callback of a config is of the class of that bare name, or one that inherits from it."""
-    found = _class(entry["class_path"])
-    return any(base.__name__ == kind for base in getattr(found, "__mro__", ()))
+    return kind in _names(_class(entry["class_path"]))
+
+
+def is_left_out(found: Any) -> bool:
+    """Whether a class is one of callbacks that no arm has."""
+    return not _names(found).isdisjoint(LEFT_OUT)
+
+
+def _names(found: Any) -> set[str]:
+    """Bare names of a class and of those that it inherits from."""
+    return {base.__name__ for base in getattr(found, "__mro__", ())}
 
 
 def _inherited(config: Mapping[str, Any]) -> dict[str, Any]:

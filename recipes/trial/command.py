@@ -9,6 +9,8 @@ the control that blurs as much elsewhere, and stands in OUT/index.html.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +20,14 @@ from rich.console import Console
 
 from groupcam_aug.files import inside, put_file
 from groupcam_aug.printable import without_secrets
-from groupcam_aug.recipes.cli import Refused, refusing
+from groupcam_aug.recipes.cli import Refused, nearest, refusing
 from groupcam_aug.recipes.terminal import cell, say
+from groupcam_aug.recipes.trial.lock import locked
+from groupcam_aug.recipes.trial.metrics import ACCURACIES, better, check_measured
 from groupcam_aug.recipes.trial.printing import line_of, print_arms, print_plan, print_results
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for `--help`
+    from groupcam_aug.recipes.trial.arms import Arm
     from groupcam_aug.recipes.trial.run import Rehearsal, Run
     from groupcam_aug.recipes.trial.runner import Failure
 
@@ -41,7 +46,7 @@ the complete config of an arm: `groupcam-aug fit --config OUT/arms/ARM.yaml --se
 
 
 def run(command: str, words: list[str]) -> int:
-    """The command; exit status 1 if runs are missing."""
+    """The command; exit status 1 if runs are missing, or no arms could be compared."""
     parser = build_parser(command)
     config = words.pop(0) if words and not words[0].startswith("-") else None
     options, rest = parser.parse_known_args(words)
@@ -54,30 +59,55 @@ def run(command: str, words: list[str]) -> int:
         return 0
     if config is None:
         parser.error("which config? Give a file or the name of a recipe first: groupcam-aug trial CONFIG ...")
-    if options.jobs < 1:
-        parser.error(f"--jobs {options.jobs}: give at least 1")
+    _check(parser, options)
+    from groupcam_aug.recipes.trial.configured import read_config
+
     with refusing():
         arms = read_arms(options.arms or ([] if options.arms_file else ARMS), options.arms_file)
         seeds = read_seeds(options.seeds)
         reference = options.reference or ("none" if any(arm.name == "none" for arm in arms) else arms[0].name)
         if reference not in [arm.name for arm in arms]:
             raise ValueError(f"--reference {reference} is none of the arms: {', '.join(arm.name for arm in arms)}")
-        runs = _plan(config, rest, arms, seeds, Path(options.out), options.checkpoints)
-        finished = [run for run in runs if _record(run, console) is not None]
-        _check_finished(finished)
-    pending = [run for run in runs if run not in finished]
+        tree = read_config(config, rest)
+    line = without_secrets(shlex.join(["groupcam-aug", command, config, *words]))
+    with contextlib.ExitStack() as stack:
+        with refusing():
+            stack.enter_context(locked(Path(options.out)))
+        return _trial(tree, arms, seeds, options, reference, line, console)
+
+
+def _trial(
+    config: Mapping[str, Any],
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    options: argparse.Namespace,
+    reference: str,
+    line: str,
+    console: Console,
+) -> int:
+    from groupcam_aug.recipes.trial.plan import finished_runs, planned_runs, record_of
+    from groupcam_aug.recipes.trial.runner import do_runs
+    from groupcam_aug.recipes.trial.summary import results_in
+
+    out = Path(options.out)
+    with refusing():
+        results_in(out)
+        runs = planned_runs(config, arms, seeds, out, options.checkpoints)
+        finished = finished_runs(runs, console)
+    pending = [run for run in runs if run.name not in finished]
     if finished:
         say(console, f"{len(finished)} of {len(runs)} runs are finished already")
-    known = _known_seconds(finished)
+    if options.mode is None and better(options.metric) == "min":
+        say(console, f"{options.metric}: less is better, by its name (--mode max says otherwise)")
     rehearsals, failures = _rehearse(pending, console)
-    costs = {name: known.get(name, found.total) for name, found in rehearsals.items()}
+    costs = {name: found.total for name, found in rehearsals.items()} | _known_seconds(list(finished.values()))
     if pending:
         print_plan(console, runs, pending, rehearsals, costs, failures, options.jobs)
+    with refusing():
+        _check_metric(options.metric, list(rehearsals.values()), list(finished.values()))
     if options.dry_run:
         return 1 if failures else 0
     failed = {failure.arm for failure in failures}
-    from groupcam_aug.recipes.trial.runner import do_runs
-
     # Seed by seed, so that a trial that is stopped has whole seeds to show.
     doable = sorted((run for run in pending if run.arm.name not in failed), key=lambda run: run.seed)
     ended: Refused | None = None  # before all runs were done
@@ -87,12 +117,11 @@ def run(command: str, words: list[str]) -> int:
         say(console, f"finished runs are kept in {options.out}/runs; the same command goes on")
         raise
     except Refused as refusal:
-        if not any(_record(run) for run in runs):
+        if not any(record_of(run) for run in runs):
             raise
         ended = refusal
     with refusing():
-        line = without_secrets(shlex.join(["groupcam-aug", command, config, *words]))
-        written = _write(runs, failures, options, reference, line, console)
+        written, verdict = _write(runs, failures, options, reference, line, console)
     page = next(path for path in written if path.name == "index.html")
     others = ", ".join(sorted(path.name for path in written if path != page))
     say(console, f"\nlook at {page} (tables, plot, samples; also {others})")
@@ -100,6 +129,8 @@ def run(command: str, words: list[str]) -> int:
         raise ended
     if failures:
         raise Refused(f"{len(failures)} of {len(runs)} runs are missing; the same command tries them again")
+    if len(arms) > 1 and not any(sentence["kind"] for sentence in verdict["sentences"]):
+        raise Refused(f"no arms could be compared: {verdict['conclusion'].splitlines()[0]}")
     return 0
 
 
@@ -149,7 +180,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
         "--metric", default="accuracy", help="what is compared: accuracy, or what test_step logs (default: accuracy)"
     )
     parser.add_argument(
-        "--mode", choices=["max", "min"], default="max", help="whether more or less of it is better (default: max)"
+        "--mode", choices=["max", "min"], help="whether more or less of it is better (default: by its name, where that tells)"
     )
     parser.add_argument(
         "--margin", type=float, default=0.01, help="difference that does not matter, for the test of equivalence (default: 0.01)"
@@ -157,86 +188,30 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(config: str, words: Sequence[str], arms: Sequence[Any], seeds: Sequence[int], out: Path, keep: bool) -> list[Run]:
-    """Every run; the arms' configs are written."""
-    from groupcam_aug.recipes.trial.arms import where_things_are
-    from groupcam_aug.recipes.trial.configured import read_config, resolve
-    from groupcam_aug.recipes.trial.run import Run
-
-    tree = read_config(config, words)
-    where = where_things_are(tree, arms)
-    for arm in arms:
-        before = out / "arms" / f"{arm.name}.yaml"
-        text = before.read_text(encoding="utf-8", errors="replace") if before.is_file() else None
-        resolve(tree, arm, out / "arms")
-        started = any((out / "runs").glob(f"{arm.name}__seed*.json"))
-        if text is not None and started and (changed := _changed(text, before.read_text(encoding="utf-8"))):
-            put_file(before.parent, before.name, text)
-            raise ValueError(
-                f"{str(out)!r} has runs of arm {arm.name} with another config ({changed}): give another --out, or delete them"
-            )
-    return [Run(arm, seed, out, where, keep) for seed in seeds for arm in arms]
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: give at least 1")
+    if not 0 < options.margin < math.inf:
+        parser.error(
+            f"--margin {options.margin:g}: give a number above 0, in the unit of the metric (0.01 is one point of accuracy)"
+        )
+    if options.mode is None and better(options.metric) is None:
+        near = nearest(options.metric, ACCURACIES)
+        parser.error(f"--metric {options.metric}: say by --mode max or --mode min whether more or less of it is better{near}")
 
 
-def _changed(before: str, after: str) -> str:
-    """Where two configs differ, in words; the seed does not count."""
-    import yaml
-
-    try:
-        trees = [yaml.safe_load(text) for text in (before, after)]
-    except yaml.YAMLError:
-        return ""
-    if not isinstance(trees[0], dict):  # damaged, too: the records say of which config they are
-        return ""
-    flat = [_flattened(tree) for tree in trees]
-    keys = [key for key in {**flat[0], **flat[1]} if key != "seed_everything" and flat[0].get(key) != flat[1].get(key)]
-    some = [f"{key}: {flat[0].get(key)!r} then, {flat[1].get(key)!r} now" for key in keys]
-    return "; ".join(some[:3]) + (f"; {len(some) - 3} more" if len(some) > 3 else "")
+def _check_metric(metric: str, rehearsals: Sequence[Rehearsal], records: Sequence[Mapping[str, Any]]) -> None:
+    """Whether what is done or could be rehearsed measures it."""
+    if rehearsals or records:
+        tests = [test for record in records for test in record["tests"].values()]
+        known = [name for found in rehearsals for name in found.metrics] + [name for test in tests for name in test["metrics"]]
+        check_measured(metric, dict.fromkeys(known), [found.problem for found in rehearsals if found.problem])
 
 
-def _flattened(tree: Any, above: str = "") -> dict[str, Any]:
-    if isinstance(tree, Mapping | list) and tree:
-        items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-        return {
-            key: leaf
-            for name, value in items
-            for key, leaf in _flattened(value, f"{above}.{name}" if above else str(name)).items()
-        }
-    return {above: tree}
-
-
-def _record(run: Run, console: Console | None = None) -> dict[str, Any] | None:
-    """The record of a run; None where there is none, or one that cannot be read, which is said on the console."""
-    from groupcam_aug.recipes.trial.record import read_record
-
-    if not run.path.is_file():
-        return None
-    try:
-        return read_record(run.path)
-    except ValueError as error:
-        if console is not None:
-            say(console, f"{error}: it is run again", mark="damaged", style="yellow")
-        return None
-
-
-def _check_finished(runs: Sequence[Run]) -> None:
-    """Records must be those of the arms as they are now."""
-    from groupcam_aug.recipes.trial.configured import settings_hash
-    from groupcam_aug.recipes.trial.record import read_record
-
-    for run in runs:
-        if read_record(run.path)["hash"] != settings_hash(run.config):
-            raise ValueError(
-                f"{str(run.path)!r} was run with another config of arm {run.arm.name}: give another --out, or delete it"
-            )
-
-
-def _known_seconds(runs: Sequence[Run]) -> dict[str, float]:
-    from groupcam_aug.recipes.trial.record import read_record
-
+def _known_seconds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     known: dict[str, list[float]] = {}
-    for run in runs:
-        known.setdefault(run.arm.name, []).append(read_record(run.path)["train"]["seconds"])
+    for record in records:
+        known.setdefault(record["arm"], []).append(record["train"]["seconds"])
     return {arm: sum(seconds) / len(seconds) for arm, seconds in known.items()}
 
 
@@ -267,14 +242,16 @@ def _write(
     reference: str,
     command: str,
     console: Console,
-) -> list[Path]:
-    """The results, shown and written."""
+) -> tuple[list[Path], dict[str, Any]]:
+    """The results, shown and written: the files, and the verdict."""
     from groupcam_aug.callbacks.report import render
+    from groupcam_aug.recipes.trial.plan import record_of
     from groupcam_aug.recipes.trial.summary import write_results
 
-    found_records = {run.name: record for run in runs if (record := _record(run)) is not None}
+    found_records = {run.name: record for run in runs if (record := record_of(run)) is not None}
     planned: dict[str, int] = {}
     sheets: dict[str, bytes] = {}
+    shown: dict[str, Any] = {}
     for run in runs:
         planned[run.arm.name] = planned.get(run.arm.name, 0) + 1
         found = run.folder / "groupcam"
@@ -285,16 +262,22 @@ def _write(
                 put_file(found, "report.html", render(found))
             except (OSError, ValueError) as error:  # a picture less is no reason to lose the comparison
                 say(console, f"no samples or no report of {run.name}: {error}")
-    return write_results(
+
+    def show(results: Mapping[str, Any]) -> None:
+        shown.update(results["verdict"])
+        print_results(console, results)
+
+    paths = write_results(
         Path(options.out),
         list(found_records.values()),
         metric=options.metric,
-        mode=options.mode,
+        mode=options.mode or better(options.metric) or "max",
         reference=reference,
         margin=options.margin,
         failures=[failure._asdict() for failure in failures],
         planned=planned,
         command=command,
         sheets=sheets,
-        show=lambda results: print_results(console, results),
+        show=show,
     )
+    return paths, shown

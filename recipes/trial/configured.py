@@ -17,6 +17,7 @@ from groupcam_aug.files import put_file
 from groupcam_aug.recipes.lightning_cli import GroupCAMCLI
 from groupcam_aug.recipes.shipped_configs import with_recipes
 from groupcam_aug.recipes.trial.arms import Arm, with_arm
+from groupcam_aug.recipes.trial.module_callbacks import ModuleCallbacks
 
 __all__ = ["PreparedFit", "prepare", "read_config", "resolve", "settings_hash"]
 
@@ -61,10 +62,12 @@ class PreparedFit(GroupCAMCLI):
         """The config's Trainer."""
         self.save_config_callback = None
         found = self._get(self.config_init, "trainer")
-        found["callbacks"] = [*self._observers, *(found["callbacks"] or [])]
+        of_module = ModuleCallbacks()
+        found["callbacks"] = [of_module, *self._observers, *(found["callbacks"] or [])]
         settings = {"logger": _logger(self._folder), "default_root_dir": str(self._folder), "enable_checkpointing": False}
         settings |= {"enable_progress_bar": False, "enable_model_summary": False}
-        trainer: pl.Trainer = super().instantiate_trainer(**(kwargs | settings | self._changes))
+        trainer: Any = super().instantiate_trainer(**(kwargs | settings | self._changes))
+        of_module.given = tuple(trainer.callbacks)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

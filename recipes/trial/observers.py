@@ -5,7 +5,6 @@ Both callbacks only read: training and random numbers are those of a plain ``fit
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,17 +12,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import SequentialSampler
 
 from groupcam_aug.callbacks.glue.batch import BatchKey, read_batch
 from groupcam_aug.callbacks.glue.dispatcher import Dispatcher
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network
+from groupcam_aug.recipes.trial.digests import BatchDigest, digest_of, digest_of_data
 from groupcam_aug.targets import select_output
 
-__all__ = ["ClassCounter", "FitObserver", "digest_of"]
-
-SAMPLED = 1024  # numbers of each tensor of a batch that enter the digest
+__all__ = ["ClassCounter", "FitObserver"]
 
 
 class FitObserver(pl.Callback):
@@ -39,16 +36,16 @@ class FitObserver(pl.Callback):
         self.start = ""  # digest of the first weights
         self.steps = 0  # batches of an epoch
         self.images: int | None = None  # of the training set; None where it does not say
+        self.data: str | None = None  # digest of the training set; None where it tells nothing of itself
         self.losses: list[Tensor] = []  # of the epoch
-        self._batches = hashlib.blake2b(digest_size=8)
-        self._waiting: list[Tensor] = []  # of the epoch, still on the device
+        self._batches = BatchDigest()
         self._trainer: Any = None
         self._mark = 0.0
 
     @property
-    def batches(self) -> str:
-        """Digest of all training batches, as they were before any augmentation of a callback."""
-        return self._batches.hexdigest()
+    def batches(self) -> str | None:
+        """Digest of all training batches, as they were before any augmentation of a callback; None if they hold no tensors."""
+        return self._batches.text
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stand first in line for the batches."""
@@ -63,6 +60,7 @@ class FitObserver(pl.Callback):
         data: Any = getattr(trainer.train_dataloader, "dataset", None)
         self.steps = int(steps) if steps < float("inf") else 0
         self.images = len(data) if hasattr(data, "__len__") else None
+        self.data = digest_of_data(data)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -88,9 +86,7 @@ class FitObserver(pl.Callback):
         """Wait for the device, once an epoch."""
         if self.seconds:
             self.seconds[-1] += max(0.0, _now(trainer) - self._mark)
-        for part in self._waiting:
-            self._batches.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        self._waiting.clear()
+        self._batches.take()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Step out of the line."""
@@ -102,10 +98,7 @@ class FitObserver(pl.Callback):
 
     def _on_batch(self, batch: Any) -> Any:
         if self._trainer is not None and self._trainer.training and not self._trainer.sanity_checking:
-            for leaf in tree_leaves(batch):
-                if isinstance(leaf, Tensor) and leaf.numel():
-                    flat = leaf.detach().reshape(-1)
-                    self._waiting.append(flat[:: max(1, len(flat) // SAMPLED)].clone())
+            self._batches.add(batch)
         return batch
 
     def _leave(self) -> None:
@@ -135,8 +128,6 @@ class ClassCounter(pl.Callback):
     ) -> None:
         self.network, self.image_key, self.target_key = network, image_key, target_key
         self.output, self.preprocess = output, preprocess
-        self.problem: str | None = None  # why nothing can be counted
-        self.groups: Sequence[str] | None = None
         self.begin()
 
     def begin(self, loader: Any = None) -> None:
@@ -147,16 +138,23 @@ class ClassCounter(pl.Callback):
         """
         groups = getattr(getattr(loader, "dataset", None), "groups", None)
         in_order = isinstance(getattr(loader, "sampler", None), SequentialSampler)
-        self.groups = groups if groups is not None and in_order else None
+        self.groups: Sequence[str] | None = groups if groups is not None and in_order else None
+        self.problem: str | None = None  # why nothing can be counted
+        self._digest = BatchDigest()
         self._right: list[Tensor] = []
+        self._broken: list[Tensor] = []
         self._labels: list[Tensor] = []
+
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        """Take the digest, before the module does anything to the batch."""
+        self._digest.add(batch)
 
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         """Classify the batch once more: what a user's ``test_step`` returns is not known."""
         if self.problem is not None:
             return
         try:
-            right, labels = self._classified(trainer, pl_module, batch)
+            right, labels, broken = self._classified(trainer, pl_module, batch)
         except (
             Exception
         ) as error:  # a run that has been trained for hours is not lost for want of this figure; the reason is kept
@@ -164,6 +162,7 @@ class ClassCounter(pl.Callback):
             return
         self._right.append(right)
         self._labels.append(labels)
+        self._broken.append(broken)
 
     def result(self, names: Sequence[str] | None) -> dict[str, Any]:
         """Counts and shares of the data set that was tested on last.
@@ -172,31 +171,41 @@ class ClassCounter(pl.Callback):
             names: of the classes. None: their numbers.
 
         Returns:
-            ``n``, ``classes`` and ``groups`` (name to [right, images]), and ``metrics``: ``accuracy``, ``mean_class_accuracy``,
-            ``worst_class_accuracy`` and, where groups are known, ``worst_group_accuracy``. Nothing where nothing was counted.
+            ``digest`` of the batches (None: they hold no tensors) and, where images were counted, ``n``, ``classes`` and
+            ``groups`` (name to [right, images]), ``unlabelled`` (images left out, whose label is negative), and ``metrics``:
+            ``accuracy``, ``mean_class_accuracy``, ``worst_class_accuracy`` and, where groups are known,
+            ``worst_group_accuracy``. Where logits are not finite, ``not_finite`` images of ``n`` in place of metrics.
         """
+        found: dict[str, Any] = {"digest": self._digest.text}
         if self.problem is not None or not self._right:
-            return {}
-        right, labels = torch.cat(self._right).cpu(), torch.cat(self._labels).cpu()
-        classes = {
-            names[label] if names is not None and label < len(names) else str(label): _count(right[labels == label])
-            for label in labels.unique().tolist()
-        }
+            return found
+        right, labels, broken = (torch.cat(parts).cpu() for parts in (self._right, self._labels, self._broken))
+        counts = labels >= 0  # the others, -1 or -100 by custom, are none
+        found |= {"n": int(counts.sum()), "unlabelled": int((~counts).sum())}
+        if bool(broken.any()):
+            self.problem = f"the network's logits are not finite for {int(broken.sum())} of {len(broken)} images: it diverged"
+            return found | {"not_finite": int(broken.sum())}
+        if not found["n"]:
+            self.problem = f"no label of {len(labels)} images is that of a class (all are negative)"
+            return found
+        by_class = {label: _count(right[labels == label]) for label in labels[counts].unique().tolist()}
         groups: dict[str, list[int]] = {}
-        if self.groups is not None and len(self.groups) == len(right):
+        if self.groups is not None and len(right) <= len(self.groups):  # fewer where batches are limited
             members: dict[str, list[int]] = {}
-            for i, group in enumerate(self.groups):
-                members.setdefault(group, []).append(i)
+            for i in counts.nonzero().flatten().tolist():
+                members.setdefault(self.groups[i], []).append(i)
             groups = {group: _count(right[index]) for group, index in sorted(members.items())}
-        metrics = {"accuracy": float(right.float().mean())}
-        metrics["mean_class_accuracy"] = sum(_share(count) for count in classes.values()) / len(classes)
-        metrics["worst_class_accuracy"] = min(map(_share, classes.values()))
+        metrics = {"accuracy": float(right[counts].float().mean())}
+        metrics["mean_class_accuracy"] = sum(map(_share, by_class.values())) / len(by_class)
+        metrics["worst_class_accuracy"] = min(map(_share, by_class.values()))
         if groups:
             metrics["worst_group_accuracy"] = min(map(_share, groups.values()))
-        return {"n": len(right), "classes": classes, "groups": groups, "metrics": metrics}
+        called = _class_names(list(by_class), names)
+        classes = dict(zip(called, by_class.values(), strict=True))
+        return found | {"classes": classes, "groups": groups, "metrics": metrics}
 
-    def _classified(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> tuple[Tensor, Tensor]:
-        """(N,) bool, and (N,) labels."""
+    def _classified(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> tuple[Tensor, ...]:
+        """(N,) bool, (N,) labels, and whether an image's logits leave its first choice open, (N,) bool."""
         images, labels = read_batch(trainer, batch, self.image_key, self.target_key, "trial")
         network = find_network(trainer, module, self.network)
         if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
@@ -206,21 +215,18 @@ class ClassCounter(pl.Callback):
             logits = select_output(network(images if self.preprocess is None else self.preprocess(images)), self.output)
         if logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] < 2:
             raise _Uncountable(f"it takes logits (N, classes) of {len(labels)} images, the network gives {tuple(logits.shape)}")
-        return logits.argmax(dim=1) == labels, labels
+        # Minus infinity rules a class out; of NaN or infinity `argmax` would still choose a class.
+        return logits.argmax(dim=1) == labels, labels, ~logits.amax(dim=1).isfinite()
 
 
 class _Uncountable(Exception):
     """No accuracy can be counted."""
 
 
-def digest_of(module: torch.nn.Module) -> str:
-    """16 hexadecimal digits that tell weights and buffers apart."""
-    seen = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items():
-        if isinstance(tensor, Tensor):
-            seen.update(name.encode())
-            seen.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return seen.hexdigest()
+def _class_names(labels: Sequence[int], names: Sequence[str] | None) -> list[str]:
+    """What the classes are called, each by a name of its own."""
+    called = [str(names[label]) if names is not None and label < len(names) else str(label) for label in labels]
+    return [name if called.count(name) == 1 else f"{name} ({label})" for name, label in zip(called, labels, strict=True)]
 
 
 def _count(right: Tensor) -> list[int]:

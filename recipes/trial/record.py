@@ -35,12 +35,23 @@ _RECORD = {
     "about": (str, None),
     "control": (str, None),
     "hash": str,
-    "tests": {...: {"n": (int, None), "metrics": {...: _NUMBER}, "classes": _COUNTS, "groups": _COUNTS}},
+    "tests": {
+        ...: {
+            "n": (int, None),
+            "metrics": {...: _NUMBER},
+            "classes": _COUNTS,
+            "groups": _COUNTS,
+            "digest?": (str, None),
+            "unlabelled?": int,
+            "not_finite?": int,
+        }
+    },
     "train": {
         "seconds": float,
-        **{f"{key}?": _NUMBER for key in ("loss", "augmented", "no_map", "keep_fraction", "object_kept", "ground_kept")},
+        **{f"{key}?": _NUMBER for key in ("epochs", "steps", "planned", "loss", "augmented", "no_map")},
+        **{f"{key}?": _NUMBER for key in ("keep_fraction", "object_kept", "ground_kept")},
     },
-    "pairing": {"start?": (str, None), "batches?": (str, None)},
+    "pairing": {f"{key}?": (str, None) for key in ("start", "batches", "data")},
     "warnings": [str],
     "folder": str,
     "device": str,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import json
 import math
 import platform
 import shutil
-import signal
+import tempfile
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,13 +19,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from groupcam_aug.files import put_file, read_lines
 from groupcam_aug.recipes.named_tests import run_tests
 from groupcam_aug.recipes.trial.arms import Arm, is_kind
+from groupcam_aug.recipes.trial.capture import captured, interruptible
 from groupcam_aug.recipes.trial.configured import PreparedFit, prepare, settings_hash
-from groupcam_aug.recipes.trial.observers import ClassCounter, FitObserver, digest_of
+from groupcam_aug.recipes.trial.digests import digest_of
+from groupcam_aug.recipes.trial.metrics import ACCURACIES
+from groupcam_aug.recipes.trial.observers import ClassCounter, FitObserver
 
 __all__ = ["Rehearsal", "Run", "rehearse", "run_arm"]
 
@@ -74,6 +74,17 @@ class Run:
         """The arm's complete config."""
         return self.out / "arms" / f"{self.arm.name}.yaml"
 
+    def check_place(self) -> None:
+        """Before the run is done: what is in its place must be what an attempt left, which is deleted.
+
+        Raises:
+            FileExistsError: it is somebody else's.
+        """
+        mine = (self.folder / "groupcam").is_dir() and not self.folder.is_symlink()  # an attempt makes that first
+        path = next((path for path in (self.folder, self.path) if path.exists() or path.is_symlink()), None)
+        if path is not None and not mine:
+            raise FileExistsError(f"{str(path)!r} is there and no run of a trial: give another folder by --out, or move it away")
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -84,6 +95,8 @@ class Rehearsal:
     epochs: int
     images: int | None  # of the training set; None where it does not say
     tests: Mapping[str, int | None]  # images by test set
+    metrics: Sequence[str] = ()  # that the tests measure
+    problem: str = ""  # why there is no accuracy
 
     @property
     def total(self) -> float:
@@ -99,33 +112,34 @@ def run_arm(run: Run, progress: Callable[[float], None] = lambda share: None) ->
         progress: called with the share of the training that is done.
 
     Returns:
-        The record: ``tests`` (by data set: ``n``, ``metrics``, ``classes``, ``groups``), ``train`` (seconds, steps, and what the
-        augmentation did), ``pairing`` (digests that are the same for all arms of a seed), ``weights`` (digest of the last
-        weights), ``warnings``, settings and versions.
+        The record: ``tests`` (by data set, see `ClassCounter.result`), ``train`` (seconds, steps, and what the augmentation
+        did), ``pairing`` (digests that are the same for all arms of a seed), ``weights`` (digest of the last weights),
+        ``warnings``, settings and versions.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
+        FileExistsError: what is in the run's place is somebody else's.
         Exception: whatever the fit or the test raises; the traceback is in ``error.txt`` in the run's folder.
     """
+    run.check_place()
     if run.folder.exists():
         shutil.rmtree(run.folder)
     (run.folder / "groupcam").mkdir(parents=True)  # the callbacks write where this folder is
     observer, counter = FitObserver(progress), ClassCounter(**run.where)
     try:
-        with _captured(run.folder) as heard:
+        with captured(run.folder) as heard:
             made = prepare(run.config, run.seed, run.folder, [observer, counter])
-            _interruptible(made.trainer, lambda: made.trainer.fit(made.model, datamodule=made.datamodule))
+            interruptible(made.trainer, lambda: made.trainer.fit(made.model, datamodule=made.datamodule))
             weights = digest_of(made.model)
             if run.keep:
                 made.trainer.save_checkpoint(run.folder / "last.ckpt", weights_only=False)
-            tests = _tested(made, counter)
+            tests, problems = _tested(made, counter)
     except Exception:
         put_file(run.folder, "error.txt", traceback.format_exc())
         raise
     finally:
         _free()
-    if counter.problem is not None:
-        heard.append(f"no accuracy was counted, only what test_step logs: {counter.problem}")
+    heard += [f"{name}: no accuracy was counted, only what test_step logs: {problem}" for name, problem in problems.items()]
     record = {
         "arm": run.arm.name,
         "seed": run.seed,
@@ -134,7 +148,7 @@ def run_arm(run: Run, progress: Callable[[float], None] = lambda share: None) ->
         "hash": settings_hash(run.config),
         "tests": tests,
         "train": _training(observer, made.trainer, run.folder),
-        "pairing": {"start": observer.start, "batches": observer.batches},
+        "pairing": {"start": observer.start, "batches": observer.batches, "data": observer.data},
         "weights": weights,
         "warnings": heard,
         "folder": f"runs/{run.name}",
@@ -157,34 +171,54 @@ def rehearse(run: Run) -> Rehearsal:
     for entry in tree["trainer"]["callbacks"] or []:
         if "start_epoch" in (entry.get("init_args") or {}) and not is_kind(entry, "SaliencyMonitor"):
             entry["init_args"]["start_epoch"] = 0
-    folder = run.out / "rehearsal"
-    config = folder / "config.yaml"
-    put_file(folder, config.name, yaml.safe_dump(tree, sort_keys=False))
     observer, counter = FitObserver(), ClassCounter(**run.where)
-    limits = {"max_epochs": 1, "max_steps": STEPS, "limit_val_batches": 0, "num_sanity_val_steps": 0, "limit_test_batches": 1}
+    limits = {"max_epochs": 1, "max_steps": STEPS, "num_sanity_val_steps": 0, "limit_test_batches": 1}
+    if tree["trainer"]["limit_val_batches"] != 0:  # where three steps are an epoch, what looks at validation has to find it
+        limits["limit_val_batches"] = 1
     sizes: dict[str, int | None] = {}
     try:
-        with _captured(folder):
-            made = prepare(config, run.seed, folder, [observer, counter], limits)
-            _interruptible(made.trainer, lambda: made.trainer.fit(made.model, datamodule=made.datamodule))
-            _tested(made, counter, sizes)
+        # Loggers may still be writing when it ends.
+        with tempfile.TemporaryDirectory(dir=run.out, prefix=".rehearsal-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            put_file(folder, "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+            with captured(folder):
+                made = prepare(folder / "config.yaml", run.seed, folder, [observer, counter], limits)
+                interruptible(made.trainer, lambda: made.trainer.fit(made.model, datamodule=made.datamodule))
+                tests, problems = _tested(made, counter, sizes)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         _free()
     epochs = 1000 if epochs is None else max(0, epochs)  # Lightning's default
     seconds = min(observer.seconds[1:] or observer.seconds)
-    return Rehearsal(seconds, observer.steps * epochs, epochs, observer.images, sizes)
+    metrics = dict.fromkeys(name for test in tests.values() for name in test["metrics"])
+    if any(test["n"] == 0 for test in tests.values()):  # no label in the first batch tells nothing of the others
+        metrics |= dict.fromkeys(ACCURACIES)
+    return Rehearsal(
+        seconds,
+        observer.steps * epochs,
+        epochs,
+        observer.images,
+        sizes,
+        tuple(metrics),
+        "; ".join(dict.fromkeys(problems.values())),
+    )
 
 
-def _tested(made: PreparedFit, counter: ClassCounter, sizes: dict[str, int | None] | None = None) -> dict[str, Any]:
+def _tested(
+    made: PreparedFit, counter: ClassCounter, sizes: dict[str, int | None] | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was measured by data set, and for those without accuracy why."""
     tests: dict[str, Any] = {}
+    problems: dict[str, str] = {}
     current: list[str] = []
     names = getattr(made.datamodule, "class_names", None)
     names = names if names is not None else getattr(made.model, "class_names", None)
 
     def close() -> None:
         if current:
-            tests[current.pop()] = counter.result(names)
+            name = current.pop()
+            tests[name] = counter.result(names)
+            if counter.problem is not None:
+                problems[name] = counter.problem
 
     def before(name: str, loader: Any) -> None:
         close()
@@ -198,7 +232,7 @@ def _tested(made: PreparedFit, counter: ClassCounter, sizes: dict[str, int | Non
     def test() -> None:
         logged.update(run_tests(made.trainer, made.model, made.datamodule, before=before, verbose=False))
 
-    _interruptible(made.trainer, test)
+    interruptible(made.trainer, test)
     close()
     for name, metrics in logged.items():
         found = tests.setdefault(name, {})
@@ -206,7 +240,7 @@ def _tested(made: PreparedFit, counter: ClassCounter, sizes: dict[str, int | Non
         found.setdefault("n", None)
         found.setdefault("classes", {})
         found.setdefault("groups", {})
-    return tests
+    return tests, problems
 
 
 def _training(observer: FitObserver, trainer: pl.Trainer, folder: Path) -> dict[str, Any]:
@@ -220,63 +254,17 @@ def _training(observer: FitObserver, trainer: pl.Trainer, folder: Path) -> dict[
         weight = sum(count for _, count in known)
         return sum(value * count for value, count in known) / weight if weight else None
 
+    epochs = trainer.max_epochs if trainer.max_steps < 0 or trainer.global_step < trainer.max_steps else None
     return {
         "seconds": round(sum(observer.seconds), 3),
         "epochs": trainer.current_epoch,
+        "planned": epochs if epochs is not None and epochs >= 0 else None,  # None: by steps, or without an end
         "steps": trainer.global_step,
         "loss": float(torch.stack(observer.losses).float().mean()) if observer.losses else None,
         "augmented": drawn or None,
         "no_map": sum(line["no_map"] for line in lines) / drawn if drawn else None,
         **{key: mean(key) for key in _KEPT},
     }
-
-
-@contextlib.contextmanager
-def _captured(folder: Path) -> Iterator[list[str]]:
-    """Warnings are kept, once each; what is printed goes to the log of the run; Lightning's own notes are not for a trial."""
-    import logging
-
-    heard: list[str] = []
-    names = [f"{package}.utilities.rank_zero" for package in ("pytorch_lightning", "lightning.pytorch")]
-    loggers = [logging.getLogger(name) for name in (*names, "lightning_fabric.utilities.seed", "lightning.fabric.utilities.seed")]
-    levels = [logger.level for logger in loggers]
-    printed = io.StringIO()
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
-        warnings.simplefilter("default")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield heard
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            texts = [str(one.message) for one in caught if not issubclass(one.category, _OF_LIBRARIES)]
-            heard[:0] = dict.fromkeys(text for text in texts if "GPU available but not used" not in text)
-            log = "\n".join([printed.getvalue().rstrip(), *heard]).strip()
-            if log and folder.is_dir():
-                put_file(folder, "log.txt", log + "\n")
-
-
-def _interruptible(trainer: pl.Trainer, work: Callable[[], Any]) -> None:
-    """Lightning answers Ctrl-C with an exit, and ignores further ones: here it stays what it is."""
-    handler = signal.getsignal(signal.SIGINT) if _in_main_thread() else None
-    try:
-        work()
-    except SystemExit as stop:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from stop
-        raise
-    finally:
-        if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
 
 
 def _free() -> None:
@@ -311,6 +299,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-_OF_LIBRARIES = (PossibleUserWarning, DeprecationWarning, FutureWarning)  # to those who write them, or about speed

@@ -6,24 +6,35 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from groupcam_aug.files import put_file
+from groupcam_aug.recipes.trial.metrics import ACCURACIES, Mode
 from groupcam_aug.recipes.trial.notes import are_paired, distinct, notes, unpaired_seeds
 from groupcam_aug.recipes.trial.page import render_markdown, render_page
 from groupcam_aug.recipes.trial.plots import forest_png
 from groupcam_aug.recipes.trial.statistics import compare, mean_and_error
 from groupcam_aug.recipes.trial.verdict import verdict
+from groupcam_aug.recipes.written_files import WrittenFiles
 
-__all__ = ["ACCURACIES", "summarise", "write_results"]
+__all__ = ["results_in", "summarise", "write_results"]
 
-# Shares of right answers, shown in percent and their differences in points. All other metrics are shown as they were logged.
-ACCURACIES = ("accuracy", "mean_class_accuracy", "worst_class_accuracy", "worst_group_accuracy")
+RESULTS = ("results.json", "results.md", "index.html", "forest.png")
 WORST = ("worst_class_accuracy", "worst_group_accuracy")  # compared beside the primary metric
 MAPS = ("keep_fraction", "no_map", "object_kept", "ground_kept", "augmented")
 
 Record = Mapping[str, Any]
-Mode = Literal["max", "min"]
+
+
+def results_in(folder: Path) -> WrittenFiles:
+    """The results in a trial's folder, also of a version that kept no list of them.
+
+    Raises:
+        FileExistsError: one of the files is none of a trial's, and would be overwritten.
+    """
+    files = WrittenFiles(folder, "trial")
+    files.adopt(RESULTS, {"verdict": {"conclusion": str}, "failures": [object], "summary": {"arms": {...: object}}})
+    files.check(RESULTS)
+    return files
 
 
 def write_results(
@@ -62,6 +73,7 @@ def write_results(
 
     Raises:
         ValueError: see `summarise`.
+        FileExistsError: see `results_in`.
     """
     order = list(planned or {})
     records = sorted(records, key=lambda record: order.index(record["arm"]) if record["arm"] in order else len(order))
@@ -75,18 +87,20 @@ def write_results(
         "summary": summary,
     }
     show(results)
+    files = results_in(folder)
     plot = forest_png(summary)
-    contents: dict[str, bytes | str] = {
+    texts = {
         "results.json": json.dumps(_plain(results | {"records": records}), indent=1, allow_nan=False) + "\n",
         "results.md": render_markdown(results, plot="forest.png" if plot else None),
         "index.html": render_page(results, folder=folder, sheets=sheets or {}),
     }
+    contents = {name: text.encode(errors="surrogateescape") for name, text in texts.items()}
     if plot is not None:
         contents["forest.png"] = plot
     else:
-        (folder / "forest.png").unlink(missing_ok=True)  # of earlier results, which these replace
+        files.remove("forest.png")  # of earlier results, which these replace
     for name, content in contents.items():
-        put_file(folder, name, content)
+        files.put(name, content)
     return [folder / name for name in contents]
 
 
@@ -131,7 +145,7 @@ def summarise(
             arms[arm] = {
                 "n": len(tests[arm]),
                 "metrics": {key: _summed(of) for key, of in of_metrics.items()},
-                **{key: _compared(values, arm, other, runs, metric, mode, margin) for key, other in others.items()},
+                **{key: _compared(values, arm, other, runs, name, metric, mode, margin) for key, other in others.items()},
                 "classes": _counted(tests[arm], "classes"),
                 "groups": _counted(tests[arm], "groups"),
             }
@@ -185,6 +199,7 @@ def _compared(
     arm: str,
     other: str | None,
     runs: Mapping[str, Mapping[int, Record]],
+    test_set: str,
     metric: str,
     mode: Mode,
     margin: float,
@@ -200,7 +215,7 @@ def _compared(
             one = compare(*pair, margin=_scale(key) * margin)._asdict()
             if mode == "min" and key == metric:  # a win is the better value
                 one["wins"] = compare(*reversed(pair), margin=_scale(key) * margin).wins
-            paired = all(are_paired(runs[arm][seed], runs[other][seed]) for seed in seeds)
+            paired = all(are_paired(runs[arm][seed], runs[other][seed], test_set) for seed in seeds)
             compared[key] = one | {"other": other, "seeds": seeds, "paired": paired}
     return compared
 

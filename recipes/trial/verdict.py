@@ -151,7 +151,9 @@ def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
         if where := _where(judged, kind):
             parts.append(f"{words}: {_list(where)}.")
     if "not paired" in kinds:
-        parts.append("Some arms did not start alike or did not have the same batches, so nothing is called shown for them.")
+        parts.append(
+            "Some arms did not start alike, or did not have the same batches or test images: nothing is called shown for them."
+        )
     if kinds & {"open", "no spread"} and not kinds & {"gain"}:
         parts.append("A gain that is not shown may still be there: more seeds make the intervals narrower.")
     return "\n".join(parts)

@@ -11,6 +11,9 @@ import torch
 
 HELPERS = Path(__file__).parent
 ROOT = HELPERS.parent.parent
+# A process that keeps trials out of the folder that it is given.
+HOLD = "import sys, time; from pathlib import Path; from groupcam_aug.recipes.trial.lock import locked\n"
+HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
 
 
 def environment(**more):

@@ -5,7 +5,7 @@ import torch
 from page import check
 from PIL import Image
 
-from groupcam_aug.recipes import demo
+from groupcam_aug.recipes import demo, written_files
 from groupcam_aug.recipes.classifier import Classifier, load_classifier
 from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.networks import CIFARResNet
@@ -79,10 +79,17 @@ def test_a_full_disk_after_the_trial_is_a_sentence(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(
         demo, "load_classifier", lambda path: (Classifier(CIFARResNet(8, 6, 8), mean=[0.5] * 3, std=[0.25] * 3).eval(), {})
     )
-    monkeypatch.setattr(demo, "put_file", full)
+    monkeypatch.setattr(written_files, "put_file", full)
     assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error and "panels.png" in error and error.count("\n") == 1
+
+
+def test_pictures_of_the_user_stay(tmp_path, capsys):
+    (tmp_path / "panels.png").write_text("mine")
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
+    assert "panels.png' is there" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["panels.png"] and (tmp_path / "panels.png").read_text() == "mine"
 
 
 def test_panels_show_the_image_in_the_colours_it_has():

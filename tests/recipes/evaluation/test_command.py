@@ -16,10 +16,10 @@ from torchvision.transforms import v2
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.files import put_file
 from groupcam_aug.metrics import average_drop, insertion_deletion
+from groupcam_aug.recipes import written_files
 from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.data import eval_transform
-from groupcam_aug.recipes.evaluation import tables_and_plots
 from groupcam_aug.recipes.evaluation.methods import METHODS
 
 KEYS = [method.key for method in METHODS if method.default and method.kind != "peer"]
@@ -28,7 +28,9 @@ KEYS = [method.key for method in METHODS if method.default and method.kind != "p
 def test_a_folder_gives_figures_of_the_library_and_says_how_to_read_them(evaluated, pictures, checkpoint, tmp_path, capsys):
     found = record(evaluated)
     assert {own["key"] for own in found["methods"].values()} == set(KEYS)
-    assert {path.name for path in evaluated.iterdir()} == {"images.jsonl", "evaluation.json", "evaluation.md", "curves.png"}
+    assert {path.name for path in evaluated.iterdir()} == {
+        *(".evaluation.jsonl", "images.jsonl", "evaluation.json", "evaluation.md", "curves.png")
+    }
     assert Image.open(evaluated / "curves.png").width > 1000
     classifier, _ = load_classifier(checkpoint)
     finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
@@ -90,11 +92,18 @@ def test_a_full_disk_at_the_end_takes_no_figures_away(evaluated, pictures, check
     def full(folder, name, content):
         raise OSError(28, "No space left on device", str(folder / name))
 
-    monkeypatch.setattr(tables_and_plots, "put_file", full)
+    monkeypatch.setattr(written_files, "put_file", full)
     assert evaluate(pictures, *QUICK, "--out", evaluated, checkpoint=checkpoint) == 1
     said = capsys.readouterr()
     assert "has the highest over-all" in said.out
     assert "No space left on device" in said.err and "evaluation.json" in said.err and "Traceback" not in said.err
+
+
+def test_files_of_the_user_stay(pictures, checkpoint, tmp_path, capsys):
+    (tmp_path / "evaluation.md").write_text("mine")
+    assert evaluate(pictures, *QUICK, "--out", tmp_path, checkpoint=checkpoint) == 1
+    assert "evaluation.md' is there and would be overwritten" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.md"] and (tmp_path / "evaluation.md").read_text() == "mine"
 
 
 def test_damaged_rows_are_said_and_measured_again(pictures, checkpoint, tmp_path, capsys):

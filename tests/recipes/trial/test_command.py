@@ -11,10 +11,11 @@ from pathlib import Path
 
 import own_project
 import pytest
-from processes import environment
+from processes import HOLD, environment
 
+from groupcam_aug.recipes import written_files
 from groupcam_aug.recipes.cli import main
-from groupcam_aug.recipes.trial import run, runner, summary
+from groupcam_aug.recipes.trial import run, runner
 from groupcam_aug.recipes.trial.command import read_seeds
 
 CALL = [sys.executable, "-m", "groupcam_aug.recipes.cli", "trial", "mine.yaml", "--arms-file", "arms.yaml"]
@@ -84,7 +85,7 @@ def test_a_dry_run_tries_every_arm_and_runs_nothing(trial, capsys, tmp_path):
     assert trial("--arms", "none", "cheap", "--seeds", "2-4", "--dry-run") == 0
     said = capsys.readouterr().out
     assert "6 runs to do" in said and "2-4" in said and "of training with --jobs 1" in said and "0.25" in said
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["arms"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".trial.lock", "arms"]
 
 
 def test_an_arm_that_cannot_work_is_found_before_anything_is_trained(trial, capsys, tmp_path):
@@ -137,15 +138,13 @@ def test_a_disk_that_is_full_at_the_end_takes_no_figures_away(trial, capsys, mon
     def full(folder, name, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / name))
 
-    monkeypatch.setattr(summary, "put_file", full)
+    monkeypatch.setattr(written_files, "put_file", full)
     assert trial("--arms", "none", "--seeds", "2") == 1
     said = capsys.readouterr()
     assert "\n".join(shown) in said.out and "No space left on device" in said.err and "results.json" in said.err
 
 
-@pytest.mark.parametrize(
-    "name", ["runs/none__seed0.json", "arms/none.yaml", "results.json", "runs/cheap__seed0/groupcam/augmentation.json"]
-)
+@pytest.mark.parametrize("name", ["runs/none__seed0.json", "arms/none.yaml", "runs/cheap__seed0/groupcam/augmentation.json"])
 @pytest.mark.parametrize("text", ["", "{", "\x00[/ a: b: c"])
 def test_a_damaged_piece_is_made_again_or_done_without(trial, capsys, tmp_path, name, text):
     assert trial("--arms", "none", "cheap", "--seeds", "1") == 0
@@ -169,6 +168,42 @@ def test_a_damaged_picture_of_a_run_is_named_and_the_comparison_stands(trial, ca
     assert results()["summary"] == whole["summary"]
 
 
+def test_files_of_the_user_stay_and_are_told_before_anything_is_trained(trial, capsys, tmp_path):
+    out = tmp_path / "out"
+    (out / "rehearsal").mkdir(parents=True)
+    (out / "rehearsal" / "violin.txt").write_text("mine")
+    assert trial("--arms", "none", "--seeds", "1", "--dry-run") == 0
+    assert (out / "rehearsal" / "violin.txt").read_text() == "mine" and not list(out.glob(".rehearsal-*"))
+    for name in ("results.json", "results.md", "index.html", "forest.png", "runs/none__seed0/thesis.txt"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+        assert trial("--arms", "none", "--seeds", "1") == 1
+        told = name.removesuffix("/thesis.txt")
+        assert f"out/{told}' is there and" in capsys.readouterr().err and (out / name).read_text() == "mine"
+        (out / name).unlink()
+    (out / "runs" / "none__seed0").rmdir()
+    assert not list(out.glob("runs/*")) and trial("--arms", "none", "--seeds", "1") == 0
+
+
+def test_results_that_were_changed_are_the_users_and_those_without_a_list_are_taken_over(trial, capsys, tmp_path):
+    assert trial("--arms", "none", "cheap", "--seeds", "1") == 0
+    (tmp_path / "out" / ".trial.jsonl").unlink()  # as a version before left it
+    assert trial("--arms", "none", "--seeds", "1") == 0 and not (tmp_path / "out" / "forest.png").exists()
+    (tmp_path / "out" / "results.md").write_text("with my remarks")
+    assert trial("--arms", "none", "--seeds", "1") == 1
+    assert "results.md' is there" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.md").read_text() == "with my remarks"
+
+
+def test_two_trials_in_one_folder(trial, capsys, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, "out"], env=environment(), stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        status = trial("--arms", "none", "--seeds", "1")
+        other.kill()
+    assert status == 1 and f"another trial runs in 'out' (pid {other.pid})" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".trial.lock"]
+
+
 def test_secrets_of_the_command_are_not_told(trial, tmp_path):
     assert trial("--arms", "none", "--seeds", "1", "--out", "api_key=abc") == 0
     for name in ("results.json", "results.md", "index.html"):
@@ -190,8 +225,56 @@ def test_ctrl_c_keeps_what_is_finished(trial, capsys, monkeypatch):
 
 
 def test_a_metric_that_test_step_logs(trial, capsys):
-    assert trial("--arms", "none", "slow", "--seeds", "1", "--metric", "test_right") == 0
+    assert trial("--arms", "none", "slow", "--seeds", "1", "--metric", "test_right", "--mode", "max") == 0
     assert results()["summary"]["metric"] == "test_right" and "seed 0: test 0." in capsys.readouterr().out
+
+
+def test_a_metric_is_asked_for_before_anything_is_trained(trial, capsys, tmp_path):
+    assert trial("--arms", "none", "--seeds", "1", "--metric", "worst_clas_accuracy") == 1
+    assert "no test measures it" in (said := capsys.readouterr()).err and "'worst_class_accuracy'" in said.err
+    assert not (tmp_path / "out" / "runs").exists() and not (tmp_path / "out" / "results.json").exists()
+    assert trial("--arms", "none", "--seeds", "1", "--metric", "worst_group_accuracy", "--dry-run") == 0
+
+
+def test_a_loss_is_better_if_it_is_less(trial, capsys, monkeypatch):
+    test_step = own_project.Mine.test_step
+
+    def logs_a_loss(self, batch, batch_idx):
+        test_step(self, batch, batch_idx)
+        self.log("test_loss", 1 / self.hparams.lr)
+
+    monkeypatch.setattr(own_project.Mine, "test_step", logs_a_loss)
+    assert trial("--arms", "none", "slow", "--seeds", "1", "--metric", "test_loss") == 0
+    assert "test_loss: less is better, by its name" in capsys.readouterr().out and results()["summary"]["mode"] == "min"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--margin", "-0.1"], "--margin -0.1"),
+        (["--margin", "nan"], "--margin nan"),
+        (["--margin", "inf"], "--margin inf"),
+        (["--metric", "test_right"], "--metric test_right: say by --mode"),
+        (["--metric", "acuracy"], "did you mean 'accuracy'"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_at_once(words, message, trial, capsys, tmp_path):
+    assert trial("--arms", "none", *words) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_nothing_compared_is_no_success(trial, capsys, monkeypatch):
+    """The rehearsals measured the metric, the runs did not."""
+
+    def without_accuracy(run, progress):
+        record = run_arm(run, progress)
+        record["tests"]["test"]["metrics"].pop("accuracy")
+        run.path.write_text(json.dumps(record))
+        return record
+
+    monkeypatch.setattr(runner, "run_arm", without_accuracy)
+    assert trial("--arms", "none", "slow", "--seeds", "1") == 1
+    assert "no arms could be compared: No run measured accuracy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,52 @@ def test_unpaired_seeds_say_who_differs():
     assert unpaired_seeds([record("none", 0), record("fast", 0), record("fast", 1)]) == []
 
 
+def with_digests(arm, seed, data="d", test="t", **train):
+    made = record(arm, seed)
+    made["pairing"]["data"], made["tests"]["kept"]["digest"] = data, test
+    made["train"] |= train
+    return made
+
+
+def test_arms_of_a_seed_that_were_tested_on_other_images_are_not_paired():
+    one, other, unknown = with_digests("none", 0), with_digests("fast", 0, test="x"), record("slow", 0)
+    assert not are_paired(one, other, "kept") and are_paired(one, other, "shifted") and are_paired(one, unknown, "kept")
+    (found,) = unpaired_seeds([one, other, unknown])
+    assert found["text"].startswith("Seed 0: not all arms had the same test images of kept (none / fast).")
+    assert notes([one, other, unknown]) == [], "said already"
+
+
+def test_data_that_differ_between_seeds_are_noted():
+    records = [with_digests(arm, seed, test="x" if seed == 2 else "t") for seed in range(3) for arm in ("none", "fast")]
+    assert notes(records) == [
+        "Seeds 0, 1 / 2 did not have the same test images of kept: drawn by the seed, or changed in between."
+    ]
+    both = notes([with_digests("none", seed, data=str(seed), test=str(seed)) for seed in range(2)])
+    assert both == [
+        "Seeds 0 / 1 did not have the same training data and test images of kept: drawn by the seed, or changed in between."
+    ]
+    assert notes([with_digests("none", 0), record("none", 1)]) == [], "an older record knows of neither"
+
+
+def test_runs_that_ended_early_or_unlike_others_are_noted():
+    short = with_digests("fast", 0, epochs=3, steps=111, planned=10), with_digests("slow", 0, epochs=3, steps=111, planned=10)
+    assert notes([with_digests("none", 0, planned=10), *short]) == [
+        "fast, seed 0; slow, seed 0: the training was ended in epoch 3 of 10.",
+        "The arms had different numbers of steps (none 370, fast 111, slow 111; seed 0).",
+    ]
+    assert notes([with_digests("none", 0, epochs=3, planned=None)]) == []
+
+
+def test_images_that_are_not_counted_are():
+    one, other = record("none", 0), record("fast", 0)
+    one["tests"]["kept"]["unlabelled"] = other["tests"]["kept"]["unlabelled"] = 7
+    other["tests"]["kept"]["not_finite"] = 40
+    assert notes([one, other]) == [
+        "kept: 7 images have a negative label, which is no class; they are not counted.",
+        "fast, seed 0, kept: the logits of 40 images are not finite, the network diverged; no accuracy is counted.",
+    ]
+
+
 def test_nothing_to_note():
     assert notes([record("none", 0), record("fast", 0), record("none", 1)]) == [] == notes([])
 

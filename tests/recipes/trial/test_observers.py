@@ -6,7 +6,8 @@ from torch.utils.data import DataLoader
 
 from groupcam_aug.callbacks import GroupCAMAugmentation
 from groupcam_aug.recipes.named_tests import run_tests
-from groupcam_aug.recipes.trial.observers import ClassCounter, FitObserver, digest_of
+from groupcam_aug.recipes.trial.digests import digest_of
+from groupcam_aug.recipes.trial.observers import ClassCounter, FitObserver
 
 
 def trainer(tmp_path, *callbacks, **arguments):
@@ -51,6 +52,7 @@ def test_the_digest_of_the_batches_is_that_of_what_was_fed_before_any_augmentati
     fitted(tmp_path, other, data=MyData(56))
     assert plain.batches == augmented.batches != other.batches
     assert plain.start == augmented.start and len(plain.start) == 16
+    assert plain.data == augmented.data != other.data
 
 
 def test_another_order_is_another_digest(tmp_path):
@@ -107,6 +109,64 @@ def test_groups_need_samples_in_order(tmp_path):
     )
 
 
+class Given(MyData):
+    """Labels of the test images as given."""
+
+    def __init__(self, labels, images=None):
+        super().__init__()
+        self.given, self.images = labels, images
+
+    def setup(self, stage):
+        super().setup(stage)
+        self.test.labels = torch.tensor(self.given)
+        self.test.images = self.test.images[: len(self.given)] if self.images is None else self.images
+
+
+@pytest.mark.parametrize("missing", [-1, -100])
+def test_negative_labels_are_no_class(missing, tmp_path):
+    counter = counted(tmp_path, Mine(), Given([missing] * 12 + [0, 1] * 9))
+    result = counter.result(["red", "green", "blue"])
+    assert result["n"] == 18 and result["unlabelled"] == 12 and set(result["classes"]) == {"red", "green"}
+    assert result["metrics"]["accuracy"] == pytest.approx(sum(right for right, _ in result["classes"].values()) / 18)
+    assert set(result["groups"]) == {"rest"} and result["groups"]["rest"][1] == 18, "the first twelve are the other group"
+    nothing = counted(tmp_path, Mine(), Given([missing] * 30))
+    assert "metrics" not in nothing.result(None) and "no label of 30 images" in nothing.problem
+
+
+def test_classes_of_one_name_are_two(tmp_path):
+    result = counted(tmp_path, Mine(), Given([0, 1, 2, 3] * 6)).result(["cat", "cat", "dog"])
+    assert {name: n for name, (_, n) in result["classes"].items()} == {"cat (0)": 6, "cat (1)": 6, "dog": 6, "3": 6}
+
+
+def test_a_network_that_diverged_has_no_accuracy(tmp_path):
+    images = torch.randn(24, 3, 16, 16)
+    images[20:] = float("nan")
+    counter = counted(tmp_path, Mine(), Given([0, 1, 2] * 8, images))
+    result = counter.result(None)
+    assert result["not_finite"] == 4 and result["n"] == 24 and "metrics" not in result
+    assert counter.problem == "the network's logits are not finite for 4 of 24 images: it diverged"
+
+
+def test_minus_infinity_rules_classes_out(tmp_path):
+    ruled_out = lambda logits: torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], dim=1)  # noqa: E731
+    result = counted(tmp_path, Mine(), MyData(), output=ruled_out).result(None)
+    assert result["n"] == 30 and result["classes"]["0"][0] == 0
+
+
+def test_the_digest_of_a_test_set_is_that_of_its_batches(tmp_path):
+    class Changing(Mine):
+        def test_step(self, batch, batch_idx):
+            super().test_step(batch, batch_idx)
+            batch["image"].normal_()
+
+    def digest(module, data):
+        return counted(tmp_path, module, data).result(None)["digest"]
+
+    plain = digest(Mine(), MyData())
+    assert plain == digest(Changing(), MyData()), "before the module does anything to them"
+    assert len({plain, digest(Mine(), Given([1] * 30)), digest(Mine(), MyData(several=True))}) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,7 +178,7 @@ def test_groups_need_samples_in_order(tmp_path):
 )
 def test_what_cannot_be_counted_is_said_and_ends_nothing(arguments, message, tmp_path):
     counter = counted(tmp_path, Mine(), MyData(), **arguments)
-    assert counter.result(None) == {}
+    assert "metrics" not in counter.result(None)
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(counter.problem)
 

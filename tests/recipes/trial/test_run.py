@@ -9,7 +9,8 @@ from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.trial import run as module
 from groupcam_aug.recipes.trial.arms import read_arms, where_things_are
 from groupcam_aug.recipes.trial.configured import read_config, resolve, settings_hash
-from groupcam_aug.recipes.trial.observers import digest_of
+from groupcam_aug.recipes.trial.digests import digest_of
+from groupcam_aug.recipes.trial.notes import notes
 from groupcam_aug.recipes.trial.record import read_record
 from groupcam_aug.recipes.trial.run import Run, rehearse, run_arm
 
@@ -59,7 +60,12 @@ def test_arms_that_do_the_same_end_with_the_same_weights_and_all_are_paired(make
     assert cheap["weights"] == again["weights"] and cheap["hash"] == again["hash"]
     assert len({record["weights"] for record in (none, cheap, other)}) == 3
     assert none["pairing"] == cheap["pairing"] == other["pairing"]
-    assert none["pairing"] != run_arm(make("none", seed=2))["pairing"]
+    again = run_arm(make("none", seed=2))
+    assert none["pairing"]["start"] != again["pairing"]["start"] and none["pairing"]["batches"] != again["pairing"]["batches"]
+    assert (
+        none["pairing"]["data"] == again["pairing"]["data"]
+        and none["tests"]["test"]["digest"] == again["tests"]["test"]["digest"]
+    )
 
 
 def test_what_a_record_holds(make):
@@ -91,6 +97,29 @@ def test_what_an_interrupted_attempt_left_is_deleted(make):
     (run.folder / "groupcam").mkdir(parents=True)
     (run.folder / "groupcam" / "augmentation.jsonl").write_text('{"epoch": 0, "drawn": 5, "no_map": 0}\n')
     assert run_arm(run)["train"]["augmented"] is None
+
+
+def test_a_folder_that_no_attempt_left_is_not_deleted(make):
+    run = make("none")
+    run.folder.mkdir(parents=True)
+    (run.folder / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="runs/none__seed1' is there and no run of a trial"):
+        run_arm(run)
+    assert (run.folder / "thesis.txt").read_text() == "mine"
+
+
+def test_a_training_that_ends_early_is_in_the_record(make, monkeypatch):
+    monkeypatch.setattr(Mine, "on_train_epoch_end", lambda self: setattr(self.trainer, "should_stop", True), raising=False)
+    train = run_arm(make("none"))["train"]
+    assert (train["epochs"], train["planned"], train["steps"]) == (1, 2, 6)
+    assert run_arm(make("none", seed=2, words=["--trainer.max_steps", "3"]))["train"]["planned"] is None
+
+
+def test_a_network_that_diverges_has_no_accuracy_and_its_run_is_named(make):
+    record = run_arm(make("none", words=["--model.lr", "1e30"]))
+    assert record["tests"]["test"]["not_finite"] == 30 and set(record["tests"]["test"]["metrics"]) == {"test_right"}
+    assert record["warnings"][-1].startswith("test: no accuracy was counted, only what test_step logs: the network's logits")
+    assert any(note.startswith("none, seed 1, test: the logits of 30 images are not finite") for note in notes([record]))
 
 
 def test_a_run_that_fails_leaves_its_traceback_and_no_record(make):
@@ -127,7 +156,22 @@ def test_a_rehearsal_tells_how_much_there_is_to_do_and_keeps_nothing(make):
     found = rehearse(run)
     assert (found.steps, found.epochs, found.images, dict(found.tests)) == (10, 2, 48, {"kept": 30, "noisy": 12})
     assert found.total == pytest.approx(10 * found.seconds) and found.seconds > 0
+    measured = {"accuracy", "mean_class_accuracy", "worst_class_accuracy", "worst_group_accuracy", "test_right"}
+    assert set(found.metrics) == measured and found.problem == ""
     assert [path.name for path in run.out.iterdir()] == ["arms"]
+
+
+def test_a_rehearsal_of_a_short_epoch_has_what_a_scheduler_monitors(make, monkeypatch):
+    def plateau(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+            "monitor": "val_loss",
+        }
+
+    monkeypatch.setattr(Mine, "configure_optimizers", plateau)
+    assert rehearse(make("none", words=["--data.length", "24"])).steps == 6
 
 
 def test_a_rehearsal_meets_what_starts_late(make, tmp_path):

@@ -4,7 +4,7 @@ import math
 import pytest
 from trial_records import logged, record, trial
 
-from groupcam_aug.recipes.trial.summary import summarise, write_results
+from groupcam_aug.recipes.trial.summary import results_in, summarise, write_results
 
 THREE = {"none": [0.90, 0.91, 0.92], "fast": [0.91, 0.93, 0.95]}  # one, two and three points more
 
@@ -103,6 +103,15 @@ def test_runs_that_are_not_paired_are_flagged():
     assert [(one["seed"], one["what"]) for one in summary["unpaired"]] == [(1, "batches")]
 
 
+def test_other_test_images_of_one_test_set_unpair_that_one():
+    records = [record(arm, seed, {"kept": 0.9, "shifted": 0.5}) for seed in (0, 1) for arm in ("none", "fast")]
+    for one in records:
+        one["tests"]["shifted"]["digest"] = one["arm"] if one["seed"] else "same"
+    sets = summarise(records)["test_sets"]
+    paired = {name: sets[name]["arms"]["fast"]["to_reference"]["accuracy"]["paired"] for name in sets}
+    assert paired == {"kept": True, "shifted": False}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_what_is_no_number_is_left_out_and_noted(value):
     records = [logged("none", 0, 0.5), logged("none", 1, value)]
@@ -129,7 +138,7 @@ def test_results_are_written_whole(tmp_path):
     failures = [{"arm": "fast", "seed": 3, "error": "RuntimeError: no memory"}]
     paths = write_results(tmp_path, records, failures=failures, planned=planned, title="Trees", command="groupcam-aug trial x")
     assert {path.name for path in paths} == {"results.json", "results.md", "index.html", "forest.png"}
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    assert {path.name for path in tmp_path.iterdir()} == {".trial.jsonl", *(path.name for path in paths)}
     results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert list(results["summary"]["arms"]) == ["fast", "none"], "in the planned order"
     assert results["missing"] == [
@@ -146,8 +155,18 @@ def test_results_are_written_whole(tmp_path):
         )
 
 
+def test_files_that_are_no_results_of_a_trial_stay(tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"index\.html' is there"):
+        write_results(tmp_path, trial(THREE))
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"] and (tmp_path / "index.html").read_text() == "mine"
+    (tmp_path / "results.json").write_text('{"summary": {}}')
+    with pytest.raises(FileExistsError, match=r"results\.json' is there"):
+        results_in(tmp_path)
+
+
 def test_failures_only(tmp_path):
-    (tmp_path / "forest.png").write_bytes(b"of earlier results")
+    results_in(tmp_path).put("forest.png", b"of earlier results")
     paths = write_results(tmp_path, [], failures=[{"arm": "none", "seed": 0, "error": "OSError: no images"}], planned={"none": 1})
     assert {path.name for path in paths} == {"results.json", "results.md", "index.html"} and not (
         tmp_path / "forest.png"
