@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ __all__ = ["CAM", "COARSE", "Output", "arithmetic", "check_images", "is_channels
 
 Output = str | int | Callable[[Any], Tensor] | None
 _T = TypeVar("_T")
+_tokens: WeakKeyDictionary[nn.Module, dict[torch.Size, set[int]]] = WeakKeyDictionary()  # how many, by shape of an image
 _CHUNK = 64  # images per forward pass at least: enough to fill a GPU, far below what training the same network needs
 _MOST = 256  # and at most, for batches that are larger
 COARSE = 5  # rows or columns of a grid, below which a map is a few blocks
@@ -50,7 +52,6 @@ class CAM:
         self.network = unwrap(model)
         self.stated = None if grid is None else tuple(grid)
         self._grids: dict[tuple[Any, ...], Grid] = {}  # of layers, by the shapes of output and image
-        self._tokens: dict[torch.Size, set[int]] = {}  # how many the network has, by shape of an image
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
         self.columns = 0  # of the logits, after the first call
@@ -222,10 +223,10 @@ class CAM:
         """See `grid.is_attention`; a pass of one image tells how many tokens the network has."""
         if not may_be_attention(output):
             return False
-        size = images.shape[1:]
-        if size not in self._tokens:
-            self._tokens[size] = tokens_in(self.network, self.logits, images)
-        return is_attention(output, self._tokens[size])
+        known = _tokens.setdefault(self.network, {})
+        if images.shape[1:] not in known:
+            known[images.shape[1:]] = tokens_in(self.network, self.logits, images)
+        return is_attention(output, known[images.shape[1:]])
 
     def _warn_of_blocks(self, name: str, grid: Grid, images: Tensor) -> None:
         finer = finer_layer(self.network, self.logits, images, COARSE)

@@ -35,7 +35,8 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
         ValueError: it is not a checkpoint of `Classifier`, or says of itself what that never writes.
     """
     content: Any = read_checkpoint(path)
-    if Path(path).suffix == ".safetensors":
+    exported = Path(path).suffix == ".safetensors"
+    if exported:
         content = _exported(path, content)
     settings = content.get("hyper_parameters") if isinstance(content, dict) else None
     if not (isinstance(settings, dict) and set(INFO) <= set(settings)):
@@ -59,7 +60,8 @@ def read_classifier(path: str | Path) -> dict[str, Any]:
         )
     if arguments["network"] is not None:
         arguments["network"] = described(arguments["network"])
-    _check({name: content.get(name) for name in _OF_LIGHTNING}, _OF_LIGHTNING, repr(str(path)))
+    if not exported:
+        _check({name: content.get(name) for name in _OF_LIGHTNING}, _OF_LIGHTNING, repr(str(path)))
     kept = content.get("ImageData", {})  # where Lightning puts the `state_dict` of a data module of that name
     if not isinstance(kept, Mapping):
         raise ValueError(f"{str(path)!r}: ImageData={_short(kept)} is no mapping; {_DAMAGED}")

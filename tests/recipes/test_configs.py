@@ -88,7 +88,7 @@ def test_command_of_the_page_of_trials_runs(command, images, tmp_path, monkeypat
     (tmp_path / "docs").symlink_to(
         STUDY.parent, target_is_directory=True
     )  # the page's commands run in the root of the repository
-    words = shlex.split(re.sub(r"--data.root \S+|--seeds \d+", "", command))
+    words = shlex.split(re.sub(r"--data.root \S+|--seeds [\d-]+", "", command))
     text = find_recipe(words[0]).read_text()
     last = yaml.safe_load(text)["trainer"]["callbacks"][0]["init_args"]["start_epoch"]
     short = [f"--trainer.max_epochs={last + 1}", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1"]

@@ -307,7 +307,7 @@ def test_masks_of_the_data_reach_the_augmentation(folder):
             mask.paste(1, (0, 0, 20, 33))
             mask.save(folder / "images" / "masks" / "train" / name / f"{i}.png")
     words = ["--data.root", "images", "--data.size", "32", "--data.num_workers", "0", "--data.masks", "masks"]
-    augmentation = '{"class_path": "GroupCAMAugmentation", "init_args": {"mask_key": 2, "network": "network"}}'
+    augmentation = '{"class_path": "GroupCAMAugmentation", "init_args": {"mask_key": 2, "network": "network", "p": 1}}'
     limits = ["--trainer.max_epochs", "1", "--trainer.callbacks", augmentation, "--trainer.default_root_dir", "run"]
     assert main(["fit", *words, "--model.network", NETWORK, *limits, *QUIET]) == 0
     (path,) = (folder / "run").rglob("augmentation.jsonl")
