@@ -13,7 +13,7 @@ from groupcam_aug.files import read_lines
 
 
 def make(**options):
-    return GroupCAMAugmentation(**{"network": "net", "layer": "relu2", "groups": 4, **options})
+    return GroupCAMAugmentation(**{"preset": "paper", "network": "net", "layer": "relu2", "groups": 4, **options})
 
 
 def scalars(folder):

@@ -250,4 +250,5 @@ MODES = {
     "chunk": Mode({"chunk": 4}),
     "seed": Mode({"seed": 3, "p": 0.5}),
     "record": Mode({"record": False}),
+    "log_images": Mode({"log_images": False}),
 }
