@@ -4,9 +4,9 @@ import csv
 import warnings
 
 import pytest
-from lit import Lit, fit, same, state
+from lit import Lit, Recording, fit, same, state
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger
 
 from groupcam_aug.callbacks import GroupCAMAugmentation
 from groupcam_aug.files import read_lines
@@ -35,31 +35,6 @@ def test_epochs_shorter_than_the_logging_interval_leave_their_means(tmp_path):
     steps = [row["groupcam/keep_fraction"] for row in scalars(tmp_path / "each") if "groupcam/keep_fraction" in row]
     mean = sum(value * size for value, size in zip(steps, (4, 4, 2), strict=True)) / 10
     assert rows[0]["groupcam/keep_fraction_epoch"] == pytest.approx(mean, abs=1e-6), "as many as were drawn"
-
-
-class Recording(Logger):
-    """Takes pictures as Weights & Biases' logger does."""
-
-    name, version, experiment, failing = "recording", 0, None, False
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder, self.pictures = folder, []
-
-    @property
-    def save_dir(self):
-        return self.folder
-
-    def log_metrics(self, metrics, step=None):
-        pass
-
-    def log_hyperparams(self, params):
-        pass
-
-    def log_image(self, key, images, step=None, **kwargs):
-        self.pictures.append((key, images, step))
-        if self.failing:
-            raise ConnectionError("rate limit")
 
 
 def test_loggers_get_the_samples_of_few_epochs_and_of_the_last(tmp_path):
