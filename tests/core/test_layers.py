@@ -311,22 +311,31 @@ def test_attention_weights_are_no_grid(class_token):
 
 
 def test_a_square_grid_of_as_many_rows_as_tokens_is_one_if_the_image_shows_it():
+    class Upside(nn.Module):
+        def forward(self, x):
+            return x.flip(2, 3)
+
     class Hybrid(nn.Module):
-        """A grid of 8 x 8 and 8 queries."""
+        """A grid of 8 x 8 and 8 queries; behind it the same grid upside down, which no patch of the image shows."""
 
         def __init__(self):
             super().__init__()
             self.stem, self.queries, self.mix = nn.Conv2d(3, 6, 8, stride=8), nn.Parameter(torch.randn(1, 8, 6)), nn.Linear(6, 6)
-            self.fc = nn.Linear(6, 5)
+            self.upside, self.fc = Upside(), nn.Linear(6, 5)
 
         def forward(self, x):
-            grid = self.stem(x)
+            grid = self.upside(self.stem(x))
             return self.fc(grid.mean(dim=(2, 3)) * self.mix(self.queries.expand(len(x), -1, -1)).mean(dim=1))
 
     torch.manual_seed(0)
     net = Hybrid().eval()
-    for cam in (GradCAM(net), GradCAM(net, "stem"), GradCAM(net, "stem", grid=(8, 8))):
-        assert cam(torch.randn(2, 3, 64, 64), 1).shape == (2, 64, 64) and cam.layer == "stem"
+    x = torch.randn(2, 3, 64, 64)
+    for cam in (GradCAM(net), GradCAM(net, "stem")):
+        assert cam(x, 1).shape == (2, 64, 64) and cam.layer == "stem"
+    with pytest.raises(ValueError, match="'upside' has no grid that could be shown"):
+        GradCAM(net, "upside")(x, 1)
+    stated = GradCAM(net, "upside", grid=(8, 8)).raw(x, 1)
+    torch.testing.assert_close(stated, GradCAM(net, "stem").raw(x, 1).flip(1, 2))
 
 
 class Aside(nn.Module):
