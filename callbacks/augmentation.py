@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from groupcam_aug.callbacks.records.augmentation_stats import AugmentationStats,
 from groupcam_aug.callbacks.records.epoch_means import EpochMeans
 from groupcam_aug.callbacks.records.sample_grid import Samples, is_kept
 from groupcam_aug.callbacks.records.step_timer import StepTimer
+from groupcam_aug.cost import cost_in_forwards
 from groupcam_aug.presets import PRESETS, describe
 from groupcam_aug.saliency import GroupCAM
 
@@ -60,6 +62,7 @@ class _Fit:
     shown: bool = False  # whether they have got one
     checked: bool = False  # whether a batch has been mapped, which shows that the arguments fit module and data
     behind: bool = False  # whether the module has been looked at for layers behind the mapped network
+    plan: str = ""  # what is done and what it costs, after the first batch
     masks_checked: int | None = None  # the last epoch in which the values of object masks were looked at
 
 
@@ -368,7 +371,8 @@ class GroupCAMAugmentation(BatchCallback):
             self.in_extra_forward = False
         if not fit.checked:
             fit.checked = True
-            announce(trainer, self._plan(cam))
+            fit.plan = self._plan(fit, images[:_COUNTED])
+            announce(trainer, fit.plan)
             if cam is not None:
                 cam.recheck = trial  # the labels of one image have been looked at
                 warn_of_several_labels(trainer, cam, targets)
@@ -420,15 +424,26 @@ class GroupCAMAugmentation(BatchCallback):
             "world_size": fit.trainer.world_size,
             "class_names": fit.class_names,
         }
-        if self.source == "masks":
-            facts["plan"] = self._plan(None)
-        elif (cam := fit.source.cam) is not None:
-            facts |= {"layer": cam.layer, "layer_shape": cam.layer_shape, "plan": self._plan(cam)}
+        if fit.plan:
+            facts["plan"] = fit.plan
+        if self.source != "masks" and (cam := fit.source.cam) is not None:
+            facts |= {"layer": cam.layer, "layer_shape": cam.layer_shape}
         return self._settings | facts
 
-    def _plan(self, cam: GroupCAM | None) -> str:
-        what = describe(None if self.source == "masks" else cam, self.augment)
-        return f"Group-CAM augmentation: {'labels mixed, ' if self.labels == 'mixed' else ''}{what}"
+    def _plan(self, fit: _Fit, images: Tensor) -> str:
+        """What is done, and at what cost, which is counted on these images: outside what is timed, some 2 F for `fast`."""
+        cam, cost, why = None if self.source == "masks" else fit.source.cam, math.nan, ""
+        if cam is not None and cam.layer_shape:
+            self.in_extra_forward = True
+            try:
+                with keeping_random_numbers(fit.trainer), fit.source.borrowed(images, type(self).__name__):
+                    cost = cost_in_forwards(cam, images)
+            except Exception as error:  # of any class: what a network does under a counter is no reason to end a training
+                why = f" ({type(error).__name__}: {error})"
+            finally:
+                self.in_extra_forward = False
+        mixed = "labels mixed, " if self.labels == "mixed" else ""
+        return f"Group-CAM augmentation: {mixed}{describe(cam, self.augment, cost)}{why}"
 
     def _keep_average(self) -> None:
         if self._fit is not None and self._fit.source.average is not None:
@@ -440,6 +455,7 @@ class GroupCAMAugmentation(BatchCallback):
 
 
 _AVERAGE = "groupcam_aug.average"
+_COUNTED = 4  # images on which cost is counted: what a batch shares weighs little, and `paper` takes a fraction of its first step
 _METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk")
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), see "

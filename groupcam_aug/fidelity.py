@@ -11,12 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from groupcam_aug.arguments import check_seed, check_whole
 from groupcam_aug.augment import has_map, keep_mask, read_threshold
-from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import check_images
+from groupcam_aug.cost import bare_pass, count_flops
 from groupcam_aug.metrics.stability import map_change
 from groupcam_aug.presets import mode_name, scoring_of
 from groupcam_aug.saliency import GroupCAM
@@ -237,17 +236,8 @@ def _prices(
     paper: GroupCAM, images: Tensor, calls: Mapping[str, Callable[[], Tensor]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Cost and time of each call, in forward passes of the bare network on the same images."""
-
-    def bare() -> Tensor:
-        with as_found(paper.network, images.device):
-            return torch.cat(paper.in_parts(images, lambda part, _: paper.logits(images[part])))
-
-    timed: dict[str, Callable[[], Tensor]] = {"": bare, **calls}
-    flops: dict[str, float] = {}
-    for name, call in timed.items():
-        with FlopCounterMode(display=False) as counter:
-            call()
-        flops[name] = counter.get_total_flops()
+    timed: dict[str, Callable[[], Tensor]] = {"": lambda: bare_pass(paper, images), **calls}
+    flops = {name: count_flops(call) for name, call in timed.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
         for name, call in timed.items():

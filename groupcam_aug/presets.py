@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypedDict
 
 from groupcam_aug.augment import SaliencyBlur
@@ -47,12 +48,13 @@ def mode_name(mode: str) -> str:
     return scoring["mask_at"] + (f", {scoring['baseline']}" if scoring["baseline"] != "blur" else "")
 
 
-def describe(cam: GroupCAM | None, augment: SaliencyBlur) -> str:
+def describe(cam: GroupCAM | None, augment: SaliencyBlur, cost: float = math.nan) -> str:
     """What is done to how many images, and what it adds to training, in a line; a training step counts three forward passes.
 
     Args:
         cam: of the maps, after its first call; None where object masks stand in for maps.
         augment: of the images.
+        cost: of a map, see `cost.cost_in_forwards`; NaN where it is not known.
     """
     p = augment.p
     share = "every image" if p == 1 else f"{p:.0%} of the images"
@@ -60,8 +62,7 @@ def describe(cam: GroupCAM | None, augment: SaliencyBlur) -> str:
         return f"object masks of the batch (mask_from={augment.mask_from!r}), {share}: no map is made"
     if not cam.layer_shape:
         return f"{augment.mask_from!r} masks, {share}: no extra forward pass"
-    shape, on_input = " x ".join(map(str, cam.layer_shape)), cam.mask_at == "input"
-    passes = (2 if cam.baseline == "blur" else 1) * p + (cam.groups * p if on_input else 0)
-    behind = "" if on_input else f" and {cam.groups} short ones behind {cam.place}"
-    cost = f"+{passes:g} forwards per image{behind}, about +{passes / 3:.0%} of a step"
-    return f"{cam.layer}, {shape}, G={cam.groups}, {share}: {cost}" + ("; preset fast: about +17%" if on_input else "")
+    what = f"{cam.layer}, {' x '.join(map(str, cam.layer_shape))}, G={cam.groups}, {share}"
+    if math.isnan(cost):
+        return f"{what}; what a map costs could not be counted"
+    return f"{what}: a map costs {cost:.1f} forward passes (counted), so about +{p * cost / 3:.0%} of a step"

@@ -1,19 +1,17 @@
 """What a call costs, in forward passes of the bare network (F), counted in multiplications, and on a GPU in memory."""
 
+import math
+
 import pytest
 import torch
 import torchvision
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from groupcam_aug import GroupCAM
+from groupcam_aug import GroupCAM, SaliencyBlur
+from groupcam_aug.cost import cost_in_forwards, count_flops
+from groupcam_aug.fidelity import measure_fidelity
+from groupcam_aug.presets import describe, scoring_of
 from groupcam_aug.recipes.networks import CIFARResNet
-
-
-def flops(work):
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
-
 
 NETWORKS = {
     "resnet18": (lambda: torchvision.models.resnet18(), 64),
@@ -29,8 +27,52 @@ def costs(name, **options):
     targets = torch.tensor([3, 1])
     cam = GroupCAM.for_training(network, **options)
     cam(images, targets)  # finds the layer, and looks how the network may be split
-    with torch.no_grad():
-        return flops(lambda: cam(images, targets)) / flops(lambda: network(images)), cam
+    return cost_in_forwards(cam, images, targets), cam
+
+
+def test_flops_of_a_convolution_and_of_its_backward_pass():
+    convolution, images = nn.Conv2d(3, 5, 3, bias=False), torch.randn(2, 3, 8, 8)
+    once = 2 * (2 * 5 * 6 * 6) * (3 * 3 * 3)  # a multiplication and an addition for each weight that an output sums over
+    assert count_flops(lambda: convolution(images)) == once
+    assert count_flops(lambda: convolution(images).sum().backward()) == 2 * once, "for the weights; images need no gradient"
+
+
+def test_a_network_that_multiplies_nothing_has_no_cost_to_compare_with():
+    class Means(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(x).mean(dim=(2, 3))
+
+    cam = GroupCAM.for_training(Means(), "relu", groups=3, mask_at="target")
+    images = torch.randn(2, 3, 8, 8)
+    cam(images)
+    cost = cost_in_forwards(cam, images)
+    assert math.isnan(cost) and describe(cam, SaliencyBlur(cam), cost).endswith("what a map costs could not be counted")
+
+
+@pytest.mark.parametrize(
+    "name, cost, words",
+    [
+        # Its head is a convolution that every group has to pass: .26 F of 16 groups and the blank image.
+        ("squeezenet1_1", 5.2, "50% of the images: a map costs 5.2 forward passes (counted), so about +87% of a step"),
+        ("resnet18", 1.0, "50% of the images: a map costs 1.0 forward passes (counted), so about +17% of a step"),
+        ("vgg11", 1.3, "50% of the images: a map costs 1.3 forward passes (counted), so about +21% of a step"),
+    ],
+)
+def test_the_announced_cost_of_fast_is_the_counted_one_and_that_of_fidelity(name, cost, words):
+    torch.manual_seed(0)
+    network, images = torchvision.models.get_model(name, num_classes=1000).eval(), torch.randn(4, 3, 224, 224)
+    cam = GroupCAM.for_training(network, **scoring_of("fast"))
+    cam(images)
+    counted = cost_in_forwards(cam, images)
+    assert counted == pytest.approx(cost, abs=0.1)
+    assert describe(cam, SaliencyBlur(cam, p=0.5), counted).endswith(words)
+    if name == "squeezenet1_1":
+        row = measure_fidelity(network, images, modes=["fast"], groups=16, regroupings=1, repeats=0)["fast"]
+        assert row.cost == pytest.approx(counted, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
