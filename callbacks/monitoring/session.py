@@ -103,7 +103,8 @@ class Session:
         self._size = tuple(reading.maps.shape[1:])
         if not state.film.count:
             state.film.add(epochs - 1, reading.maps[self._shown])
-        watched = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
+        watched: dict[str, Any] = {"layer": mapper.cam.layer, "num_probes": len(mapper.probes), "origin": mapper.probes.origin}
+        watched["cells"] = list(self._size)
         watched["labelled"] = mapper.probes.has_single_labels
         self._facts = {**facts, **watched, "fingerprint": fingerprint}
 

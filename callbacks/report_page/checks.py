@@ -35,7 +35,8 @@ def findings(records: RunRecords) -> list[Finding]:
     Args:
         records: of the run.
     """
-    every = [*_files(records), *_run(records), *_maps(records), *_augmentation(records), *_cost(records), *_evaluation(records)]
+    parts = (_files, _run, _blocks, _maps, _augmentation, _cost, _evaluation)
+    every = [finding for part in parts for finding in part(records)]
     return sorted(every, key=lambda finding: finding.level != "warning")
 
 
@@ -174,7 +175,6 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
         return
     line = records.drawn_epochs[-1]
     missing = line["no_map"] / line["drawn"]
-    yield from _blocks(records)
     yield from _uneven(records, line)
     if records.augmentation.get("source") == "masks":
         if missing >= 0.3:
@@ -219,15 +219,20 @@ def _augmentation(records: RunRecords) -> Iterator[Finding]:
 
 
 def _blocks(records: RunRecords) -> Iterator[Finding]:
-    """A map of a few cells, where one was made."""
-    rows, columns = (records.augmentation.get("layer_shape") or [COARSE, COARSE])[-2:]
-    if min(rows, columns) < COARSE:
-        yield Finding(
-            "warning",
-            f"Maps have {rows} x {columns} cells.",
-            f"Layer {records.augmentation.get('layer')} is that coarse for images of this size: whole blocks are kept or "
-            "blurred. Use larger images, or an earlier layer with layer=.",
-        )
+    """Maps of a few cells, those of the augmentation first."""
+    used, watched = records.augmentation, records.monitor
+    for grid, layer, effect in (
+        ((used.get("layer_shape") or [])[-2:], used.get("layer"), "whole blocks are kept or blurred"),
+        (watched.get("cells") or [], watched.get("layer"), "they can only pick blocks, not follow an object"),
+    ):
+        if len(grid) == 2 and min(grid) < COARSE:
+            yield Finding(
+                "warning",
+                f"Maps have {grid[0]} x {grid[1]} cells.",
+                f"Layer {layer} is that coarse for images of this size: {effect}. Use larger images, or an earlier layer with "
+                "layer=.",
+            )
+            return
 
 
 def _uneven(records: RunRecords, line: dict[str, Any]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ _CURVE = {"fractions?": [float], "mean?": [float], "auc": float, "interval?": ([
 FACTS: dict[str, dict[str, Any]] = {
     "run": {"class_names?": _NAMES, "resumed?": [int], "versions?": {...: object}, "status?": str},
     "monitor": {
+        "cells?": [int],
         "class_names?": _NAMES,
         "every_n_epochs?": int,
         "labelled?": bool,

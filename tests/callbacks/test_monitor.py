@@ -414,6 +414,11 @@ def test_what_is_watched_is_written_down_at_the_first_batch(tmp_path):
     assert look.found
 
 
+def test_the_grid_of_the_maps_is_written_down(tmp_path):
+    watched(tmp_path, max_epochs=1)
+    assert json.loads((tmp_path / "groupcam" / "monitor.json").read_text())["cells"] == [14, 14]
+
+
 def test_cost_is_predicted_in_forward_units_and_told(tmp_path, caplog):
     assert SaliencyMonitor(num_images=60).predict_overhead(2800) == pytest.approx(60 * 3 / 8400)
     assert SaliencyMonitor(images=(torch.zeros(5, 3, 8, 8), [0] * 5)).predict_overhead(100) == pytest.approx(5 * 3 / 300)

@@ -69,6 +69,24 @@ def test_maps_of_a_few_cells_are_named_on_top(tmp_path, shape, expected):
     assert warnings_of(tmp_path) == ([] if expected is None else [expected])
 
 
+@pytest.mark.parametrize(
+    ("cells", "expected"), [([2, 3], ["Maps have 2 x 3 cells."]), ([4, 14], ["Maps have 4 x 14 cells."]), ([5, 5], []), ([3], [])]
+)
+def test_watched_maps_of_a_few_cells_are_named_where_nothing_is_augmented(tmp_path, cells, expected):
+    records.monitor(tmp_path)
+    facts = json.loads((tmp_path / "monitor.json").read_text())
+    put_file(tmp_path, "monitor.json", json.dumps(facts | {"cells": cells}))
+    assert [text for text in warnings_of(tmp_path) if "cells" in text] == expected
+
+
+def test_coarse_maps_of_augmentation_and_monitor_are_one_warning(tmp_path):
+    records.augmentation(tmp_path)
+    records.monitor(tmp_path)
+    for name, facts in (("augmentation", {"layer_shape": [64, 3, 3]}), ("monitor", {"cells": [2, 2]})):
+        put_file(tmp_path, f"{name}.json", json.dumps(json.loads((tmp_path / f"{name}.json").read_text()) | facts))
+    assert [text for text in warnings_of(tmp_path) if "cells" in text] == ["Maps have 3 x 3 cells."]
+
+
 def test_empty_object_masks_are_no_failure_of_the_method(tmp_path):
     records.augmentation(tmp_path, no_map=90, keep_fraction=0.05)
     facts = json.loads((tmp_path / "augmentation.json").read_text())
