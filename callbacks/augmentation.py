@@ -143,6 +143,8 @@ class GroupCAMAugmentation(BatchCallback):
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
         chunk: most images per forward pass; see `GroupCAM` for the default.
+        compile: run the passes of masked images through `torch.compile`; for masks on the input only, as of "paper". Compiling
+            takes half a minute or more at the first batch. Default: False.
         seed: of the draws; they follow from (seed, rank, batch number), so a resumed run repeats them.
         record: whether to leave the records named above. Default: True; False for images that must not be copied.
         log_images: whether loggers that take pictures get the recorded samples. Default: True.
@@ -186,6 +188,7 @@ class GroupCAMAugmentation(BatchCallback):
         output: int | str | Callable[[Any], Tensor] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
+        compile: bool = False,
         seed: int = 0,
         record: bool = True,
         log_images: bool = True,
@@ -222,10 +225,11 @@ class GroupCAMAugmentation(BatchCallback):
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.mask_key = image_key, target_key, mask_key
         self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
-        self.output, self.preprocess = output, preprocess
+        self.output, self.preprocess, self.compile = output, preprocess, compile
         self.mask_at = defaults["mask_at"] if mask_at is None else mask_at
         self.baseline = defaults["baseline"] if baseline is None else baseline
-        self._make_cam(nn.Identity(), layer=None, mask_at="input")  # checks the arguments now, not at the first batch
+        checked = self.mask_at if self.mask_at in ("stage", "target") else "input"  # a layer's name: at the first batch
+        self._make_cam(nn.Identity(), layer=None, mask_at=checked)  # checks the arguments now, not at the first batch
         p = defaults["p"] if p is None else p
         self.augment = SaliencyBlur(self._map, p=p, strength=strength, threshold=threshold, fill=fill, mask_from=mask_from)
         self._settings = settings  # for the records
@@ -442,6 +446,8 @@ class GroupCAMAugmentation(BatchCallback):
                 why = f" ({type(error).__name__}: {error})"
             finally:
                 self.in_extra_forward = False
+            if cam.compiled is not None:
+                why += f"; {cam.compiled.told()}"
         mixed = "labels mixed, " if self.labels == "mixed" else ""
         return f"Group-CAM augmentation: {mixed}{describe(cam, self.augment, cost)}{why}"
 
@@ -456,7 +462,7 @@ class GroupCAMAugmentation(BatchCallback):
 
 _AVERAGE = "groupcam_aug.average"
 _COUNTED = 4  # images on which cost is counted: what a batch shares weighs little, and `paper` takes a fraction of its first step
-_METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk")
+_METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk", "compile")
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), see "
     "groupcam_aug.SaliencyBlur; where the strategy shards the network, with a teacher that it does not shard"

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from groupcam_aug.restore import hooked, restoring, undo
-from groupcam_aug.threads import by_this_thread, first_layer, one_thread, warn_of_other_threads
+from groupcam_aug.threads import by_this_thread, first_layer, is_watching, one_thread, warn_of_other_threads
 
-__all__ = ["Capture", "as_found", "capture", "plain_arithmetic", "unwrap"]
+__all__ = ["Capture", "as_found", "capture", "compiled_code", "plain_arithmetic", "unwrap"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -94,6 +94,26 @@ def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[n
         _set_buffers(_copied(buffers))
         with hooked([(first_layer(model)._forward_pre_hooks, warn_of_other_threads(model))] if in_training else []):
             yield model
+
+
+@contextmanager
+def compiled_code(model: nn.Module) -> Iterator[None]:
+    """Inside `as_found`: `torch.compile`d code runs as such, not eagerly, in this block.
+
+    The hook that notices other threads is out of the way: it is another one in each `as_found`, and would be compiled anew.
+    """
+    table = first_layer(model)._forward_pre_hooks
+    watching = {key: hook for key, hook in table.items() if is_watching(hook)}
+
+    def restore() -> None:
+        table.update(watching)
+        _eager.resume()
+
+    with restoring(restore):
+        for key in watching:
+            del table[key]
+        _eager.pause()
+        yield
 
 
 class Capture:
@@ -242,6 +262,21 @@ class _Eager:
             if self.before is None:
                 self.before = eval_frame._stance
             eval_frame._set_stance(eval_frame.DynamoStance("force_eager"))
+
+    def pause(self) -> None:
+        """Compiled code runs as such, until `resume`."""
+        from torch._dynamo import eval_frame
+
+        with self.guard:
+            if self.before is not None:
+                eval_frame._set_stance(self.before)
+
+    def resume(self) -> None:
+        from torch._dynamo import eval_frame
+
+        with self.guard:
+            if self.before is not None:
+                eval_frame._set_stance(eval_frame.DynamoStance("force_eager"))
 
     def leave(self, ticket: object) -> None:
         from torch._dynamo import eval_frame

@@ -68,8 +68,8 @@ class CAM:
         words = changed_options(type(self).__init__, vars(self) | {"grid": self.stated})
         return f"{type(self).__name__}({', '.join([type(self.network).__name__, *words])})"
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits of the network in the caller's precision, whatever they are wrapped in.
+    def logits(self, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> Tensor:
+        """Logits of the network in the caller's precision, whatever they are wrapped in; `run` stands in for `forward`.
 
         Without a graph where gradients are off, even if the network's forward switches them on.
 
@@ -77,15 +77,19 @@ class CAM:
             ValueError: another number of rows than images.
         """
         with torch.set_grad_enabled(with_graph := torch.is_grad_enabled()):  # a forward may leave them switched on behind it
-            logits = self._outputs(images)
+            logits = self._outputs(images, run)
         return logits if with_graph else logits.detach()
 
-    def _outputs(self, images: Tensor) -> Tensor:
-        count = len(images)
+    def forward(self, images: Tensor) -> Any:
+        """What the network returns for images."""
+        return self.network(images if self.preprocess is None else self.preprocess(images))
+
+    def _outputs(self, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> Tensor:
+        count, run = len(images), run or self.forward
         self._rows = max(self._rows, count)
         if 0 not in images.stride():  # blanks, which are one number, cannot be written to
             images = images.clone()  # the network, or `preprocess`, may normalise in place
-        logits = select_output(self.network(images if self.preprocess is None else self.preprocess(images)), self.output)
+        logits = select_output(run(images), self.output)
         if logits.ndim == 2 and len(logits) != count:
             raise ValueError(
                 f"{type(self.network).__name__} returns {len(logits)} rows of logits for {count} images: "

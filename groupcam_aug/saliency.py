@@ -5,17 +5,18 @@ Images in, maps out: every call borrows the network in evaluation mode and gives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groupcam_aug.arguments import check_choice, check_number, check_whole
+from groupcam_aug.arguments import check_choice, check_flag, check_number, check_whole
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
+from groupcam_aug.compiled import CompiledForward, rows_of_a_pass
 from groupcam_aug.layers import is_read, layer_name, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
@@ -83,9 +84,13 @@ class GroupCAM(CAM):
             it is. None: found, and checked by changing patches of an image, at the first call.
         chunk: most images per forward pass. Default: the batch, but 64 to 256, fewer where memory is short; on a CPU at most
             400,000 pixels. Out of memory, halved until it fits.
+        compile: run the passes of masked images through `torch.compile`, for `mask_at="input"`; they are filled up to passes of
+            one size. Compiling takes half a minute or more at the first call; where it fails, passes are eager, with a warning.
+            Default: False.
 
     Raises:
-        ValueError: an argument out of range; more groups than channels; a layer without a grid.
+        ValueError: an argument out of range; more groups than channels; a layer without a grid; compile=True with masks
+            elsewhere.
         TypeError: a ScriptModule, or images that are not a floating-point tensor.
 
     Example::
@@ -110,8 +115,10 @@ class GroupCAM(CAM):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
         grid: Sequence[int] | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__(model, output, preprocess, chunk, grid)
+        check_flag("compile", compile)
         check_choice("weights", weights, ("gradient", "none"))
         check_choice("variant", variant, ("paper", "head"))
         check_choice("baseline", baseline, ("blur", "zero"))
@@ -123,7 +130,13 @@ class GroupCAM(CAM):
         self.denoise = None if variant == "head" else denoise
         if mask_at not in ("input", "stage", "target"):
             mask_at = layer_name(self.network, mask_at)
-        self.mask_at, self.baseline = mask_at, baseline
+        if compile and mask_at != "input":
+            raise ValueError(
+                f"compile=True is for masks on the input, whose passes run the whole network; mask_at={mask_at!r} makes none "
+                "(the presets 'fast' and 'balanced' neither)"
+            )
+        self.mask_at, self.baseline, self.compile = mask_at, baseline, compile
+        self.compiled = CompiledForward(self.network, self.forward) if compile else None
         self.layer_shape: tuple[int, ...] = ()  # (K, u, v) of the target layer, after the first call
         self.place = mask_at  # the layer that "stage" and "target" stand for, after the first call
         self.channels: Tensor | None = None  # another order of the channels before they are grouped (see `measure_fidelity`)
@@ -219,14 +232,36 @@ class GroupCAM(CAM):
         dtype, count = scaled.dtype, len(images)
         blurred = blur(images) if self.baseline == "blur" else torch.zeros_like(images[:1])
         kept, base = images.to(dtype), blurred.to(dtype)
+
+        def masked(part: Tensor) -> list[Tensor]:
+            masks = enlarge(part, images.shape[-2:]).unbind(dim=1)
+            return [torch.lerp(base, kept, mask[:, None]).to(images.dtype) for mask in masks]
+
+        if self.compiled is not None:
+            rows = rows_of_a_pass(chunk, self.groups * count + len(blurred))
+            logits = self._compiled_logits(blurred, (masked(part)[0] for part in scaled.split(1, dim=1)), rows).to(dtype)
+            baseline = target.score(logits[: len(blurred)].expand(count, -1))
+            return _by_group(target, logits[len(blurred) :], count) - baseline[:, None]
         baseline = target.score(self.logits(blurred).to(dtype).expand(count, -1))
         scores = []
         for part in scaled.split(max(1, chunk // count), dim=1):
-            masks = enlarge(part, images.shape[-2:]).unbind(dim=1)
-            mixed = [torch.lerp(base, kept, mask[:, None]).to(images.dtype) for mask in masks]
+            mixed = masked(part)
             logits = self.logits(torch.cat(mixed) if len(mixed) > 1 else mixed[0])
             scores.append(_by_group(target, logits.to(dtype), count))
         return torch.cat(scores, dim=1) - baseline[:, None]
+
+    def _compiled_logits(self, first: Tensor, others: Iterable[Tensor], rows: int) -> Tensor:
+        """Logits of `first` and then `others`, batches of images, in compiled passes of exactly `rows` images."""
+        waiting, logits, count = first, [], len(first)
+        for images in others:
+            waiting, count = torch.cat([waiting, images]), count + len(images)
+            while len(waiting) >= rows:
+                logits.append(self.logits(waiting[:rows], self.compiled))
+                waiting = waiting[rows:]
+        if len(waiting):
+            filled = torch.cat([waiting, waiting[-1:].expand(rows - len(waiting), -1, -1, -1)])
+            logits.append(self.logits(filled, self.compiled))
+        return torch.cat(logits)[:count]
 
     def _gains_of_features(
         self,

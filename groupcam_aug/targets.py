@@ -108,7 +108,8 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation | None,
     if classes == 1 and activation == "softmax" and not callable(targets):
         raise ValueError(
             "the network returns a single logit, whose softmax is always 1: use activation='sigmoid' for a yes or no; for a "
-            "regression give targets as a callable, lambda y: y[:, 0], or -y[:, 0] for what speaks for less"
+            "regression give targets as a callable, lambda y: y[:, 0], or -y[:, 0] for what speaks for less (callbacks map "
+            "classes only: call SaliencyBlur with such targets inside training_step)"
         )
     if targets is None:
         return Target(first_choice(logits, activation), activation)

@@ -13,7 +13,7 @@ from torch import nn
 
 from groupcam_aug.restore import restoring
 
-__all__ = ["by_this_thread", "first_layer", "one_thread", "warn_of_other_threads"]
+__all__ = ["by_this_thread", "first_layer", "is_watching", "one_thread", "warn_of_other_threads"]
 
 _guard = threading.RLock()
 _freed = threading.Condition(_guard)
@@ -71,3 +71,8 @@ def warn_of_other_threads(network: nn.Module) -> Callable[..., None]:
         )
 
     return hook
+
+
+def is_watching(hook: Any) -> bool:
+    """Whether a hook is one of `warn_of_other_threads`."""
+    return getattr(hook, "__qualname__", "").startswith(f"{warn_of_other_threads.__qualname__}.")

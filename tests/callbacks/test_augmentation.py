@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import pickle
+import re
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
-from groupcam_aug import GroupCAM, SaliencyBlur
+from groupcam_aug import GroupCAM, SaliencyBlur, compiled
 from groupcam_aug.callbacks import GroupCAMAugmentation
 from groupcam_aug.callbacks.augmentation import PRESETS
 from groupcam_aug.callbacks.glue.batch import batch_generator
@@ -284,6 +285,19 @@ def test_logged_values_profile_and_plan(tmp_path, caplog):
         "Group-CAM augmentation: relu2, 8 x 12 x 10, G=4, every image: a map costs 6.7 forward passes (counted), so about "
         "+222% of a step"  # 6 of them masked, blurred or plain; a network as small as this one is hardly more than a blur
     ]
+
+
+def test_compiled_passes_give_the_same_batches_and_the_plan_tells_what_they_took(monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    caplog.set_level("INFO")
+    eager, quick = Lit(), Lit()
+    quick.load_state_dict(eager.state_dict())
+    for module, options in ((eager, {}), (quick, {"compile": True, "chunk": 4})):
+        fit(module, [make(**options)], max_epochs=2)
+    for one, other in zip(eager.seen, quick.seen, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+    plain, told = [r.getMessage() for r in caplog.records if "Group-CAM augmentation" in r.getMessage()]
+    assert re.fullmatch(re.escape(plain) + r"; scoring passes compiled in \d+ s, 1 graph", told)
 
 
 @pytest.mark.parametrize("options", [{"mask_from": "whole"}, {"mask_from": lambda x, y: x[:, 0] > 0}])

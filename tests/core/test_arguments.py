@@ -49,7 +49,7 @@ PUBLIC = {
     GroupCAM: (
         lambda **options: GroupCAM(NET, **options),
         {"groups": (*WHOLE, 0), "chunk": (*OR_NONE, 0), "denoise": (math.nan, "70", True, 101), "weights": WORD, "variant": WORD}
-        | {"baseline": WORD, "activation": WORD, "grid": GRID, "preprocess": CALL, "output": PICK},
+        | {"baseline": WORD, "activation": WORD, "grid": GRID, "preprocess": CALL, "output": PICK, "compile": FLAG},
     ),
     GradCAM: (
         lambda **options: GradCAM(NET, **options),
@@ -103,6 +103,7 @@ PUBLIC = {
             "preprocess": CALL,
             "output": PICK,
             "record": FLAG,
+            "compile": FLAG,
             "strength": SHARE,
             "p": SHARE,
             "threshold": THRESHOLD,

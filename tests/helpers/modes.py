@@ -12,7 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
+from groupcam_aug import compiled
 from groupcam_aug.callbacks import GroupCAMAugmentation
+
+compiled.BACKEND = "aot_eager"  # traced as ever, but without minutes of a C++ compiler: test_compiled runs that one
 
 NAMES = {"images": "pixel_values", "labels": "labels"}
 
@@ -248,6 +251,7 @@ MODES = {
     "mask_key beside maps": Mode({"source": "self", "mask_key": 2}, as_masked, read_masked),
     "mask_key, labels mixed": Mode({"mask_key": 2, "fill": "other", "labels": "mixed"}, as_masked, read_masked),
     "chunk": Mode({"chunk": 4}),
+    "compile": Mode({"compile": True}),
     "seed": Mode({"seed": 3, "p": 0.5}),
     "record": Mode({"record": False}),
     "log_images": Mode({"log_images": False}),
