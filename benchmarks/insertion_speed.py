@@ -60,15 +60,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["squeezenet1_1"], help="others than it have random weights")
     parser.add_argument("--images", type=int, default=4, help="in a call")
+    parser.add_argument("--random", action="store_true", help="random images in place of photographs: only time counts")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0, help="0 = as torch chooses")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    pictures, labels = photographs()
-    images, targets = batch(pictures[: options.images]).to(options.device), torch.tensor(labels[: options.images])
+    if options.random:
+        images, labels = torch.randn(options.images, 3, 224, 224), [0] * options.images
+    else:
+        pictures, labels = photographs()
+        images = batch(pictures[: options.images])
+    images, targets = images.to(options.device), torch.tensor(labels[: options.images])
     chunk = 64 if options.device == "cuda" else 7  # as `insertion_deletion` chooses at 224 pixels
     rows = []
     for name in options.networks:

@@ -66,6 +66,10 @@ def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namesp
     for groups in options.groups:
         for name, (_, how) in PRESETS.items():
             methods[f"{name}, G={groups}"] = GroupCAM.for_training(network, groups=groups, **how)
+        if options.compile:
+            methods[f"paper, G={groups}, compiled"] = GroupCAM.for_training(network, groups=groups, compile=True)
+        for chunk in options.chunk:
+            methods[f"paper, G={groups}, {chunk} images a pass"] = GroupCAM.for_training(network, groups=groups, chunk=chunk)
 
     def called(method: Any) -> Callable[[], Any]:
         def call() -> Any:
@@ -80,13 +84,17 @@ def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namesp
                 network(part)
 
     calls = {"bare forward (F)": bare, **{name: called(method) for name, method in methods.items()}}
+    compiled = {name: method for name, method in methods.items() if getattr(method, "compiled", None) is not None}
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
+    for name, method in compiled.items():
+        apart = float((method(images, labels) - methods[name.removesuffix(", compiled")](images, labels)).abs().max())
+        print(f"{name}: {method.compiled.told()}; maps differ by at most {apart:.2g}")
     meter = Meter(network, setting)
     rows = []
     for name, seconds in taken.items():
         median, times = spread(seconds)[0], relative(seconds, taken["bare forward (F)"])
-        outside = meter.share_outside(calls[name], 3) if name.startswith("paper, G") else None
+        outside = meter.share_outside(calls[name], 3) if name.startswith("paper, G") and name not in compiled else None
         rows.append([len(images), name, 1000 * median / len(images), *times, outside, peaks[name]])
         print(*rows[-1], flush=True)
     return rows
@@ -118,6 +126,8 @@ def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Names
 
     calls: dict[str, Callable[[], Any]] = {"plain": lambda: step(images)}
     calls.update({name: augmented(*preset) for name, preset in PRESETS.items() if name not in options.leave_out})
+    if options.compile:
+        calls["paper, compiled"] = augmented(1.0, {"compile": True})
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
     rows = []
@@ -173,6 +183,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", choices=("maps", "steps", "profile"), nargs="+", default=["maps", "steps", "profile"])
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="PRESET", help="of the training steps")
+    parser.add_argument("--compile", action="store_true", help="compiled passes, too")
+    parser.add_argument("--chunk", type=int, nargs="+", default=[], help="images a pass, of exact maps, too")
     parser.add_argument("--tag", default="", help="in the names of the result files")
     options = parser.parse_args()
     setting = Setting(options)

@@ -84,3 +84,50 @@ def test_photographs(tmp_path, data_folder):
     for name in ("photographs.jpg", "settling.jpg"):
         with Image.open(tmp_path / "docs" / name) as picture:
             assert min(picture.size) > 200 and picture.format == "JPEG"
+
+
+def all_of(folder, *words, status=0):
+    environment = {**os.environ, "GROUPCAM_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(BENCHMARKS / "all.py"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_a_dry_run_lists_all_steps_and_runs_none(tmp_path):
+    assert "7 of 7 steps" in (listed := all_of(tmp_path, "--gpu", "--dry-run")) and "--compile" in listed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_one_command_runs_and_goes_on(tmp_path):
+    assert "no step 'speed'" in all_of(tmp_path, "--gpu", "--toy", "--only", "speed", status=2)
+    assert "1 of 1 steps" in all_of(tmp_path, "--gpu", "--toy", "--only", "insertion")
+    (notes,) = tmp_path.glob("all_gpu_*.json")
+    assert json.loads(notes.read_text())["insertion"]["command"][0] == "insertion_speed.py"
+    assert [*tmp_path.glob("insertion_speed_*.json")]
+    again = all_of(tmp_path, "--gpu", "--toy", "--only", "insertion")
+    assert "0 of 1 steps" in again and "==" not in again
+    assert "1 of 1 steps" in all_of(tmp_path, "--gpu", "--only", "insertion", "--dry-run"), "that was a toy"
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_is_named_and_not_noted(tmp_path):
+    hindered = tmp_path / "file"
+    hindered.write_text("in the place of the results' folder")
+    told = all_of(hindered, "--gpu", "--toy", "--only", "insertion", status=1)
+    assert "failed with status 1" in told and "not done: insertion" in told
+
+
+@pytest.mark.slow
+def test_the_gpus_command_runs_as_a_whole_without_jsonargparse(tmp_path, monkeypatch):
+    """What a bare machine has: torch, Lightning, timm, torchmetrics; a module in front hides the others."""
+    for name in ("jsonargparse", "safetensors"):
+        (tmp_path / "hidden" / name).mkdir(parents=True)
+        (tmp_path / "hidden" / name / "__init__.py").write_text(f"raise ModuleNotFoundError('no {name} here')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "hidden"), os.environ.get("PYTHONPATH", "")]))
+    steps = ["maps and steps", "compiled", "images per pass", "scaling", "insertion", "monitor"]
+    told = all_of(tmp_path / "results", "--gpu", "--toy", "--only", *steps)
+    assert told.count(": done after") == 6 and "all done" in told
+    found = {path.stem.partition("_cpu_")[0] for path in (tmp_path / "results").glob("*.json")}
+    assert {"speed_maps", "speed_steps", "speed_maps_compiled", "speed_maps_chunks", "scaling", "monitor_cost"} <= found
