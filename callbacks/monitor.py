@@ -67,9 +67,9 @@ class SaliencyMonitor(ConfiguredCallback):
     - `saliency/spearman`, `/mass_shift`: mean rank correlation of the pairs (-1 to 1), mean share of the mass that moved.
     - `saliency/noise`: how much the map of the mirrored image differs, 0 to 1; falls as maps get better, and needs no labels.
     - `saliency/alive`: share of probes with a map. `saliency/floor`: rank correlation of maps of *different* images.
-    - `saliency/change_correct` and so on: the same over the probes classified as labelled, both times. `saliency/correct` is
-      their share, `/counted` and `/counted_correct` how many pairs a change is the mean of, `/flip_rate` the share of probes
-      with another first choice than last time.
+    - `saliency/change_correct` and so on: the same over the probes classified as labelled both times. `saliency/correct`: the
+      share classified as labelled now, `/flip_rate` with another first choice than last time. `/counted`, `/counted_correct`:
+      how many pairs a change is the mean of.
 
     `converged_epoch` is the first of `patience` probings in a row with a change of at most `threshold`, enough maps alive and a
     learning rate that has not been cut: it is announced and reported, not acted upon (see `SaliencyEarlyStopping`). Stable

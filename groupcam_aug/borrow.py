@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from groupcam_aug.restore import hooked, restoring, undo
+from groupcam_aug.restore import hooked, mode_stacks, restoring, undo
 from groupcam_aug.threads import by_this_thread, first_layer, is_watching, one_thread, warn_of_other_threads
 
 __all__ = ["Capture", "as_found", "capture", "compiled_code", "plain_arithmetic", "unwrap"]
@@ -77,6 +77,7 @@ def as_found(model: nn.Module, device: torch.device | None = None) -> Iterator[n
     inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     with one_thread(model), restoring(partial(undo, steps)), inference:
         _keep_random_numbers(steps, device)  # last to be undone: it fails on a device that is broken
+        steps.append(mode_stacks())
         steps.append(partial(torch.set_grad_enabled, grad))
         torch.set_grad_enabled(False)
         if "torch._dynamo" in sys.modules:  # not imported = nothing compiled in this process, and the import takes seconds

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import Output, check_images
+from groupcam_aug.restore import ending_blocks
 from groupcam_aug.saliency import GradCAM
 from groupcam_aug.targets import Targets, targets_of
 
@@ -59,7 +60,7 @@ def guided_grad_cam(
 
     def gradient(part: slice, _chunk: int) -> Tensor:
         pixels = plain[part].clone().requires_grad_()
-        with torch.enable_grad(), _GuidedReLUs(type(cam.network).__name__) as guided:
+        with torch.enable_grad(), ending_blocks(), _GuidedReLUs(type(cam.network).__name__) as guided:
             logits = cam.logits(pixels)
             target = cam.target(targets_of(targets, part), plain[part], logits, maps.dtype, "sigmoid")
             value = target.value(logits.to(maps.dtype)).sum()

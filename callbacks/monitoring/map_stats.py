@@ -122,7 +122,7 @@ def map_statistics(before: Reading | None, now: Reading, *, grid: int, min_alive
         values[f"mass_shift{suffix}"] = _mean(pair.mass_shift, counted & among, 1.0)
         values[f"counted{suffix}"] = float((counted & among).sum())
     values["floor"] = float(map_floor(now.maps, grid=grid))
-    values["correct"] = float(right.double().mean())
+    values["correct"] = float(now.right.double().mean())
     if before is not None:
         values["flip_rate"] = float((before.chosen != now.chosen).float().mean())
     if not warm or values["alive"] < min_alive:

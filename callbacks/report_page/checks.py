@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from groupcam_aug.callbacks.records.augmentation_stats import CLASSES
-from groupcam_aug.callbacks.report_page.run_records import RunRecords, series
+from groupcam_aug.callbacks.report_page.run_records import RunRecords, higher_is_better, main_metric, series
 from groupcam_aug.cam import COARSE
 
 __all__ = ["Finding", "findings", "overhead", "verdict", "watching_share", "worst_classes"]
@@ -14,6 +14,7 @@ __all__ = ["Finding", "findings", "overhead", "verdict", "watching_share", "wors
 ENOUGH = 20  # images of a class, below which its share without a map says little
 UNEVEN = 0.3  # by which the share of a class that is augmented may differ from that of all
 MISSING = 0.2  # share of a class without a map from which it is reported
+FALL = 0.05  # of a validation score below its best
 SETTLED = 0.05  # change up to which maps hardly move, where the monitor does not say
 CONTROLS = ("centre", "random", "inverted")  # beginnings of the names of what every method must beat
 CUT = 0.3  # of the highest learning rate: below it the rate counts as cut
@@ -35,7 +36,7 @@ def findings(records: RunRecords) -> list[Finding]:
     Args:
         records: of the run.
     """
-    parts = (_files, _run, _blocks, _maps, _augmentation, _cost, _evaluation)
+    parts = (_files, _run, _score, _blocks, _maps, _augmentation, _cost, _evaluation)
     every = [finding for part in parts for finding in part(records)]
     return sorted(every, key=lambda finding: finding.level != "warning")
 
@@ -91,6 +92,29 @@ def _run(records: RunRecords) -> Iterator[Finding]:
             since = lines[finite + 1]["epoch"]
             yield Finding("warning", f"{name} is not a finite number since epoch {since}.", "Training has diverged.")
             return
+
+
+def _score(records: RunRecords) -> Iterator[Finding]:
+    """A validation score, in [0, 1], that ends far below its best."""
+    name = main_metric(records.epochs)
+    if name is None or "val" not in name.lower() or not higher_is_better(name):
+        return
+    epochs, values = series(records.epochs, name)
+    best = max(range(len(values)), key=values.__getitem__)
+    if not 0 <= min(values) <= values[best] <= 1 or values[best] - values[-1] < FALL:
+        return
+    first = records.drawn_epochs[0]["epoch"] if records.drawn_epochs else -1
+    yield Finding(
+        "warning",
+        f"{name} ended at {values[-1]:.1%}, after {values[best]:.1%} in epoch {epochs[best]:g}.",
+        "Take the best checkpoint, not the last. "
+        + (
+            f"The augmentation began in epoch {first}, after the best one: a run without it tells whether it is the cause "
+            "(groupcam-aug trial)."
+            if first > epochs[best]
+            else "Overfitting, too high a learning rate, or few validation images."
+        ),
+    )
 
 
 def _maps(records: RunRecords) -> Iterator[Finding]:

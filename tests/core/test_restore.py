@@ -11,9 +11,12 @@ import pytest
 import torch
 from models import PooledNet, assert_same, snapshot
 from torch._dynamo import eval_frame
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from groupcam_aug import GradCAM, GroupCAM, borrow, cam, guided_grad_cam, layers, partial_forward, restore, sanity, threads
-from groupcam_aug.restore import hooked, replaced, restoring, undo
+from groupcam_aug.borrow import as_found
+from groupcam_aug.restore import ending_blocks, hooked, mode_stacks, replaced, restoring, undo
 from groupcam_aug.sanity import randomization_check
 from groupcam_aug.threads import one_thread
 
@@ -113,6 +116,10 @@ def is_free(net):
     return answers == [True]
 
 
+def no_mode_is_left():
+    return torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
+
+
 def check_interrupts(method, numbers):
     """The network is as it was after an interrupt at each of the places; returns how many there are."""
     net, images = ready()
@@ -123,7 +130,7 @@ def check_interrupts(method, numbers):
             return interrupt.places
         try:
             assert_same(before, snapshot(net))
-            assert is_free(net) and eval_frame._stance.stance == "default"
+            assert is_free(net) and eval_frame._stance.stance == "default" and no_mode_is_left()
         except AssertionError as error:
             raise AssertionError(f"interrupted at place {number}: {error}") from error
     return None
@@ -165,6 +172,7 @@ def check_real_interrupts(method, count):
                 fallen += 1
             assert_same(before, snapshot(net))
             assert is_free(net) and eval_frame._stance.stance == "default", "torch.compile is in use again"
+            assert no_mode_is_left()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
@@ -183,6 +191,72 @@ def test_real_interrupts_leave_nothing_behind():
 @pytest.mark.parametrize("method", METHODS)
 def test_many_real_interrupts_leave_nothing_behind(method):
     assert check_real_interrupts(method, 1000) > 50
+
+
+class Silent(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class SilentDispatch(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def test_modes_that_an_interrupt_left_or_lost_are_as_before():
+    """As torch leaves its stacks where an interrupt falls between taking a mode off and putting it back."""
+    with Silent() as outer, SilentDispatch() as also:
+        restore = mode_stacks()
+        torch._C._push_on_torch_function_stack(Silent())
+        _push_mode(SilentDispatch())
+        restore()
+        assert (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()) == (1, 1)
+        torch._C._pop_torch_function_stack(), _pop_mode()
+        restore()
+        assert torch._C._get_function_stack_at(0) is outer and torch._C._get_dispatch_stack_at(0) is also
+        torch._C._pop_torch_function_stack()
+        torch._C._push_on_torch_function_stack(Silent())  # another one in its place
+        restore()
+        assert torch._C._get_function_stack_at(0) is outer
+    assert no_mode_is_left()
+
+
+def test_a_mode_of_a_former_call_is_off_the_stack_when_the_network_comes_back(net):
+    with pytest.raises(KeyboardInterrupt), as_found(net):
+        torch._C._push_on_torch_function_stack(Silent())
+        raise KeyboardInterrupt
+    assert no_mode_is_left()
+
+
+def skipped(done, error):
+    def block():
+        try:
+            yield
+        finally:
+            done.append("ended")
+
+    opened = block()
+    next(opened)  # and `with` has not taken it yet
+    raise error
+
+
+@pytest.mark.parametrize(("error", "ended"), [(KeyboardInterrupt, ["ended"]), (LookupError, [])])
+def test_blocks_that_an_interrupt_skipped_end_before_anything_is_restored(error, ended):
+    """Of other errors the frames are left to debuggers."""
+    done, seen = [], []
+    with pytest.raises(error) as kept, restoring(lambda: seen.extend(done)), ending_blocks():
+        skipped(done, error)
+    assert seen == ended and kept.type is error
+
+
+def test_an_interrupt_is_not_hidden_by_what_it_broke():
+    interrupt = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt) as kept, ending_blocks():
+        try:
+            raise interrupt
+        finally:
+            raise RuntimeError("empty mode stack")
+    assert kept.value is interrupt
 
 
 def test_an_interrupt_in_the_restore_is_made_good():

@@ -59,6 +59,34 @@ def test_classes_that_are_augmented_unequally_are_named(tmp_path, per_class, unl
 
 
 @pytest.mark.parametrize(
+    ("name", "values", "begins", "expected"),
+    [
+        ("val/acc", [0.5, 0.778, 0.333], 2, "The augmentation began in epoch 2"),
+        ("val/acc", [0.5, 0.778, 0.333], 0, "Overfitting"),
+        ("val/acc", [0.5, 0.778, 0.333], None, "Overfitting"),
+        ("val/acc", [0.5, 0.77, 0.73], 2, None),  # hardly
+        ("val/acc", [50.0, 77.8, 33.3], 2, None),  # of which the scale is not known
+        ("val/loss", [0.5, 0.2, 0.9], 2, None),
+        ("train/acc", [0.5, 0.778, 0.333], 2, None),
+    ],
+)
+def test_a_score_that_ends_far_below_its_best_is_named_first(tmp_path, name, values, begins, expected):
+    put_file(tmp_path, "run.json", json.dumps({"status": "finished"}))
+    for epoch, value in enumerate(values):
+        add_line(tmp_path, "run", {"epoch": epoch, "step": epoch, name: value})
+    if begins is not None:
+        records.augmentation(tmp_path, epochs=3)
+        lines = (tmp_path / "augmentation.jsonl").read_text().splitlines()
+        put_file(tmp_path, "augmentation.jsonl", "".join(f"{line}\n" for line in lines[begins:]))
+    found = [finding for finding in findings(read_records(tmp_path)) if "ended at" in finding.text]
+    if expected is None:
+        assert not found
+    else:
+        assert [finding.text for finding in found] == ["val/acc ended at 33.3%, after 77.8% in epoch 1."]
+        assert expected in found[0].why and findings(read_records(tmp_path))[0] == found[0]
+
+
+@pytest.mark.parametrize(
     ("shape", "expected"),
     [([512, 2, 3], "Maps have 2 x 3 cells."), ([64, 4, 9], "Maps have 4 x 9 cells."), ([64, 5, 5], None), (None, None)],
 )
