@@ -196,6 +196,7 @@ def panels(
         for column, cell in enumerate(row):
             x = left + column * (size + gap)
             if cell is not None:
+                pen.rectangle((x - 1, y - 1, x + cell.width, y + cell.height), outline="#cccccc")  # white ones end somewhere
                 sheet.paste(cell, (x, y))
             if column < len(said[i]):
                 pen.multiline_text((x, y + heights[i] - below[i] + 2), "\n".join(said[i][column]), "black", font)

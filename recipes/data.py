@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -214,6 +215,19 @@ class ImageData(pl.LightningDataModule):
             self._fitting, self._order_seed, self._trained = True, None, torch.empty(0, dtype=torch.int64)
         self._stage = stage
         self._check(stage)
+        if stage == "fit" and isinstance(self.val_set, Subset):
+            rank_zero_info(self._about_split(self.val_set))
+
+    def _about_split(self, held_out: Subset) -> str:
+        """How many images of each class are held out; of many classes the fewest and the most."""
+        whole, indices = _whole(held_out)
+        labels = _labels(whole)
+        counts = Counter(self.class_names[labels[i]] for i in indices)
+        each = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        if len(counts) > 12:
+            each = f"{min(counts.values())} to {max(counts.values())} a class"
+        few = " A class has so few that its accuracy says little: choose images yourself, in val/." if min(counts.values()) < 5 else ""
+        return f"validation: {len(indices)} of {len(whole)} images, held out by their names ({each}).{few}"
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints: how images were cropped, what was held out, what was trained on (int64), the seed of the order."""

@@ -13,10 +13,11 @@ from rich.console import Console
 from torch import Tensor
 
 from groupcam_aug import GroupCAM, SaliencyBlur
-from groupcam_aug.draw import mask_picture, overlay, panels, png
+from groupcam_aug.draw import mask_picture, panels, png, to_uint8
 from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.classifier import Classifier, load_classifier
 from groupcam_aug.recipes.cli import main, refusing
+from groupcam_aug.recipes.map_sheet import drawn
 from groupcam_aug.recipes.shapes import CLASSES, Shapes
 from groupcam_aug.recipes.terminal import say
 from groupcam_aug.recipes.written_files import WrittenFiles
@@ -43,13 +44,13 @@ def run(command: str, words: list[str]) -> int:
         files.adopt(("results.json", *pictures), {"verdict": {"conclusion": str}})
         files.check(pictures)
     torch.set_num_threads(min(jobs, torch.get_num_threads()))  # the network is too small for more than one a run to pay
+    if options.quick:
+        say(console, "Quick form: far too little training for the numbers to mean anything; run without --quick.")
     changes = [f"--{key}={value}" for key, value in QUICK.items()] if options.quick else []
     trial = ["trial", "demo", "--arms", *ARMS, "--seeds", str(seeds), "--jobs", str(jobs), "--out", str(out), "--checkpoints"]
     status = main([*trial, *changes])
     if status:
         return status
-    if options.quick:
-        say(console, "Quick form: far too little training for the numbers to mean anything; run without --quick.")
     first = out / "runs" / f"{SHOWN}__seed0"
     with refusing():
         classifier, _ = load_classifier(first / "last.ckpt")
@@ -85,11 +86,12 @@ def augmented_panels(classifier: Classifier, images: Tensor, labels: Tensor, nam
     cam = GroupCAM.for_training(classifier.network, mask_at="target", baseline="zero")
     done = SaliencyBlur(cam).augment_at((images - mean) / std, labels, torch.arange(len(images)))
     augmented = done.images * std + mean
-    rows = [[images[i], overlay(images[i], done.maps[i]), mask_picture(done.keep[i]), augmented[i]] for i in range(len(images))]
-    captions = [["", "no map" if missing else "", "", "left as it is" if missing else ""] for missing in done.no_map.tolist()]
+    rows = [
+        [images[i], drawn(to_uint8(images[i]), done.maps[i], "overlay"), mask_picture(done.keep[i]), augmented[i]]
+        for i in range(len(images))
+    ]
     return panels(
         rows,
         titles=["image", "Group-CAM", "kept pixels", "augmented"],
         labels=[names[int(label)] for label in labels],
-        captions=captions,
     )

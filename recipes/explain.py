@@ -131,6 +131,8 @@ def explain(
                     files.put(names[path], buffer.getvalue())
                     continue
                 labels = [f"{model.class_names[c]} {share:.0%}" for c, share in zip(chosen, shares, strict=True)]
+                if fixed is None and path.parent.name in model.class_names and model.class_names[chosen[0]] != path.parent.name:
+                    labels[0] += f", not {path.parent.name}"
                 rows.append([pixels[i], *(drawn(pixels[i], m, options.style) for m in maps[i])])
                 captions.append([(Path(names[path]).parent / path.name).as_posix(), *labels])
                 picture = panels(rows[-1:], captions=[[path.name, *labels]], size=max(224, *pixels.shape[-2:]))

@@ -58,7 +58,7 @@ def sheet(
         bar = heat_map(torch.linspace(0, 1, BAR[0]).expand(BAR[1], -1))
         pen.text((gap, y), "0", "black", font)
         page.paste(to_pil_image(bar), (gap + 14, y + 2))
-        pen.text((gap + 20 + BAR[0], y), "1", "black", font)
+        pen.text((gap + 20 + BAR[0], y), "1, the highest value of each map", "black", font)
     page.paste(body, (0, page.height - body.height))
     return page
 

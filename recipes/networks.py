@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def build_network(spec: str | Mapping[str, Any], num_classes: int, pretrained: b
             raise ValueError(
                 f"pretrained={pretrained!r} names torchvision weights; write timm/{name}.<tag>, or torchvision/{name}"
             )
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+        with _fetching(spec, pretrained):
+            return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
     if library in ("", "torchvision") and name in models.list_models():
         network = models.get_model(name, num_classes=num_classes)
         if pretrained:
@@ -133,13 +135,29 @@ def build_network(spec: str | Mapping[str, Any], num_classes: int, pretrained: b
             entry = "DEFAULT" if pretrained is True else pretrained
             if entry not in choices.__members__:
                 raise ValueError(f"pretrained={pretrained!r} is none of {', '.join(choices.__members__)} for torchvision/{name}")
-            load_checkpoint(network, choices[entry].get_state_dict(progress=True))
+            with _fetching(spec, pretrained):
+                weights = choices[entry].get_state_dict(progress=True)
+            load_checkpoint(network, weights)
         return network
     known = (timm.list_models() if library != "torchvision" else []) + (models.list_models() if library != "timm" else [])
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     raise ValueError(
         f"network={spec!r} is unknown to {library or 'timm and torchvision'}; near names: {', '.join(near) or 'none'}"
     )
+
+
+@contextmanager
+def _fetching(spec: str, pretrained: bool | str) -> Iterator[None]:
+    """Where published weights cannot be fetched, say what to do without them."""
+    try:
+        yield
+    except OSError as error:  # of urllib, requests, httpx and the hub's client
+        if not pretrained:
+            raise
+        raise OSError(
+            f"the published weights of {spec} could not be fetched ({' '.join(str(error).split()):.200}). Without a network give "
+            "a local file: --model.pretrained false --model.checkpoint FILE (pretrained=False, checkpoint=FILE)"
+        ) from error
 
 
 def pretrained_network(name: str, checkpoint: str | None = None, num_classes: int = 1000) -> nn.Module:

@@ -49,10 +49,16 @@ EXAMPLES = {
   groupcam-aug fit --config resnet50_folder --data.root my_photographs --model.lr 0.01 --trainer.max_epochs 5
   groupcam-aug fit --config lightning_logs/version_0/config.yaml --ckpt_path lightning_logs/version_0/checkpoints/last.ckpt""",
     "validate": "examples:\n  groupcam-aug validate --ckpt_path last.ckpt --data.root my_photographs",
-    "test": """examples:
+    "test": """tests on test/ in --data.root, or --data.test; where there is none, on the images held out from training. Writes
+test.json to the run's folder
+
+examples:
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs --data.test other_photographs""",
-    "predict": "examples:\n  groupcam-aug predict --ckpt_path last.ckpt --data.root my_photographs",
+    "predict": """writes predictions.csv to the run's folder: file, label where it is known, predicted class, probabilities
+
+examples:
+  groupcam-aug predict --ckpt_path last.ckpt --data.root my_photographs""",
 }
 
 

@@ -93,10 +93,12 @@ def _other_data(records: Sequence[Record]) -> list[str]:
     for words, of in digests.items():
         groups = _grouped(of, [str(record["seed"]) for record in records])
         if len(groups) > 1 and len({tuple(seeds) for seeds in groups}) > 1:  # not only the arms of a seed
-            found.setdefault(" / ".join(", ".join(sorted(seeds, key=int)) for seeds in groups), []).append(words)
+            of_each = [f"seed{'s' * (len(seeds) > 1)} {', '.join(sorted(seeds, key=int))}" for seeds in groups]
+            found.setdefault(" and ".join(of_each), []).append(words)
+    what = {seeds: " and ".join(words) for seeds, words in found.items()}
     return [
-        f"Seeds {seeds} did not have the same {' and '.join(words)}: drawn by the seed, or changed in between."
-        for seeds, words in found.items()
+        f"{words[:1].upper()}{words[1:]} differ between seeds ({seeds}): drawn by the seed, or changed in between."
+        for seeds, words in what.items()
     ]
 
 

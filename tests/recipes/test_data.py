@@ -49,6 +49,36 @@ def test_own_test_folder_is_used(root):
     assert len(make(root).test_set) == 5
 
 
+def test_what_is_held_out_is_said_when_a_training_begins(root, caplog):
+    with caplog.at_level("INFO"):
+        data = make(root / "train", val_fraction=0.4)
+        data.setup("validate")
+        assert not caplog.records
+        data.setup("fit")
+    counts = torch.bincount(torch.tensor([label for _, label in data.val_set])).tolist()
+    each = ", ".join(f"{name} {count}" for name, count in zip(("ant", "bee", "cat"), counts))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"validation: {sum(counts)} of 15 images, held out by their names ({each}). A class has so few that its accuracy says "
+        "little: choose images yourself, in val/."
+    ]
+    caplog.clear()
+    make(root).setup("fit")  # has val/
+    assert not caplog.records
+
+
+def test_of_many_classes_the_fewest_and_the_most_are_said(tmp_path, caplog):
+    for c in range(13):
+        (tmp_path / f"class {c}").mkdir()
+        for i in range(20 + c):
+            Image.new("L", (8, 8)).save(tmp_path / f"class {c}" / f"{i}.png")
+    data = make(tmp_path, val_fraction=0.5)
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+    counts = torch.bincount(torch.tensor(data.val_set.dataset.targets)[data.val_set.indices]).tolist()
+    told = caplog.records[0].getMessage()
+    assert f"({min(counts)} to {max(counts)} a class)" in told and ("so few" in told) == (min(counts) < 5)
+
+
 def test_held_out_split_is_stratified_seeded_and_disjoint(root):
     data = make(root / "train", val_fraction=0.4)
     kept, held_out = data.train_set.indices, data.val_set.indices

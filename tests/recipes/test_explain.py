@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from lit import SILENT
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
 from groupcam_aug import GradCAM
+from groupcam_aug.recipes import explain as explaining
+from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.data import eval_transform
 
@@ -37,6 +41,17 @@ def explain(*words, checkpoint):
     return main(
         ["explain", *map(str, words), "--model", "torchvision/squeezenet1_1", "--checkpoint", str(checkpoint), "--size", "64"]
     )
+
+
+def small_checkpoint(folder, names):
+    """As `fit` leaves it."""
+    torch.manual_seed(0)
+    network = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}
+    module = Classifier(network, num_classes=len(names), class_names=names, mean=[0.5] * 3, std=[0.5] * 3, size=32)
+    trainer = pl.Trainer(**SILENT, max_steps=0)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
 
 
 def written(out):
@@ -83,6 +98,18 @@ def test_maps_json_says_what_is_in_the_pictures(pictures, checkpoint, tmp_path, 
     told = capsys.readouterr().err
     assert "1 image, Group-CAM" in told and "wrote 1 picture and" in told and "1 map is empty" in told
     assert written(tmp_path / "one") == ["maps.json", "one.png"]  # no sheet of one
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["goldfish", "shark"]])
+def test_a_first_choice_that_is_not_its_folder_is_marked(pictures, tmp_path, monkeypatch, names):
+    made = []
+    monkeypatch.setattr(explaining, "panels", lambda *_, captions, **__: made.extend(captions) or Image.new("L", (1, 1)))
+    file = small_checkpoint(tmp_path, names)
+    assert main(["explain", str(pictures), "--checkpoint", str(file), "--out", str(tmp_path / "out")]) == 0
+    labels = [label for _, label in made]
+    choices, marks = [label.split()[0] for label in labels], [label.partition(", not ")[2] for label in labels]
+    assert marks == [folder if folder in names and folder != choice else "" for folder, choice in zip("abb", choices)]
+    assert any(marks) == (names == ["a", "b"])
 
 
 def test_raw_maps_are_those_of_the_library(pictures, checkpoint, tmp_path):
@@ -192,18 +219,9 @@ def test_unreadable_files_are_reported_skipped_and_fail_the_command(pictures, ch
 
 
 def test_a_checkpoint_of_fit_is_enough(pictures, tmp_path):
-    import pytorch_lightning as pl
-    from lit import SILENT
-
-    from groupcam_aug.recipes.classifier import Classifier
-
-    network = {"class_path": "groupcam_aug.recipes.networks.CIFARResNet", "init_args": {"depth": 8, "width": 4}}
-    module = Classifier(network, num_classes=3, class_names=["cat", "dog", "owl"], mean=[0.5] * 3, std=[0.5] * 3, size=32)
-    trainer = pl.Trainer(**SILENT, max_steps=0)
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    file = small_checkpoint(tmp_path, ["cat", "dog", "owl"])
     out = tmp_path / "out"
-    arguments = ["explain", pictures, "--checkpoint", tmp_path / "last.ckpt", "--target", "owl", "--out", out]
+    arguments = ["explain", pictures, "--checkpoint", file, "--target", "owl", "--out", out]
     assert main([*map(str, arguments)]) == 0
     assert written(out) == ["a/one.png", "b/one.png", "b/two.png", "maps.json", "sheet_1.png"]
     assert json.loads((out / "maps.json").read_text())["groups"] == 16, "as many as there are channels"

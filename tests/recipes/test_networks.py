@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -170,3 +171,17 @@ def test_a_size_is_tried_and_nothing_stays_changed():
     with pytest.raises(ValueError, match="cannot take images of 16 x 16 px"):
         check_size(small, 16, "alexnet")
     assert modes == [module.training for module in network.modules()] and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("spec", ["timm/resnet18", "torchvision/resnet18"])
+def test_without_a_network_the_way_to_local_weights_is_named(spec, monkeypatch):
+    def fails(*_, **__):
+        raise URLError("no route\nto host")
+
+    monkeypatch.setattr("timm.create_model", fails)
+    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", fails)
+    with pytest.raises(OSError, match=r"weights of \S+resnet18 could not be fetched .*no route to host.*--model.checkpoint FILE"):
+        build_network(spec, 3, pretrained=True)
+    if spec.startswith("timm"):
+        with pytest.raises(URLError):  # not a matter of weights
+            build_network(spec, 3)

@@ -43,11 +43,11 @@ def test_arms_of_a_seed_that_were_tested_on_other_images_are_not_paired():
 def test_data_that_differ_between_seeds_are_noted():
     records = [with_digests(arm, seed, test="x" if seed == 2 else "t") for seed in range(3) for arm in ("none", "fast")]
     assert notes(records) == [
-        "Seeds 0, 1 / 2 did not have the same test images of kept: drawn by the seed, or changed in between."
+        "Test images of kept differ between seeds (seeds 0, 1 and seed 2): drawn by the seed, or changed in between."
     ]
     both = notes([with_digests("none", seed, data=str(seed), test=str(seed)) for seed in range(2)])
     assert both == [
-        "Seeds 0 / 1 did not have the same training data and test images of kept: drawn by the seed, or changed in between."
+        "Training data and test images of kept differ between seeds (seed 0 and seed 1): drawn by the seed, or changed in between."
     ]
     assert notes([with_digests("none", 0), record("none", 1)]) == [], "an older record knows of neither"
 
