@@ -103,8 +103,14 @@ CPU = [
     Step(
         "ordering",
         ["ordering.py", "--threads", "1"],
-        ["--images", "2", "--steps", "2", "--sanity-images", "1", "--methods", "gradcam,fast,blob"],
+        ["--images", "2", "--steps", "2", "--sanity-images", "1", "--methods", "gradcam,fast,centre"],
         60,
+    ),
+    Step(
+        "ordering on EfficientNet",
+        ["ordering.py", "--threads", "1", "--network", "efficientnet"],
+        ["--images", "2", "--steps", "2", "--sanity-images", "1", "--methods", "gradcam,fast,centre"],
+        90,
     ),
     Step("fine-tuning", ["cifar_finetune.py"], ["--images", "64", "--batch", "32"], 10, "jsonargparse"),
 ]

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 RESULTS = Path(os.environ.get("GROUPCAM_RESULTS") or Path(__file__).parent / "results")
-NORMALISE = v2.Compose(
-    [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
-)
+_FLOATS = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+NORMALISE = v2.Compose([*_FLOATS, v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+NORMALISE_HALF = v2.Compose([*_FLOATS, v2.Normalize((0.5,) * 3, (0.5,) * 3)])  # of EfficientNet-Lite0
+EFFICIENTNET = "tf_efficientnet_lite0"
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +157,17 @@ def squeezenet() -> nn.Module:
     return network.eval()
 
 
+def efficientnet() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights, in eval mode; images as `NORMALISE_HALF` makes them."""
+    import timm
+    from safetensors.torch import load_file
+
+    network = timm.create_model(EFFICIENTNET)
+    state = load_file(data_folder() / "weights" / f"{EFFICIENTNET}_imagenet_fp16.safetensors")
+    network.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    return network.eval()
+
+
 def photographs(size: int | tuple[int, int] | None = None) -> tuple[list[Image.Image], list[int]]:
     """The ImageNet sample: pictures (centre square of 224 pixels, or squeezed to (height, width)) and labels."""
     shape = v2.Compose([v2.Resize(256), v2.CenterCrop(224)]) if size is None else v2.Resize(size)
@@ -165,9 +177,9 @@ def photographs(size: int | tuple[int, int] | None = None) -> tuple[list[Image.I
     return pictures, [int(row["class_index"]) for row in rows]
 
 
-def batch(pictures: Sequence[Image.Image]) -> Tensor:
+def batch(pictures: Sequence[Image.Image], normalise: Callable[[Image.Image], Any] = NORMALISE) -> Tensor:
     """Pictures of one size as normalised images (n, 3, H, W)."""
-    return torch.stack([NORMALISE(picture).as_subclass(Tensor) for picture in pictures])
+    return torch.stack([normalise(picture).as_subclass(Tensor) for picture in pictures])
 
 
 def report(name: str, told: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -12,7 +12,20 @@ import zipfile
 from typing import Any
 
 import torch
-from common import NORMALISE, Setting, add_device_options, batch, conditions, data_folder, filed, photographs, report, squeezenet
+from common import (
+    NORMALISE,
+    NORMALISE_HALF,
+    Setting,
+    add_device_options,
+    batch,
+    conditions,
+    data_folder,
+    efficientnet,
+    filed,
+    photographs,
+    report,
+    squeezenet,
+)
 from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
@@ -25,6 +38,7 @@ from groupcam_aug.metrics import insertion_deletion
 
 PLACES = {
     "squeezenet": ["features.7", "features.10"],
+    "efficientnet": ["blocks.3", "blocks.5"],
     "resnet56": ["layer2", "layer3.4"],
 }
 
@@ -71,11 +85,14 @@ def main() -> None:
     if setting.half:
         parser.error("masks and areas are compared in fp32: leave --precision out")
     for name in options.networks:
-        if name == "squeezenet":
-            network, (pictures, classes) = squeezenet(), photographs()
-            images, labels = batch(pictures[: options.photographs]), torch.tensor(classes[: options.photographs])
-        else:
+        if name == "resnet56":
             network, images, labels = cifar(options.cifar)
+        else:
+            make, normalise = (squeezenet, NORMALISE) if name == "squeezenet" else (efficientnet, NORMALISE_HALF)
+            network, (pictures, classes) = make(), photographs()
+            picked = torch.linspace(0, len(pictures) - 1, min(options.photographs, len(pictures))).round().long().tolist()
+            images = batch([pictures[i] for i in picked], normalise)
+            labels = torch.tensor([classes[i] for i in picked])
         network = setting.put(network)
         layer = GroupCAM(network)
         layer(images[:1].to(setting.device))

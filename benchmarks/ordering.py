@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from common import Setting, add_device_options, conditions, data_folder, filed, report
+from common import EFFICIENTNET, Setting, add_device_options, conditions, data_folder, filed, report
 
 from groupcam_aug.recipes.evaluation.command import evaluate
 from groupcam_aug.recipes.evaluation.datasets import Item
@@ -29,12 +29,17 @@ from groupcam_aug.recipes.evaluation.tables_and_plots import write_files
 from groupcam_aug.recipes.model_loading import load_model
 from groupcam_aug.recipes.parsers import add_network
 
+NETWORKS = {
+    "squeezenet": ("torchvision/squeezenet1_1", "squeezenet1_1_imagenet.safetensors"),
+    "efficientnet": (f"timm/{EFFICIENTNET}", f"{EFFICIENTNET}_imagenet_fp16.safetensors"),
+}
 ALL = ",".join(method.key for method in METHODS if method.kind != "peer")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_options(parser)
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="squeezenet", help="pretrained (default: %(default)s)")
     parser.add_argument("--images", type=int, default=300, help="evenly picked (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--author-compatible", action="store_true")
@@ -49,13 +54,14 @@ def main() -> None:
     parser.add_argument("--restart", action="store_true", help="drop the rows that are there")
     options = parser.parse_args()
     name = "sanity" if options.only_sanity else "ordering" + "_authors" * options.author_compatible
+    name += f"_{options.network}" if options.network != "squeezenet" else ""
     name += f"_{options.tag}" if options.tag else ""
     rows = Path(options.rows or Path(tempfile.gettempdir()) / f"groupcam_{name}")
     setting = Setting(options)
     if setting.half or options.channels_last:
         parser.error("areas are measured in fp32 in the usual memory format: leave --precision and --channels-last out")
-    checkpoint = data_folder() / "weights" / "squeezenet1_1_imagenet.safetensors"
-    words = ["--model", "torchvision/squeezenet1_1", "--checkpoint", str(checkpoint), "--device", options.device]
+    spec, file = NETWORKS[options.network]
+    words = ["--model", spec, "--checkpoint", str(data_folder() / "weights" / file), "--device", options.device]
     networks = argparse.ArgumentParser()
     add_network(networks)
     model = load_model(networks.parse_args(words))
@@ -81,7 +87,7 @@ def main() -> None:
     told = f"{model.description}, layer {setup.layer}; {len(items)} ImageNet photographs, their labels; {plan.description()}"
     write_files(rows, make_record(figures, {}, methods, results, outcome, told, setup))
     told_shortly = {
-        "network": "SqueezeNet 1.1, ImageNet",
+        "network": f"{spec}, ImageNet",
         "layer": setup.layer,
         "images": len(items),
         **{f"left out, {key}": reason for key, reason in outcome.left_out.items()},
