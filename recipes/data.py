@@ -226,7 +226,9 @@ class ImageData(pl.LightningDataModule):
         each = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         if len(counts) > 12:
             each = f"{min(counts.values())} to {max(counts.values())} a class"
-        few = " A class has so few that its accuracy says little: choose images yourself, in val/." if min(counts.values()) < 5 else ""
+        few = ""
+        if min(counts.values()) < 5:
+            few = " A class has so few that its accuracy says little: choose images yourself, in val/."
         return f"validation: {len(indices)} of {len(whole)} images, held out by their names ({each}).{few}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def curves(records: RunRecords) -> list[dict[str, Any]]:
         log = len(positive) == len(rates) and max(rates) / min(rates) >= 8
         alt = f"Learning rate from {rates[0]:.3g} to {rates[-1]:.3g}, at most {max(rates):.3g}."
         chart = lines(alt, [Line("learning rate", epochs, rates, "violet")], log=log)
-        caption = f"The highest of all parameter groups in the last step of each epoch{', on a logarithmic scale' if log else ''}."
+        caption = f"The highest of all groups of parameters, last step of each epoch{', on a logarithmic scale' if log else ''}."
         charts.append({"title": "Learning rate", "chart": chart, "caption": caption})
     name = main_metric(records.epochs)
     if name is not None:

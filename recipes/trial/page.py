@@ -13,7 +13,7 @@ from urllib.parse import quote
 from groupcam_aug.printable import printable
 from groupcam_aug.recipes.markdown import markdown_table
 from groupcam_aug.recipes.trial.plots import forest_charts
-from groupcam_aug.recipes.trial.verdict import difference_text, number_text
+from groupcam_aug.recipes.trial.verdict import difference_text, margin_text, number_text
 
 __all__ = ["Table", "main_table", "render_markdown", "render_page"]
 
@@ -183,7 +183,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     summary = results["summary"]
     better = "lower" if summary["mode"] == "min" else "higher"
     facts = [
-        ("Compared in", f"{summary['metric']} ({better} is better), margin ±{summary['margin']:g} {summary['unit']}".strip()),
+        ("Compared in", f"{summary['metric']} ({better} is better), margin ±{margin_text(summary)}"),
         ("Device", "; ".join(summary["devices"])),
         ("Precision", "; ".join(summary["precisions"])),
         ("Versions", "; ".join(summary["versions"])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["difference_text", "judge", "number_text", "verdict"]
+__all__ = ["difference_text", "judge", "margin_text", "number_text", "verdict"]
 
 Summary = Mapping[str, Any]
 
@@ -115,11 +115,11 @@ def _sentence(
             kinds.append(None)
             continue
         kind = judge(one, mode=summary["mode"])
-        words = "shown to be worse" if kind == "loss" and lower else WORDS[kind].format(margin=_margin(summary))
+        words = "shown to be worse" if kind == "loss" and lower else WORDS[kind].format(margin=margin_text(summary))
         if one is control:
             words = AGAINST_CONTROL.get(kind, words)
         elif kind in ("gain", "loss") and one["equivalence"] < SHOWN:
-            words += f", smaller than {_margin(summary)}"
+            words += f", smaller than {margin_text(summary)}"
         kinds.append(kind)
         seeds = f"{one['n']} seed{'s' * (one['n'] != 1)}"
         where = "" if parts else f" on {seeds}, {test_set}{what}{lower}"
@@ -147,7 +147,7 @@ def _conclusion(summary: Summary, sentences: list[dict[str, Any]]) -> str:
         parts = [f"Shown gain over {reference}: {_list(gains)}.", *(_gaining(summary, arm, judged) for arm in gains)]
     else:
         parts = [f"No arm has a shown gain over {reference}."]
-    for kind, words in (("loss", "Shown to lose"), ("equal", f"Shown to lie within ±{_margin(summary)}")):
+    for kind, words in (("loss", "Shown to lose"), ("equal", f"Shown to lie within ±{margin_text(summary)}")):
         if where := _where(judged, kind):
             parts.append(f"{words}: {_list(where)}.")
     if "not paired" in kinds:
@@ -238,9 +238,11 @@ def _over(summary: Summary, arm: str, test_set: str, metric: str) -> str:
     words = difference_text(one, summary["unit"] if is_primary else "points")
     if not is_primary:
         words += f" for the {metric.removesuffix('_accuracy').replace('_', ' ')}"
-    small = f" (smaller than {_margin(summary)})" if is_primary and one["equivalence"] < SHOWN else ""
+    small = f" (smaller than {margin_text(summary)})" if is_primary and one["equivalence"] < SHOWN else ""
     return f"{words} on {test_set}{small}"
 
 
-def _margin(summary: Summary) -> str:
-    return f"{summary['margin']:g} {summary['unit']}".strip()
+def margin_text(summary: Summary) -> str:
+    """The difference that does not matter, with its unit."""
+    one = summary["margin"] == 1
+    return f"{summary['margin']:g} {summary['unit'].removesuffix('s') if one else summary['unit']}".strip()

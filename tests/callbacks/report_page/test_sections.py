@@ -66,7 +66,7 @@ def test_curves_are_those_that_have_numbers(tmp_path):
     assert titles(charts) == ["Maps of the probes"]
     assert charts[0]["chart"].alt == "Maps of the probes by epoch; at the end change 0.08, noise 0.10, share with a map 1.00."
     cut = sections.curves(read(tmp_path / "c", run={"lr": lambda epoch: 0.1 if epoch < 3 else 0.001}))
-    assert cut[0]["caption"] == "The highest of all parameter groups in the last step of each epoch, on a logarithmic scale."
+    assert cut[0]["caption"] == "The highest of all groups of parameters, last step of each epoch, on a logarithmic scale."
 
 
 @pytest.mark.parametrize("names", [("train_loss",), ("train_loss", "val_loss")])

@@ -92,19 +92,19 @@ def test_no_gain_a_loss_and_equivalence():
     said = say({"none": BASE, "open": moved(0, OPEN), "worse": moved(-0.05), "same": moved(0)})
     assert text_of(said, "open").endswith("kept: no gain shown.")
     assert text_of(said, "worse").endswith("kept: loss shown.")
-    assert text_of(said, "same").endswith("kept: no difference beyond ±1 points.")
+    assert text_of(said, "same").endswith("kept: no difference beyond ±1 point.")
     assert said["conclusion"].splitlines() == [
         "No arm has a shown gain over none.",
         "Shown to lose: worse (kept).",
-        "Shown to lie within ±1 points: same (kept).",
+        "Shown to lie within ±1 point: same (kept).",
         "A gain that is not shown may still be there: more seeds make the intervals narrower.",
     ]
 
 
 def test_a_gain_within_the_margin_says_so():
     said = say({"none": BASE, "fast": moved(0.004)})
-    assert text_of(said, "fast").endswith("gain shown, smaller than 1 points.")
-    assert "on kept (smaller than 1 points)" in said["conclusion"]
+    assert text_of(said, "fast").endswith("gain shown, smaller than 1 point.")
+    assert "on kept (smaller than 1 point)" in said["conclusion"]
 
 
 def test_what_a_gaining_arm_loses_elsewhere():
