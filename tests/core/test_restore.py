@@ -143,6 +143,7 @@ def test_an_interrupt_leaves_nothing_behind(method):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # thousands of places, each a call: two minutes on an idle core
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupt_anywhere_leaves_nothing_behind(method):
     places = check_interrupts(method, [10**9])
