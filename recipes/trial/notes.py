@@ -94,11 +94,13 @@ def _other_data(records: Sequence[Record]) -> list[str]:
         groups = _grouped(of, [str(record["seed"]) for record in records])
         if len(groups) > 1 and len({tuple(seeds) for seeds in groups}) > 1:  # not only the arms of a seed
             of_each = [f"seed{'s' * (len(seeds) > 1)} {', '.join(sorted(seeds, key=int))}" for seeds in groups]
-            found.setdefault(" and ".join(of_each), []).append(words)
-    what = {seeds: " and ".join(words) for seeds, words in found.items()}
+            all_differ = max(map(len, groups)) == 1
+            between = "from seed to seed" if all_differ else f"between seeds ({' and '.join(of_each)})"
+            found.setdefault(between, []).append(words)
+    what = {between: " and ".join(words) for between, words in found.items()}
     return [
-        f"{words[:1].upper()}{words[1:]} differ between seeds ({seeds}): drawn by the seed, or changed in between."
-        for seeds, words in what.items()
+        f"{words[:1].upper()}{words[1:]} differ {between}: drawn by the seed, or changed in between."
+        for between, words in what.items()
     ]
 
 

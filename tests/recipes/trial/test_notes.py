@@ -46,9 +46,7 @@ def test_data_that_differ_between_seeds_are_noted():
         "Test images of kept differ between seeds (seeds 0, 1 and seed 2): drawn by the seed, or changed in between."
     ]
     both = notes([with_digests("none", seed, data=str(seed), test=str(seed)) for seed in range(2)])
-    assert both == [
-        "Training data and test images of kept differ between seeds (seed 0 and seed 1): drawn by the seed, or changed in between."
-    ]
+    assert both == ["Training data and test images of kept differ from seed to seed: drawn by the seed, or changed in between."]
     assert notes([with_digests("none", 0), record("none", 1)]) == [], "an older record knows of neither"
 
 
