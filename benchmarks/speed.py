@@ -88,7 +88,7 @@ def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namesp
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
     for name, method in compiled.items():
-        apart = float((method(images, labels) - methods[name.removesuffix(", compiled")](images, labels)).abs().max())
+        apart = float((called(method)() - called(methods[name.removesuffix(", compiled")])()).abs().max())
         print(f"{name}: {method.compiled.told()}; maps differ by at most {apart:.2g}")
     meter = Meter(network, setting)
     rows = []
