@@ -252,15 +252,17 @@ class GroupCAM(CAM):
 
     def _compiled_logits(self, first: Tensor, others: Iterable[Tensor], rows: int) -> Tensor:
         """Logits of `first` and then `others`, batches of images, in compiled passes of exactly `rows` images."""
-        waiting, logits, count = first, [], len(first)
+        waiting, logits, count, layout = first, [], len(first), torch.contiguous_format
         for images in others:
+            if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+                layout = torch.channels_last  # one for all passes: another is another graph
             waiting, count = torch.cat([waiting, images]), count + len(images)
             while len(waiting) >= rows:
-                logits.append(self.logits(waiting[:rows], self.compiled))
+                logits.append(self.logits(waiting[:rows].contiguous(memory_format=layout), self.compiled))
                 waiting = waiting[rows:]
         if len(waiting):
             filled = torch.cat([waiting, waiting[-1:].expand(rows - len(waiting), -1, -1, -1)])
-            logits.append(self.logits(filled, self.compiled))
+            logits.append(self.logits(filled.contiguous(memory_format=layout), self.compiled))
         return torch.cat(logits)[:count]
 
     def _gains_of_features(

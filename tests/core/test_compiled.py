@@ -72,6 +72,15 @@ def test_training_steps_and_other_batches_compile_nothing_again(net):
     assert quick.compiled.told().startswith("scoring passes compiled in") and quick.compiled.told().endswith("1 graph")
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_all_passes_have_one_memory_format(net, layout):
+    """A blurred batch comes in the usual one, masked images in that of the images."""
+    eager, quick = pair(net, chunk=4)
+    images = pictures(4).contiguous(memory_format=layout)
+    torch.testing.assert_close(quick(images, 1), eager(images, 1), rtol=0, atol=1e-12)
+    assert quick.compiled.graphs == 1
+
+
 def test_another_size_of_images_is_another_graph(net):
     _, quick = pair(net, chunk=4)
     for size in (24, 32, 24, 32):
