@@ -14,8 +14,10 @@ import argparse
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -24,163 +26,86 @@ import torch
 from common import RESULTS, filed
 
 HERE = Path(__file__).parent
-QUICK = ["--precision", "bf16", "--channels-last"]
+QUICK = "--precision bf16 --channels-last"
+SMALL = "--network resnet18 --size 64 --batch 2 --repeats 2"
+FEW = "--images 2 --steps 2 --sanity-images 1 --methods gradcam,fast,centre"
+PEERS = "--images 2 --groups 4 --repeats 1 --no-dear"
+PROBES = "--images 32 --probes 2 --size 64 --epochs 2"
 
 
 class Step(NamedTuple):
     """One script with its arguments, and those that make it toy-sized."""
 
     name: str
-    words: list[str]
-    toy: list[str]
+    words: str
+    toy: str
     minutes: float  # about, on the machine it is for
     needs: str = ""  # a module beyond the package's own
 
 
 CPU = [
-    Step(
-        "maps", ["speed.py", "--channels-last"], ["--network", "resnet18", "--size", "64", "--batch", "2", "--repeats", "2"], 25
-    ),
-    Step(
-        "compiled maps",
-        [
-            "speed.py",
-            "--channels-last",
-            "--threads",
-            "1",
-            "--batch",
-            "7",
-            "--compile",
-            "--only",
-            "maps",
-            "steps",
-            "--tag",
-            "compiled",
-        ],
-        ["--network", "resnet18", "--size", "64", "--batch", "2", "--repeats", "2"],
-        25,
-    ),
-    Step(
-        "maps in bf16",
-        ["speed.py", *QUICK],
-        ["--network", "resnet18", "--size", "64", "--batch", "2", "--repeats", "2"],
-        20,
-    ),
-    Step("scaling", ["scaling.py", "--channels-last"], ["--batch", "2", "--size", "32", "--groups", "4", "--repeats", "1"], 6),
-    Step(
-        "peers",
-        ["peers.py", "--channels-last"],
-        ["--images", "2", "--groups", "4", "--repeats", "1", "--no-dear"],
-        10,
-        "pytorch_grad_cam",
-    ),
+    Step("maps", "speed.py --channels-last", SMALL, 25),
+    Step("compiled maps", "speed.py --channels-last --threads 1 --batch 7 --compile --only maps steps --tag compiled", SMALL, 25),
+    Step("maps in bf16", f"speed.py {QUICK}", SMALL, 20),
+    Step("scaling", "scaling.py --channels-last", "--batch 2 --size 32 --groups 4 --repeats 1", 6),
+    Step("peers", "peers.py --channels-last", PEERS, 10, "pytorch_grad_cam"),
     Step(
         "peers on ResNet-50",
-        ["peers.py", "--channels-last", "--network", "resnet50", "--no-dear"],
-        ["--network", "resnet18", "--images", "2", "--groups", "4", "--repeats", "1"],
+        "peers.py --channels-last --network resnet50 --no-dear",
+        f"--network resnet18 {PEERS}",
         10,
         "pytorch_grad_cam",
     ),
-    Step(
-        "real input", ["real_input.py", "--batch", "8", "--channels-last"], ["--batch", "2", "--steps", "3", "--rounds", "1"], 15
-    ),
-    Step("insertion", ["insertion_speed.py"], ["--images", "1", "--steps", "2", "--repeats", "1"], 5),
-    Step("isolation", ["isolation.py"], ["--steps", "8", "--warm-up", "2"], 1),
-    Step(
-        "monitor",
-        ["monitor_cost.py"],
-        ["--images", "32", "--probes", "2", "--size", "64", "--epochs", "2"],
-        3,
-    ),
-    Step("memory", ["memory.py"], ["--groups", "4", "--images", "2", "--size", "64"], 5),
-    Step("pairs", ["pairs.py"], ["--pairs", "2"], 5),
+    Step("real input", "real_input.py --batch 8 --channels-last", "--batch 2 --steps 3 --rounds 1", 15),
+    Step("insertion", "insertion_speed.py", "--images 1 --steps 2 --repeats 1", 5),
+    Step("isolation", "isolation.py", "--steps 8 --warm-up 2", 1),
+    Step("monitor", "monitor_cost.py", PROBES, 3),
+    Step("memory", "memory.py", "--groups 4 --images 2 --size 64", 5),
+    Step("pairs", "pairs.py", "--pairs 2", 5),
     Step(
         "fidelity",
-        ["fidelity.py", "--channels-last", "--threads", "1"],
-        ["--networks", "squeezenet", "--photographs", "4", "--curves", "2", "--steps", "2", "--batch", "4"],
+        "fidelity.py --channels-last --threads 1",
+        "--networks squeezenet efficientnet --photographs 4 --curves 2 --steps 2 --batch 4",
         60,
     ),
-    Step(
-        "ordering",
-        ["ordering.py", "--threads", "1"],
-        ["--images", "2", "--steps", "2", "--sanity-images", "1", "--methods", "gradcam,fast,centre"],
-        60,
-    ),
-    Step(
-        "ordering on EfficientNet",
-        ["ordering.py", "--threads", "1", "--network", "efficientnet"],
-        ["--images", "2", "--steps", "2", "--sanity-images", "1", "--methods", "gradcam,fast,centre"],
-        90,
-    ),
-    Step("fine-tuning", ["cifar_finetune.py"], ["--images", "64", "--batch", "32"], 10, "jsonargparse"),
+    Step("ordering", "ordering.py --threads 1", FEW, 60),
+    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet", FEW, 90),
+    Step("fine-tuning", "cifar_finetune.py", "--images 64 --batch 32", 10, "jsonargparse"),
 ]
-
-SMALL = ["--network", "resnet18", "--size", "64", "--batch", "2", "--repeats", "2", "--precision", "fp32"]
 GPU = [
     Step(
-        "tests", ["-m", "pytest", "-q", "-m", "gpu", "--rootdir", str(HERE.parent), str(HERE.parent / "tests")], [], 1, "pytest"
+        "tests",
+        f"-m pytest -q -m gpu --rootdir {shlex.quote(str(HERE.parent))} {shlex.quote(str(HERE.parent / 'tests'))}",
+        "",
+        1,
+        "pytest",
     ),
-    Step("maps and steps", ["speed.py", *QUICK, "--batch", "32", "128", "256", "--repeats", "10"], SMALL, 2.5),
+    Step("maps and steps", f"speed.py {QUICK} --batch 32 128 256 --repeats 10", f"{SMALL} --precision fp32", 2.5),
     Step(
         "compiled",
-        [
-            "speed.py",
-            *QUICK,
-            "--batch",
-            "32",
-            "128",
-            "--repeats",
-            "10",
-            "--compile",
-            "--only",
-            "maps",
-            "steps",
-            "--tag",
-            "compiled",
-        ],
-        SMALL,
+        f"speed.py {QUICK} --batch 32 128 --repeats 10 --compile --only maps steps --tag compiled",
+        f"{SMALL} --precision fp32",
         2.5,
     ),
     Step(
         "images per pass",
-        [
-            "speed.py",
-            *QUICK,
-            "--batch",
-            "32",
-            "--repeats",
-            "10",
-            "--chunk",
-            "32",
-            "64",
-            "128",
-            "256",
-            "--only",
-            "maps",
-            "--tag",
-            "chunks",
-        ],
-        [*SMALL, "--chunk", "2", "4"],
+        f"speed.py {QUICK} --batch 32 --repeats 10 --chunk 32 64 128 256 --only maps --tag chunks",
+        f"{SMALL} --precision fp32 --chunk 2 4",
         1,
     ),
     Step(
         "scaling",
-        ["scaling.py", *QUICK, "--network", "resnet50", "--batch", "32", "64", "128", "256", "--processes", "1"],
-        ["--network", "resnet18", "--batch", "2", "--size", "32", "--groups", "4", "--repeats", "1", "--precision", "fp32"],
+        f"scaling.py {QUICK} --network resnet50 --batch 32 64 128 256 --processes 1",
+        "--network resnet18 --batch 2 --size 32 --groups 4 --repeats 1 --precision fp32",
         1,
     ),
     Step(
         "insertion",
-        ["insertion_speed.py", "--networks", "resnet50", "--random", "--images", "32"],
-        ["--networks", "resnet18", "--images", "1", "--steps", "2", "--repeats", "1"],
+        "insertion_speed.py --networks resnet50 --random --images 32",
+        "--networks resnet18 --images 1 --steps 2 --repeats 1",
         1,
     ),
-    Step(
-        "monitor",
-        ["monitor_cost.py", "--images", "2048"],
-        ["--images", "32", "--probes", "2", "--size", "64", "--epochs", "2"],
-        0.5,
-    ),
+    Step("monitor", "monitor_cost.py --images 2048", PROBES, 0.5),
 ]
 
 
@@ -192,7 +117,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps")
     parser.add_argument("--again", action="store_true", help="do again what is done")
     parser.add_argument("--dry-run", action="store_true", help="list the steps, run none")
-    parser.add_argument("--toy", action="store_true", help="run all on the CPU at a size that measures nothing")
+    parser.add_argument(
+        "--toy", action="store_true", help="run all on the CPU at a size that measures nothing, results in a temporary folder"
+    )
     options = parser.parse_args()
     steps = GPU if options.gpu else CPU
     if options.only:
@@ -203,9 +130,13 @@ def main() -> None:
     if on_gpu and not options.dry_run and not torch.cuda.is_available():
         sys.exit("torch sees no GPU here; --toy runs the same steps on the CPU, to see that they work")
     device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
-    notes = RESULTS / f"{filed('all_gpu' if options.gpu else 'all', device)}.json"
+    # Figures that measure nothing must not take the place of those that do.
+    results = (
+        Path(tempfile.gettempdir()) / "groupcam_toy_results" if options.toy and "GROUPCAM_RESULTS" not in os.environ else RESULTS
+    )
+    notes = results / f"{filed('all_gpu' if options.gpu else 'all', device)}.json"
     done = json.loads(notes.read_text()) if notes.is_file() else {}
-    commands = {step.name: [*step.words, *(step.toy if options.toy else [])] for step in steps}
+    commands = {step.name: shlex.split(step.words + (f" {step.toy}" if options.toy else "")) for step in steps}
     rest = [step for step in steps if options.again or done.get(step.name, {}).get("command") != commands[step.name]]
     print(f"{len(rest)} of {len(steps)} steps to do, about {sum(step.minutes for step in rest):.0f} minutes ({notes.name})")
     failed = []
@@ -220,14 +151,14 @@ def main() -> None:
             continue
         began = time.perf_counter()
         script = words if words[0] == "-m" else [str(HERE / words[0]), *words[1:]]
-        status = subprocess.run([sys.executable, *script], env={**os.environ, "GROUPCAM_RESULTS": str(RESULTS)}).returncode
+        status = subprocess.run([sys.executable, *script], env={**os.environ, "GROUPCAM_RESULTS": str(results)}).returncode
         seconds = round(time.perf_counter() - began)
         print(f"== {step.name}: {'done' if status == 0 else f'failed with status {status}'} after {seconds} s", flush=True)
         if status:
             failed.append(step.name)
             continue
         done[step.name] = {"command": words, "seconds": seconds}
-        RESULTS.mkdir(parents=True, exist_ok=True)
+        results.mkdir(parents=True, exist_ok=True)
         notes.write_text(json.dumps(done, indent=1) + "\n")
     if failed:
         sys.exit(f"not done: {', '.join(failed)}; the same command does these again")

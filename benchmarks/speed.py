@@ -89,7 +89,7 @@ def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namesp
     peaks = {name: setting.peak(call) for name, call in calls.items()}
     for name, method in compiled.items():
         apart = float((called(method)() - called(methods[name.removesuffix(", compiled")])()).abs().max())
-        print(f"{name}: {method.compiled.told()}; maps differ by at most {apart:.2g}")
+        print(f"{name}: {method.compiled.summary()}; maps differ by at most {apart:.2g}")
     meter = Meter(network, setting)
     rows = []
     for name, seconds in taken.items():

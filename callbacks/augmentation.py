@@ -447,7 +447,7 @@ class GroupCAMAugmentation(BatchCallback):
             finally:
                 self.in_extra_forward = False
             if cam.compiled is not None:
-                why += f"; {cam.compiled.told()}"
+                why += f"; {cam.compiled.summary()}"
         mixed = "labels mixed, " if self.labels == "mixed" else ""
         return f"Group-CAM augmentation: {mixed}{describe(cam, self.augment, cost)}{why}"
 

@@ -78,7 +78,7 @@ class CompiledForward:
             f"compile=True has no effect: {type(self.network).__name__} runs eagerly, for torch.compile failed ({reason})",
         )
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What compiling took, for people."""
         if self.refusal:
             return "scoring passes are eager, for compiling failed"

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from groupcam_aug.spatial_check import probe_image
+
 __all__ = [
     "ends_in_probabilities",
     "mixes_rows",
@@ -37,7 +39,7 @@ def ends_in_probabilities(forward: Callable[[Tensor], Tensor], images: Tensor) -
         images: (N, C, H, W), at least one; only shape, dtype and device matter.
     """
     with _Squashed() as squashed:
-        outputs = forward(_ramp(images))
+        outputs = forward(probe_image(images))
     if outputs.ndim != 2:  # of a single image the network dropped the rows
         return False
     if sum_to_one(outputs):
@@ -70,7 +72,7 @@ def mixes_rows(network: nn.Module, forward: Callable[[Tensor], Tensor], images: 
     """
     if network in _mixes:
         return _mixes[network]
-    name, image = type(network).__name__, _ramp(images)
+    name, image = type(network).__name__, probe_image(images)
     try:
         alone, both = forward(image), forward(torch.cat([image, image.flip(1, 2, 3).square()]))
         beside, other = both[:1], both[1:]
@@ -139,11 +141,6 @@ class _Squashed(TorchDispatchMode):
         if func in _SQUASHING:
             self.outputs.append(result)
         return result
-
-
-def _ramp(images: Tensor) -> Tensor:
-    """One synthetic image in the shape of the others."""
-    return torch.linspace(-2, 2, images[:1].numel(), dtype=images.dtype, device=images.device).view(1, *images.shape[1:])
 
 
 def _differ(first: Tensor, second: Tensor, tolerance: float) -> bool:

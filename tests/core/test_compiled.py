@@ -68,8 +68,8 @@ def test_training_steps_and_other_batches_compile_nothing_again(net):
         optimiser.step()
         torch.testing.assert_close(quick(images, 1), eager(images, 1), rtol=0, atol=1e-12)
         assert net.training and net[0].training
-    assert quick.compiled.graphs == 1, quick.compiled.told()
-    assert quick.compiled.told().startswith("scoring passes compiled in") and quick.compiled.told().endswith("1 graph")
+    assert quick.compiled.graphs == 1, quick.compiled.summary()
+    assert quick.compiled.summary().startswith("scoring passes compiled in") and quick.compiled.summary().endswith("1 graph")
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -85,7 +85,7 @@ def test_another_size_of_images_is_another_graph(net):
     _, quick = pair(net, chunk=4)
     for size in (24, 32, 24, 32):
         quick(pictures(4, size), 1)
-    assert quick.compiled.graphs == 2 and quick.compiled.told().endswith("2 graphs")
+    assert quick.compiled.graphs == 2 and quick.compiled.summary().endswith("2 graphs")
 
 
 def test_nothing_is_left_behind(net):
@@ -145,7 +145,7 @@ def test_where_nothing_is_compiled_passes_are_eager_with_one_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quick(pictures(3), 1)
-    assert quick.compiled.told() == "scoring passes are eager, for compiling failed" and not quick.compiled.graphs
+    assert quick.compiled.summary() == "scoring passes are eager, for compiling failed" and not quick.compiled.graphs
 
 
 def test_a_missing_cpp_compiler_is_no_end(net, monkeypatch):
