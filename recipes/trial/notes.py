@@ -56,6 +56,7 @@ def notes(records: Sequence[Record]) -> list[str]:
         for arms in arms_of.values()
         if len(arms) > 1
     ]
+    texts += _without_effect(records)
     if unknown := list(dict.fromkeys(record["arm"] for record in records if record["pairing"].get("batches") is None)):
         texts.append(f"It could not be checked whether these arms had the same batches as the others: {', '.join(unknown)}.")
     for key, words in (("device", "devices"), ("precision", "precisions"), ("versions", "versions")):
@@ -83,6 +84,25 @@ def notes(records: Sequence[Record]) -> list[str]:
 def distinct(records: Sequence[Record], key: str) -> list[str]:
     """The different values of a key, as words."""
     return list(dict.fromkeys(_words(record[key]) for record in records))
+
+
+def _without_effect(records: Sequence[Record]) -> list[str]:
+    """Arms of different configs that ended with the same weights on every seed."""
+    configs = {record["arm"]: record["hash"] for record in records}
+    weights: dict[str, dict[int, str]] = {arm: {} for arm in configs}
+    for record in records:
+        if record.get("weights"):  # older records do not know them
+            weights[record["arm"]][record["seed"]] = record["weights"]
+    alike: dict[frozenset[tuple[int, str]], list[str]] = {}
+    for arm, of in weights.items():
+        if of:
+            alike.setdefault(frozenset(of.items()), []).append(arm)
+    return [
+        f"{' and '.join(arms)} ended with the same weights on every seed: what tells them apart had no effect (an augmentation "
+        "that begins after the last epoch, for instance)."
+        for arms in alike.values()
+        if len({configs[arm] for arm in arms}) > 1
+    ]
 
 
 def _other_data(records: Sequence[Record]) -> list[str]:

@@ -40,6 +40,20 @@ def test_arms_of_a_seed_that_were_tested_on_other_images_are_not_paired():
     assert notes([one, other, unknown]) == [], "said already"
 
 
+def test_arms_whose_difference_had_no_effect_are_noted():
+    """As a one-epoch trial of an augmentation that begins in the second epoch."""
+    weights = {"none": "ab", "fast": "ab", "slow": "cb"}
+    records = [record(arm, seed, weights=of[seed] + str(seed)) for arm, of in weights.items() for seed in (0, 1)]
+    assert notes(records) == [
+        "none and fast ended with the same weights on every seed: what tells them apart had no effect (an augmentation that "
+        "begins after the last epoch, for instance)."
+    ]
+    assert notes(records[:1] + records[2:3] + [record("none", 1, weights="x"), record("fast", 1, weights="y")]) == []
+    assert notes([record("none", 0), record("fast", 0)]) == [], "older records do not know"
+    same = [record(arm, 0, weights="a", hash="h") for arm in ("none", "again")]
+    assert len(notes(same)) == 1, "the same config: said already"
+
+
 def test_data_that_differ_between_seeds_are_noted():
     records = [with_digests(arm, seed, test="x" if seed == 2 else "t") for seed in range(3) for arm in ("none", "fast")]
     assert notes(records) == [
