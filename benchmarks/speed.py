@@ -1,7 +1,8 @@
 """What maps and training steps cost: ms per image and in F, one evaluation forward pass of the bare network on the same images.
 
 Calls are interleaved; medians and interquartile ranges over the rounds, of ratios over the ratios within a round. F is timed in
-parts as large as the maps' own. Weights are random: only time and memory are measured.
+parts as large as the maps' own. Weights are random: only time and memory are measured. In fp32 also with the maps alone in
+bf16-mixed; with `--compile` also with compiled passes, whose graphs, seconds and difference from eager maps are noted.
 On a GPU: `python benchmarks/speed.py --precision bf16 --channels-last --batch 32 128 --repeats 30`.
 """
 
@@ -29,6 +30,20 @@ PRESETS: dict[str, tuple[float, dict[str, Any]]] = {
     "fast": (0.5, {"mask_at": "target", "baseline": "zero"}),
     "fast with importance weights": (0.5, {"mask_at": "target", "baseline": "zero", "weights": "gradient"}),
 }
+HALF: dict[str, tuple[float, dict[str, Any]]] = {
+    f"{name}, bf16-mixed": (PRESETS[name][0], {**PRESETS[name][1], "precision": "bf16-mixed"}) for name in ("paper", "fast")
+}
+COMPILED: dict[str, tuple[float, dict[str, Any]]] = {
+    f"{name}, compiled": (how[0], {**how[1], "compile": True})
+    for name, how in {"paper": PRESETS["paper"], "paper, bf16-mixed": HALF["paper, bf16-mixed"]}.items()
+}
+
+
+def forms(options: argparse.Namespace) -> dict[str, tuple[float, dict[str, Any]]]:
+    """What is timed: the presets, and in half precision or compiled where that is asked for and differs."""
+    chosen = PRESETS | (HALF if options.precision == "fp32" else {}) | (COMPILED if options.compile else {})
+    doubled = "paper, bf16-mixed, compiled" if options.precision != "fp32" else ""
+    return {name: how for name, how in chosen.items() if name not in (*options.leave_out, doubled)}
 
 
 class Meter:
@@ -58,16 +73,16 @@ class Meter:
         return spread(shares)[0]
 
 
-def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting) -> list[list[Any]]:
+def maps(
+    make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting, notes: dict[str, str]
+) -> list[list[Any]]:
     """Rows of the table of maps."""
     network = setting.put(make()).eval()
     labels = torch.arange(len(images), device=setting.device) % 1000
     methods: dict[str, Any] = {"Grad-CAM": GradCAM(network)}
     for groups in options.groups:
-        for name, (_, how) in PRESETS.items():
+        for name, (_, how) in forms(options).items():
             methods[f"{name}, G={groups}"] = GroupCAM.for_training(network, groups=groups, **how)
-        if options.compile:
-            methods[f"paper, G={groups}, compiled"] = GroupCAM.for_training(network, groups=groups, compile=True)
         for chunk in options.chunk:
             methods[f"paper, G={groups}, {chunk} images a pass"] = GroupCAM.for_training(network, groups=groups, chunk=chunk)
 
@@ -88,19 +103,22 @@ def maps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namesp
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
     for name, method in compiled.items():
-        apart = float((called(method)() - called(methods[name.removesuffix(", compiled")])()).abs().max())
-        print(f"{name}: {method.compiled.summary()}; maps differ by at most {apart:.2g}")
+        apart = float((called(method)() - called(methods[name.replace(", compiled", "")])()).abs().max())
+        notes[name] = f"{method.compiled.summary()}; maps differ from eager ones by at most {apart:.2g}"
+        print(f"{name}: {notes[name]}")
     meter = Meter(network, setting)
     rows = []
     for name, seconds in taken.items():
         median, times = spread(seconds)[0], relative(seconds, taken["bare forward (F)"])
-        outside = meter.share_outside(calls[name], 3) if name.startswith("paper, G") and name not in compiled else None
+        outside = meter.share_outside(calls[name], 3) if name.startswith("paper, ") and name not in compiled else None
         rows.append([len(images), name, 1000 * median / len(images), *times, outside, peaks[name]])
         print(*rows[-1], flush=True)
     return rows
 
 
-def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting) -> list[list[Any]]:
+def steps(
+    make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting, notes: dict[str, str]
+) -> list[list[Any]]:
     """Rows of the table of training steps: plain, and with each preset on exactly p of the images."""
     network = setting.put(make()).train()
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
@@ -125,9 +143,7 @@ def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Names
         return call
 
     calls: dict[str, Callable[[], Any]] = {"plain": lambda: step(images)}
-    calls.update({name: augmented(*preset) for name, preset in PRESETS.items() if name not in options.leave_out})
-    if options.compile:
-        calls["paper, compiled"] = augmented(1.0, {"compile": True})
+    calls.update({name: augmented(*form) for name, form in forms(options).items()})
     taken = setting.seconds(calls, options.repeats)
     peaks = {name: setting.peak(call) for name, call in calls.items()}
     rows = []
@@ -137,7 +153,9 @@ def steps(make: Callable[[], nn.Module], images: Tensor, options: argparse.Names
     return rows
 
 
-def profile(make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting) -> list[list[Any]]:
+def profile(
+    make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting, notes: dict[str, str]
+) -> list[list[Any]]:
     """Where the milliseconds of the `fast` augmentation go, half of the images drawn."""
     network = setting.put(make()).eval()
     p, how = PRESETS["fast"]
@@ -200,10 +218,11 @@ def main() -> None:
     }
     for kind in options.only:
         work, header = tables[kind]
-        rows = []
+        rows: list[list[Any]] = []
+        notes: dict[str, str] = {}
         for count in options.batch:
             images = setting.put(torch.randn(count, 3, options.size, options.size))
-            rows += work(make, images, options, setting)
+            rows += work(make, images, options, setting, notes)
         told = conditions(
             setting.device,
             network=f"torchvision {options.network}, random weights",
@@ -211,6 +230,7 @@ def main() -> None:
             threads=torch.get_num_threads(),
             repeats=options.repeats,
             **setting.told,
+            **notes,
         )
         name = f"speed_{kind}" + "_bf16" * setting.half + (f"_{options.tag}" if options.tag else "")
         report(filed(name, setting.device), told, header, rows)

@@ -145,6 +145,7 @@ class GroupCAMAugmentation(BatchCallback):
         chunk: most images per forward pass; see `GroupCAM` for the default.
         compile: run the passes of masked images through `torch.compile`; for masks on the input only, as of "paper". Compiling
             takes half a minute or more at the first batch. Default: False.
+        precision: None (default) = the Trainer's, or "bf16-mixed" for the maps alone, of a network trained in float32.
         seed: of the draws; they follow from (seed, rank, batch number), so a resumed run repeats them.
         record: whether to leave the records named above. Default: True; False for images that must not be copied.
         log_images: whether loggers that take pictures get the recorded samples. Default: True.
@@ -189,6 +190,7 @@ class GroupCAMAugmentation(BatchCallback):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         chunk: int | None = None,
         compile: bool = False,
+        precision: Literal["bf16-mixed"] | None = None,
         seed: int = 0,
         record: bool = True,
         log_images: bool = True,
@@ -225,7 +227,7 @@ class GroupCAMAugmentation(BatchCallback):
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
         self.image_key, self.target_key, self.mask_key = image_key, target_key, mask_key
         self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
-        self.output, self.preprocess, self.compile = output, preprocess, compile
+        self.output, self.preprocess, self.compile, self.precision = output, preprocess, compile, precision
         self.mask_at = defaults["mask_at"] if mask_at is None else mask_at
         self.baseline = defaults["baseline"] if baseline is None else baseline
         checked = self.mask_at if self.mask_at in ("stage", "target") else "input"  # a layer's name: at the first batch
@@ -462,7 +464,7 @@ class GroupCAMAugmentation(BatchCallback):
 
 _AVERAGE = "groupcam_aug.average"
 _COUNTED = 4  # images on which cost is counted: what a batch shares weighs little, and `paper` takes a fraction of its first step
-_METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk", "compile")
+_METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk", "compile", "precision")
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), see "
     "groupcam_aug.SaliencyBlur; where the strategy shards the network, with a teacher that it does not shard"

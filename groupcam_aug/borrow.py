@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from groupcam_aug.restore import hooked, mode_stacks, restoring, undo
 from groupcam_aug.threads import by_this_thread, first_layer, is_watching, one_thread, warn_of_other_threads
 
-__all__ = ["Capture", "as_found", "capture", "compiled_code", "plain_arithmetic", "unwrap"]
+__all__ = ["Capture", "as_found", "capture", "compiled_code", "half_precision", "plain_arithmetic", "unwrap"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -192,6 +192,23 @@ def plain_arithmetic(device: torch.device) -> Any:
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+@contextmanager
+def half_precision(device: torch.device) -> Iterator[None]:
+    """Autocast to bfloat16 on `device`; weights are cast once, not once a pass as where a training's graph is in reach."""
+    kind = device.type
+    steps: list[Callable[[], object]] = []
+    with restoring(partial(undo, steps)):
+        steps.append(torch.clear_autocast_cache)  # of casts without a graph, and of those from before a change of weights
+        steps.append(partial(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled()))
+        steps.append(partial(torch.set_autocast_enabled, kind, torch.is_autocast_enabled(kind)))
+        steps.append(partial(torch.set_autocast_dtype, kind, torch.get_autocast_dtype(kind)))
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(True)
+        torch.set_autocast_dtype(kind, torch.bfloat16)
+        torch.set_autocast_enabled(kind, True)
+        yield
 
 
 def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:

@@ -8,7 +8,10 @@ from typing import Any, Literal, TypedDict
 from groupcam_aug.augment import SaliencyBlur
 from groupcam_aug.saliency import GroupCAM
 
-__all__ = ["PRESETS", "Preset", "describe", "mode_name", "scoring_of"]
+__all__ = ["HALF", "PRESETS", "Preset", "describe", "mode_name", "scoring_of"]
+
+
+HALF: Literal["bf16-mixed"] = "bf16-mixed"  # as Lightning names it
 
 
 class Preset(TypedDict):
@@ -27,25 +30,28 @@ PRESETS: dict[str, Preset] = {
 
 
 def scoring_of(mode: str) -> dict[str, Any]:
-    """How a mode scores masks, as options of `GroupCAM`: `mask_at` and `baseline`.
+    """How a mode scores masks, as options of `GroupCAM`: `mask_at` and `baseline`, and `precision` where it has one.
 
     Args:
         mode: a preset's name; or a `mask_at` ("input", "stage", "target", a layer's name), with ", zero" behind it for
-            `baseline="zero"`.
+            `baseline="zero"`. Either with ", bf16-mixed" behind it for `precision="bf16-mixed"`.
     """
+    mode, half = mode.removesuffix(f", {HALF}"), mode.endswith(f", {HALF}")
+    precision = {"precision": HALF} if half else {}
     if mode in PRESETS:
-        return {"mask_at": PRESETS[mode]["mask_at"], "baseline": PRESETS[mode]["baseline"]}
+        return {"mask_at": PRESETS[mode]["mask_at"], "baseline": PRESETS[mode]["baseline"], **precision}
     place, _, baseline = mode.partition(", ")
-    return {"mask_at": place, "baseline": baseline or "blur"}
+    return {"mask_at": place, "baseline": baseline or "blur", **precision}
 
 
 def mode_name(mode: str) -> str:
     """The one name of a mode: of the preset that scores masks so, else `mask_at` (with ", zero" behind it)."""
     scoring = scoring_of(mode)
+    half = f", {HALF}" if scoring.pop("precision", None) else ""
     for name in PRESETS:
         if scoring_of(name) == scoring:
-            return name
-    return scoring["mask_at"] + (f", {scoring['baseline']}" if scoring["baseline"] != "blur" else "")
+            return name + half
+    return scoring["mask_at"] + (f", {scoring['baseline']}" if scoring["baseline"] != "blur" else "") + half
 
 
 def describe(cam: GroupCAM | None, augment: SaliencyBlur, cost: float = math.nan) -> str:
@@ -65,4 +71,5 @@ def describe(cam: GroupCAM | None, augment: SaliencyBlur, cost: float = math.nan
     what = f"{cam.layer}, {' x '.join(map(str, cam.layer_shape))}, G={cam.groups}, {share}"
     if math.isnan(cost):
         return f"{what}; what a map costs could not be counted"
-    return f"{what}: a map costs {cost:.1f} forward passes (counted), so about +{p * cost / 3:.0%} of a step"
+    half, most = (f", in {cam.precision}", "less than") if cam.precision else ("", "about")
+    return f"{what}: a map costs {cost:.1f} forward passes (counted{half}), so {most} +{p * cost / 3:.0%} of a step"

@@ -6,6 +6,7 @@ Images in, maps out: every call borrows the network in evaluation mode and gives
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from groupcam_aug.arguments import check_choice, check_flag, check_number, check_whole
 from groupcam_aug.blur import blur
-from groupcam_aug.borrow import as_found, plain_arithmetic
+from groupcam_aug.borrow import as_found, half_precision, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
 from groupcam_aug.compiled import CompiledForward, rows_of_a_pass
 from groupcam_aug.layers import is_read, layer_name, spatial_layers
@@ -87,10 +88,12 @@ class GroupCAM(CAM):
         compile: run the passes of masked images through `torch.compile`, for `mask_at="input"`; they are filled up to passes of
             one size. Compiling takes half a minute or more at the first call; where it fails, passes are eager, with a warning.
             Default: False.
+        precision: None (default) = the caller's, or "bf16-mixed" = passes in bfloat16 by autocast, of a network in float32, for
+            the maps alone. Saliency arithmetic stays in float32; how far masks move: docs/evidence.md.
 
     Raises:
         ValueError: an argument out of range; more groups than channels; a layer without a grid; compile=True with masks
-            elsewhere.
+            elsewhere; precision="bf16-mixed" for float64 images.
         TypeError: a ScriptModule, or images that are not a floating-point tensor.
 
     Example::
@@ -116,9 +119,11 @@ class GroupCAM(CAM):
         chunk: int | None = None,
         grid: Sequence[int] | None = None,
         compile: bool = False,
+        precision: Literal["bf16-mixed"] | None = None,
     ) -> None:
         super().__init__(model, output, preprocess, chunk, grid)
         check_flag("compile", compile)
+        check_choice("precision", precision, (None, "bf16-mixed"))
         check_choice("weights", weights, ("gradient", "none"))
         check_choice("variant", variant, ("paper", "head"))
         check_choice("baseline", baseline, ("blur", "zero"))
@@ -135,7 +140,7 @@ class GroupCAM(CAM):
                 f"compile=True is for masks on the input, whose passes run the whole network; mask_at={mask_at!r} makes none "
                 "(the presets 'fast' and 'balanced' neither)"
             )
-        self.mask_at, self.baseline, self.compile = mask_at, baseline, compile
+        self.mask_at, self.baseline, self.compile, self.precision = mask_at, baseline, compile, precision
         self.compiled = CompiledForward(self.network, self.forward) if compile else None
         self.layer_shape: tuple[int, ...] = ()  # (K, u, v) of the target layer, after the first call
         self.place = mask_at  # the layer that "stage" and "target" stand for, after the first call
@@ -173,7 +178,9 @@ class GroupCAM(CAM):
     def raw(self, images: Tensor, targets: Targets = None) -> Tensor:
         """The maps before they are scaled to [0, 1]: ReLU(sum of alpha_l M'_l), (N, H, W); arguments as for a call."""
         images = check_images(images, targets)
-        with as_found(self.network, images.device):
+        if self.precision and images.dtype == torch.float64:
+            raise ValueError(f"precision={self.precision!r} is for images and networks in float32, got {images.dtype}")
+        with as_found(self.network, images.device), half_precision(images.device) if self.precision else nullcontext():
             images = usable(images)
             maps = self.mapped(images, lambda part, chunk: self._maps(images[part], targets, part, chunk))
         self.recheck = False

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from groupcam_aug.fidelity import Fidelity, measure_fidelity
 from groupcam_aug.files import put_file
 from groupcam_aug.outputs import no_numbers, not_numbers
-from groupcam_aug.presets import PRESETS, mode_name
+from groupcam_aug.presets import HALF, PRESETS, mode_name, scoring_of
 from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.image_files import find_images, shown
@@ -74,8 +74,10 @@ def training_line(result: Fidelity, layer: str | None) -> str:
     What was not left at its default is named, too, or other maps are trained with than were measured.
     """
     name = mode_name(result.recommended)
-    place, _, baseline = name.partition(", ")
-    arguments: dict[str, Any] = {"preset": name} if name in PRESETS else {"mask_at": place, "baseline": baseline or "blur"}
+    scoring, preset = scoring_of(name), name.removesuffix(f", {HALF}")
+    arguments: dict[str, Any] = scoring
+    if preset in PRESETS:
+        arguments = {"preset": preset} | {key: value for key, value in scoring.items() if key == "precision"}
     measured = {"layer": (layer, None), "groups": (result.groups, 16), "weights": (result.weights, "none")}
     arguments |= {key: value for key, (value, default) in measured.items() if value != default}
     return f"GroupCAMAugmentation({', '.join(f'{key}={json.dumps(value)}' for key, value in arguments.items())})"

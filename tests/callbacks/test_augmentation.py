@@ -268,6 +268,23 @@ def test_precisions(precision, dtype):
     assert not torch.equal(module.seen[0], Pictures().images[:4].to(dtype))
 
 
+def test_maps_alone_in_half_precision(caplog):
+    """The batches are those of maps under autocast; the training step stays in float32."""
+    caplog.set_level("INFO")
+    module, dtypes = Lit(), set()
+    x, y = next(iter(loader()))
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = GroupCAM.for_training(module.net, "relu2", groups=4)(x, y)
+    expected = SaliencyBlur(lambda *_: maps)(x, y)
+    module.net.conv1.register_forward_hook(lambda net, _, output: dtypes.add((net.training, output.dtype)))
+    fit(module, [make(precision="bf16-mixed")])
+    assert torch.equal(module.seen[0], expected) and module.seen[0].dtype == torch.float32
+    assert (False, torch.bfloat16) in dtypes and (True, torch.bfloat16) not in dtypes
+    assert "forward passes (counted, in bf16-mixed), so less than +" in caplog.text
+    with pytest.raises(MisconfigurationException, match="precision='bf16-mixed' is for images and networks in float32"):
+        fit(Lit(), [make(precision="bf16-mixed")], precision="64-true")
+
+
 def test_logged_values_profile_and_plan(tmp_path, caplog):
     caplog.set_level("INFO")
     logger = pl.loggers.CSVLogger(tmp_path)

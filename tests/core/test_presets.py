@@ -32,6 +32,8 @@ def test_presets_are_those_of_the_method():
 def test_modes(net, mode, place, baseline, name):
     assert scoring_of(mode) == {"mask_at": place, "baseline": baseline}
     assert mode_name(mode) == mode_name(name) == name
+    assert scoring_of(f"{mode}, bf16-mixed") == {"mask_at": place, "baseline": baseline, "precision": "bf16-mixed"}
+    assert mode_name(f"{mode}, bf16-mixed") == f"{name}, bf16-mixed"
     if "layer4" not in mode:
         cam = GroupCAM(net, "relu2", groups=4, **scoring_of(mode))
         assert (cam.mask_at, cam.baseline) == (place, baseline)

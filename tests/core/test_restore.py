@@ -24,6 +24,7 @@ METHODS = {
     "Group-CAM": lambda net: GroupCAM(net, groups=2),
     "Group-CAM at the target": lambda net: GroupCAM.for_training(net, "relu2", groups=2, mask_at="target"),
     "Group-CAM at a layer": lambda net: GroupCAM.for_training(net, "relu2", groups=2, mask_at="relu1"),
+    "Group-CAM in half precision": lambda net: GroupCAM(net, groups=2, precision="bf16-mixed"),
     "Grad-CAM": lambda net: GradCAM(net),
     "Guided Grad-CAM": lambda net: lambda images, targets: guided_grad_cam(net, images, targets, "relu2"),
     "sanity check": lambda net: lambda images, _: randomization_check(net, images, GradCAM(net, "relu2"), stages=2),
