@@ -26,7 +26,9 @@ import torch
 from common import RESULTS, filed
 
 HERE = Path(__file__).parent
+LIBRARIES = "pytorch_grad_cam torchcam captum"
 QUICK = "--precision bf16 --channels-last"
+ONE_THREAD = "--threads 1 --compile --only maps --repeats 7 --tag one_thread"
 SMALL = "--network resnet18 --size 64 --batch 2 --repeats 2"
 FEW = "--images 2 --steps 2 --sanity-images 1 --methods gradcam,fast,centre"
 PEERS = "--images 2 --groups 4 --repeats 1 --no-dear"
@@ -40,23 +42,24 @@ class Step(NamedTuple):
     words: str
     toy: str
     minutes: float  # about, on the machine it is for
-    needs: str = ""  # a module beyond the package's own
+    needs: str = ""  # modules beyond the package's own
 
 
 CPU = [
-    Step("maps", "speed.py --channels-last", SMALL, 25),
-    Step("compiled maps", "speed.py --channels-last --threads 1 --batch 7 --compile --only maps steps --tag compiled", SMALL, 25),
-    Step("maps in bf16", f"speed.py {QUICK}", SMALL, 20),
+    Step("maps", "speed.py --channels-last --batch 7 --compile --only maps profile --repeats 7", SMALL, 6),
+    Step("maps on one thread", f"speed.py --channels-last --batch 7 {ONE_THREAD}", SMALL, 7),
+    Step("steps", "speed.py --channels-last --batch 16 --compile --only steps --repeats 5", SMALL, 12),
+    Step("in bf16", f"speed.py {QUICK} --batch 16 --compile --only maps steps --repeats 5", SMALL, 8),
     Step("scaling", "scaling.py --channels-last", "--batch 2 --size 32 --groups 4 --repeats 1", 6),
-    Step("peers", "peers.py --channels-last", PEERS, 10, "pytorch_grad_cam"),
+    Step("peers", "peers.py --channels-last --images 4 --repeats 3", PEERS, 6, LIBRARIES),
     Step(
         "peers on ResNet-50",
-        "peers.py --channels-last --network resnet50 --no-dear",
+        "peers.py --channels-last --network resnet50 --images 4 --no-dear",
         f"--network resnet18 {PEERS}",
-        10,
-        "pytorch_grad_cam",
+        6,
+        LIBRARIES,
     ),
-    Step("real input", "real_input.py --batch 8 --channels-last", "--batch 2 --steps 3 --rounds 1", 15),
+    Step("real input", "real_input.py --batch 8 --channels-last", "--batch 2 --steps 3 --rounds 1", 8),
     Step("insertion", "insertion_speed.py", "--images 1 --steps 2 --repeats 1", 5),
     Step("isolation", "isolation.py", "--steps 8 --warm-up 2", 1),
     Step("monitor", "monitor_cost.py", PROBES, 3),
@@ -145,8 +148,8 @@ def main() -> None:
         print(f"\n== {step.name}, about {step.minutes:g} min: python {' '.join(words)}", flush=True)
         if options.dry_run:
             continue
-        if step.needs and importlib.util.find_spec(step.needs) is None:
-            print(f"skipped: {step.needs} is not installed")
+        if missing := [module for module in step.needs.split() if importlib.util.find_spec(module) is None]:
+            print(f"skipped: {', '.join(missing)} not installed")
             failed.append(step.name)
             continue
         began = time.perf_counter()

@@ -35,6 +35,7 @@ from groupcam_aug.baselines import centred_blob, random_cells
 from groupcam_aug.borrow import as_found, capture
 from groupcam_aug.map_ops import enlarge, minmax
 from groupcam_aug.metrics import insertion_deletion
+from groupcam_aug.presets import scoring_of
 
 PLACES = {
     "squeezenet": ["features.7", "features.10"],
@@ -100,6 +101,7 @@ def main() -> None:
         for weights in ("none", "gradient"):
             modes: dict[str, Any] = {place: place for place in PLACES[name]}
             modes |= {"balanced": "stage", "target": "target", "fast": "target, zero"}
+            modes |= {mode: mode for mode in ("paper, bf16-mixed", "fast, bf16-mixed")}
             if weights == "none":
                 modes |= {
                     "sum of activations": sum_of_activations(network, str(layer.layer)),
@@ -161,8 +163,7 @@ def curves(
     methods: dict[str, Any] = {"paper": GroupCAM.for_training(network, weights=weights)}
     for mode, how in modes.items():
         if isinstance(how, str):
-            place, _, base = how.partition(", ")
-            how = GroupCAM.for_training(network, weights=weights, mask_at=place, **({"baseline": base} if base else {}))
+            how = GroupCAM.for_training(network, weights=weights, **scoring_of(how))
         methods[mode] = how
     areas: dict[str, Tensor] = {}
     for mode, method in track(methods.items(), "insertion and deletion", total=len(methods)):

@@ -2,9 +2,9 @@
 
 All have the same network, images, memory format and precision, but for the libraries, which get fp32. The two loops take one
 image at a time and leave out groups without activation. "As the authors' code works": hooks and a full backward pass into the
-parameters, one forward pass per group. "Loop, paper": the preset as a plain loop. pytorch-grad-cam
-(`pip install grad-cam`) and torch-cam (`pip install torchcam`, whose maps stay as small as the layer) are called as their pages
-show, batched where they batch.
+parameters, one forward pass per group. "Loop, paper": the preset as a plain loop. pytorch-grad-cam, torch-cam (whose maps stay
+as small as the layer) and captum (`pip install grad-cam torchcam captum`) are called as their pages show, batched where they
+batch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from torch.nn import functional as F
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.blur import blur
+
+QUICKER: dict[str, dict[str, Any]] = {
+    "ours, paper, compiled": {"compile": True},
+    "ours, paper, bf16-mixed": {"precision": "bf16-mixed"},
+    "ours, paper, bf16-mixed, compiled": {"precision": "bf16-mixed", "compile": True},
+}
 
 
 def as_the_authors(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tensor, groups: int) -> list[Tensor]:
@@ -74,6 +80,7 @@ def libraries(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tens
     """Calls of the other libraries; `dear` ones need a forward pass for every channel."""
     import pytorch_grad_cam
     import torchcam.methods
+    from captum.attr import LayerAttribution, LayerGradCam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     targets = [ClassifierOutputTarget(label) for label in labels.tolist()]
@@ -93,7 +100,12 @@ def libraries(network: nn.Module, layer: nn.Module, images: Tensor, labels: Tens
 
         return call
 
+    def captum_grad_cam() -> Tensor:
+        maps = LayerGradCam(network, layer).attribute(images, target=labels, relu_attributions=True)
+        return LayerAttribution.interpolate(maps, tuple(images.shape[-2:]), "bilinear")
+
     calls = {
+        "captum GradCAM": captum_grad_cam,
         "pytorch-grad-cam GradCAM": with_grad_cam(pytorch_grad_cam.GradCAM),
         "torch-cam GradCAM": with_torchcam(torchcam.methods.GradCAM),
     }
@@ -160,6 +172,7 @@ def main() -> None:
         "ours, target layer, blurred image behind": ours(mask_at="target", **free),
         "ours, target layer with importance weights": ours(mask_at="target", denoise=None),
         "ours, fast": ours(mask_at="target", baseline="zero", **free),
+        **({name: ours(**how, **free) for name, how in QUICKER.items()} if not setting.half else {}),
         **libraries(mine, theirs, laid, labels, not options.no_dear),
     }
     taken = setting.seconds(calls, options.repeats)
@@ -176,7 +189,7 @@ def main() -> None:
         groups=options.groups,
         repeats=options.repeats,
         threads=torch.get_num_threads(),
-        **{package: importlib.metadata.version(package) for package in ("grad-cam", "torchcam")},
+        **{package: importlib.metadata.version(package) for package in ("grad-cam", "torchcam", "captum")},
         **setting.told,
     )
     header = [
