@@ -83,12 +83,17 @@ GPU = [
         1,
         "pytest",
     ),
-    Step("maps and steps", f"speed.py {QUICK} --batch 32 128 256 --repeats 10", f"{SMALL} --precision fp32", 2.5),
     Step(
-        "compiled",
-        f"speed.py {QUICK} --batch 32 128 --repeats 10 --compile --only maps steps --tag compiled",
+        "maps and steps",
+        f"speed.py {QUICK} --batch 32 128 256 --repeats 10 --compile",
         f"{SMALL} --precision fp32",
-        2.5,
+        4,
+    ),
+    Step(
+        "of a network in fp32",
+        "speed.py --channels-last --batch 32 --repeats 5 --compile --only maps steps --tag fp32",
+        SMALL,
+        1.5,
     ),
     Step(
         "images per pass",

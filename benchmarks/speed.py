@@ -156,7 +156,7 @@ def steps(
 def profile(
     make: Callable[[], nn.Module], images: Tensor, options: argparse.Namespace, setting: Setting, notes: dict[str, str]
 ) -> list[list[Any]]:
-    """Where the milliseconds of the `fast` augmentation go, half of the images drawn."""
+    """Where the milliseconds of the `fast` augmentation go, half of the images drawn; with `--compile` those of exact maps."""
     network = setting.put(make()).eval()
     p, how = PRESETS["fast"]
     cam = GroupCAM.for_training(network, **how)
@@ -188,7 +188,46 @@ def profile(
     taken["maps: inside the network"] = taken["maps"] * (1 - outside)
     taken["maps: group masks, scores, sum, give-back"] = taken["maps"] * outside
     unit = taken["the whole augmentation"]
-    return [[len(images), name, 1000 * seconds, seconds / unit] for name, seconds in taken.items()]
+    rows = [[len(images), f"fast: {name}", 1000 * seconds, seconds / unit] for name, seconds in taken.items()]
+    return rows + (compiled_profile(setting.put(make()).eval(), images, labels, options, setting) if options.compile else [])
+
+
+def compiled_profile(
+    network: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace, setting: Setting
+) -> list[list[Any]]:
+    """Rows of the profile of exact maps with compiled passes: those passes, the eager pass that is observed, the rest."""
+    cam = GroupCAM.for_training(network, compile=True)
+    compiled: Any = cam.compiled
+    inside: list[float] = []
+
+    def timed(batch: Tensor) -> Any:
+        setting.wait()
+        start = time.perf_counter()
+        result = compiled(batch)
+        setting.wait()
+        inside[-1] += time.perf_counter() - start
+        return result
+
+    def whole() -> Tensor:
+        inside.append(0.0)
+        with setting.passes():
+            return cam(images, labels)
+
+    def bare() -> None:
+        with torch.no_grad(), setting.passes():
+            for part in images.split(cam.passes(images)):
+                network(part)
+
+    cam.compiled = timed  # type: ignore[assignment]
+    taken = {name: spread(seconds)[0] for name, seconds in setting.seconds({"": whole, "bare": bare}, options.repeats).items()}
+    passes, unit = spread(inside[1:])[0], taken[""]  # the first call compiles
+    parts = {
+        "the whole call": unit,
+        "compiled passes": passes,
+        "the pass that is observed (one forward pass, timed apart)": taken["bare"],
+        "group masks, masked images, scores, sum, give-back": unit - passes - taken["bare"],
+    }
+    return [[len(images), f"exact maps, compiled: {name}", 1000 * seconds, seconds / unit] for name, seconds in parts.items()]
 
 
 def main() -> None:
@@ -214,7 +253,7 @@ def main() -> None:
     tables = {
         "maps": (maps, ["batch", "method", "ms per image", "in F", "IQR in F", "share outside the network", "peak MiB"]),
         "steps": (steps, ["batch", "step", "ms", "x plain", "IQR x plain", "peak MiB"]),
-        "profile": (profile, ["batch", "part of the fast augmentation", "ms", "share"]),
+        "profile": (profile, ["batch", "part", "ms", "share"]),
     }
     for kind in options.only:
         work, header = tables[kind]
