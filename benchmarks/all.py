@@ -29,8 +29,10 @@ HERE = Path(__file__).parent
 LIBRARIES = "pytorch_grad_cam torchcam captum"
 QUICK = "--precision bf16 --channels-last"
 ONE_THREAD = "--threads 1 --compile --only maps --repeats 7 --tag one_thread"
+LITE = "--network timm/tf_efficientnet_lite0 --compile --only steps --repeats 5 --tag efficientnet"
 SMALL = "--network resnet18 --size 64 --batch 2 --repeats 2"
-FEW = "--images 2 --steps 2 --sanity-images 1 --methods gradcam,fast,centre"
+TOY_ROWS = shlex.quote(str(Path(tempfile.gettempdir()) / "groupcam_toy_rows"))  # not where a measurement would find them
+FEW = f"--images 2 --steps 2 --sanity-images 1 --methods gradcam,fast,centre --rows {TOY_ROWS} --restart"
 PEERS = "--images 2 --groups 4 --repeats 1 --no-dear"
 PROBES = "--images 32 --probes 2 --size 64 --epochs 2"
 
@@ -49,6 +51,7 @@ CPU = [
     Step("maps", "speed.py --channels-last --batch 7 --compile --only maps profile --repeats 7", SMALL, 6),
     Step("maps on one thread", f"speed.py --channels-last --batch 7 {ONE_THREAD}", SMALL, 7),
     Step("steps", "speed.py --channels-last --batch 16 --compile --only steps --repeats 5", SMALL, 12),
+    Step("steps of EfficientNet", f"speed.py --channels-last --batch 16 {LITE}", "--size 64 --batch 2 --repeats 2", 4),
     Step("in bf16", f"speed.py {QUICK} --batch 16 --compile --only maps steps --repeats 5", SMALL, 8),
     Step("scaling", "scaling.py --channels-last", "--batch 2 --size 32 --groups 4 --repeats 1", 6),
     Step("peers", "peers.py --channels-last --images 4 --repeats 3", PEERS, 6, LIBRARIES),
@@ -72,7 +75,7 @@ CPU = [
         60,
     ),
     Step("ordering", "ordering.py --threads 1", FEW, 60),
-    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet", FEW, 90),
+    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 150", FEW, 45),
     Step("fine-tuning", "cifar_finetune.py", "--images 64 --batch 32", 10, "jsonargparse"),
 ]
 GPU = [

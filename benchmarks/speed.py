@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import timm
 import torch
 import torchvision
 from common import Setting, add_device_options, conditions, filed, relative, report, spread
@@ -233,7 +234,7 @@ def compiled_profile(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_options(parser)
-    parser.add_argument("--network", default="resnet50", help="of torchvision (default: %(default)s)")
+    parser.add_argument("--network", default="resnet50", help="of torchvision, or timm/NAME (default: %(default)s)")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, nargs="+", default=[32])
     parser.add_argument("--groups", type=int, nargs="+", default=[16])
@@ -245,9 +246,12 @@ def main() -> None:
     parser.add_argument("--tag", default="", help="in the names of the result files")
     options = parser.parse_args()
     setting = Setting(options)
+    kind = "timm" if options.network.startswith("timm/") else "torchvision"
 
     def make() -> nn.Module:
         torch.manual_seed(0)
+        if kind == "timm":
+            return timm.create_model(options.network.removeprefix("timm/"))
         return torchvision.models.get_model(options.network)
 
     tables = {
@@ -255,8 +259,8 @@ def main() -> None:
         "steps": (steps, ["batch", "step", "ms", "x plain", "IQR x plain", "peak MiB"]),
         "profile": (profile, ["batch", "part", "ms", "share"]),
     }
-    for kind in options.only:
-        work, header = tables[kind]
+    for table in options.only:
+        work, header = tables[table]
         rows: list[list[Any]] = []
         notes: dict[str, str] = {}
         for count in options.batch:
@@ -264,14 +268,14 @@ def main() -> None:
             rows += work(make, images, options, setting, notes)
         told = conditions(
             setting.device,
-            network=f"torchvision {options.network}, random weights",
+            network=f"{kind} {options.network.removeprefix('timm/')}, random weights",
             size=options.size,
             threads=torch.get_num_threads(),
             repeats=options.repeats,
             **setting.told,
             **notes,
         )
-        name = f"speed_{kind}" + "_bf16" * setting.half + (f"_{options.tag}" if options.tag else "")
+        name = f"speed_{table}" + "_bf16" * setting.half + (f"_{options.tag}" if options.tag else "")
         report(filed(name, setting.device), told, header, rows)
 
 
