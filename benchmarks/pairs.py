@@ -11,7 +11,7 @@ import argparse
 import statistics
 
 import torch
-from common import batch, conditions, photographs, report, squeezenet
+from common import batch, conditions, filed, photographs, report, squeezenet
 from rich.progress import track
 
 from groupcam_aug import GradCAM, GroupCAM
@@ -70,7 +70,7 @@ def main() -> None:
     ]
     told = conditions("cpu", network="SqueezeNet 1.1, ImageNet", pairs=len(pairs), maps=2 * len(pairs), seed=options.seed)
     header = ["method", "more on own half", "mean share on own half", "its standard error", "pair ordered rightly"]
-    report("pairs", told, [*header, "pairs with a map missing"], rows)
+    report(filed("pairs", torch.device("cpu")), told, [*header, "pairs with a map missing"], rows)
 
 
 def error(shares: list[float]) -> float:
