@@ -75,7 +75,7 @@ CPU = [
         60,
     ),
     Step("ordering", "ordering.py --threads 1", FEW, 60),
-    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 150", FEW, 45),
+    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 75", FEW, 25),
     Step("fine-tuning", "cifar_finetune.py", "--images 64 --batch 32", 10, "jsonargparse"),
 ]
 GPU = [
