@@ -119,15 +119,15 @@ def photographs(folder: Path, limit: int) -> list[Item]:
 
 
 def ordering(figures: dict[str, Any]) -> str:
-    """Whether ours > centred blob > random cells > inverted holds for the means, and who is not surely above the blob."""
+    """Whether ours > centred blob > random cells > inverted holds for the means, and who is not shown above the blob."""
     means = {own["key"]: own["overall"]["mean"] for own in figures.values() if own.get("overall")}
     ours = {own["key"]: own for own in figures.values() if own["kind"] == "ours" and own.get("overall")}
     if not ours or not {"centre", "cells", "inverted"} <= set(means):
         return "not all methods were measured"
     holds = min(means[key] for key in ours) > means["centre"] > means["cells"] > means["inverted"]
-    unsure = [own["key"] for own in ours.values() if own["to_centre"]["interval"][0] <= 0]
+    unsure = [own["key"] for own in ours.values() if own.get("to_centre", {}).get("verdict") != "above"]
     told = "ours > centred blob > random cells > inverted " + ("holds" if holds else "FAILS")
-    return told + (f"; not surely above the blob: {', '.join(unsure)}" if unsure else "; all of ours surely above the blob")
+    return told + (f"; not shown above the blob: {', '.join(unsure)}" if unsure else "; all of ours shown above the blob")
 
 
 def verdict(sanity: dict[str, Any]) -> str:
@@ -148,7 +148,7 @@ def row(own: dict[str, Any], name: str = "") -> dict[str, Any]:
         return own[key][value] if own.get(key) else None
 
     def interval(key: str) -> str | None:
-        return "[{:.3f}, {:.3f}]".format(*own[key]["interval"]) if own.get(key) else None
+        return "[{:.3f}, {:.3f}]".format(*own[key]["interval"]) if (own.get(key) or {}).get("interval") else None
 
     return {
         "method": name,

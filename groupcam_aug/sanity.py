@@ -59,13 +59,28 @@ class Randomization:
 
     @property
     def passed(self) -> bool | None:
-        """Whether full randomisation takes maps down to the higher floor; None if independent, or fewer than `LEAST` are left."""
-        if self.mode == "independent" or self.rho[-1].isnan().logical_not().sum() < LEAST:
-            return None
-        return self.spearman[-1] <= max(self.floors.values())
+        """Whether maps go down to the higher floor: with all layers re-initialised, or ("independent") with each stage by itself.
+
+        None where fewer than `LEAST` maps are left to say so.
+        """
+        if self.standing:
+            return False
+        left = self.rho.isnan().logical_not().sum(dim=1)
+        return True if bool((left[self._judged()] >= LEAST).all()) else None
+
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """The stages that decide `passed` and leave maps above the higher floor: maps do not need what was learned there."""
+        left, floor = self.rho.isnan().logical_not().sum(dim=1), max(self.floors.values())
+        stages = [(self.stages[i], int(left[i]), self.spearman[i]) for i in range(len(self.stages))[self._judged()]]
+        return tuple(name for name, count, rho in stages if count >= LEAST and rho > floor)
+
+    def _judged(self) -> slice:
+        """The last stage, when all before are re-initialised, too; or each by itself."""
+        return slice(-1, None) if self.mode == "cascading" else slice(None)
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for JSON: mode, stages, spearman, undefined, floors, passed."""
+        """Plain numbers for JSON: mode, stages, spearman, undefined, floors, passed, standing."""
         return {
             "mode": self.mode,
             "stages": list(self.stages),
@@ -73,6 +88,7 @@ class Randomization:
             "undefined": self.undefined,
             "floors": self.floors,
             "passed": self.passed,
+            "standing": list(self.standing),
         }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from groupcam_aug.baselines import centred_blob, random_cells
 from groupcam_aug.metrics import Curves, insertion_deletion
-from groupcam_aug.metrics.intervals import bootstrap_interval
+from groupcam_aug.metrics.intervals import student_interval
 from groupcam_aug.saliency import GradCAM, GroupCAM
 from groupcam_aug.sanity import randomization_check
 from groupcam_aug.targets import Activation
@@ -51,7 +51,7 @@ def assess(
     # Controls are judged on the images that the method maps: those it does not may be harder or easier than the rest.
     mapped = usable & ~curves[name].undefined
     labels, scored = ([name, *controls], mapped) if bool(mapped.any()) else (list(controls), usable)
-    methods = {label: _rows(curves[label], scored, seed) for label in labels if bool(scored.any())}
+    methods = {label: _rows(curves[label], scored) for label in labels if bool(scored.any())}
     sanity = randomization_check(cam.network, images, cam, targets, seed=seed, stages=STAGES)
     note = f"{name} at {cam.layer} on {len(images)} probes after the last epoch, {STEPS} steps from and to the blurred image"
     if missing:
@@ -59,16 +59,17 @@ def assess(
     return {"methods": methods, "sanity": sanity.summary(), "told": note}
 
 
-def _rows(curves: Curves, scored: Tensor, seed: int) -> dict[str, Any]:
+def _rows(curves: Curves, scored: Tensor) -> dict[str, Any]:
     rows = {}
     for kind, curve, area in (
         ("insertion", curves.insertion, curves.insertion_auc),
         ("deletion", curves.deletion, curves.deletion_auc),
     ):
+        interval = student_interval(area[scored].cpu().numpy())
         rows[kind] = {
             "fractions": curves.fractions.tolist(),
             "mean": curve[scored].mean(dim=0).tolist(),
             "auc": float(area[scored].mean()),
-            "interval": [*bootstrap_interval(area[scored].cpu().numpy(), seed=seed)],
+            "interval": None if interval is None else [*interval],
         }
     return rows

@@ -330,7 +330,14 @@ def _evaluation(records: RunRecords) -> Iterator[Finding]:
     sanity = records.evaluation.get("sanity") or {}
     values = [value for value in sanity.get("spearman") or [] if value is not None]
     floor = (sanity.get("floors") or {}).get("other_image")
-    if sanity.get("passed") is False and values and floor is not None and values[-1] > max(floor, 0.0) + 0.05:
+    standing = ", ".join(sanity.get("standing") or ())
+    if sanity.get("mode") == "independent" and sanity.get("passed") is False and standing and floor is not None:
+        yield Finding(
+            "warning",
+            f"The maps survive new weights of {standing}.",
+            f"With these alone drawn anew, maps stay liker to the original ones than two images' maps ({floor:.2f}).",
+        )
+    elif sanity.get("passed") is False and values and floor is not None and values[-1] > max(floor, 0.0) + 0.05:
         yield Finding(
             "warning",
             f"The maps survive a network of random weights: rank correlation {values[-1]:.2f} with the original ones.",

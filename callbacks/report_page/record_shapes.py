@@ -37,6 +37,8 @@ FACTS: dict[str, dict[str, Any]] = {
             "undefined?": [_NUMBER],
             "floors?": {...: _NUMBER},
             "passed?": (bool, None),
+            "mode?": str,
+            "standing?": [str],
         },
         "told?": str,
     },

@@ -26,6 +26,7 @@ _SANITY = {
     "undefined": [float],
     "floors": {...: (float, None)},
     "passed": (bool, None),
+    "standing?": [str],
 }
 _ROW = {
     "file": str,
@@ -67,7 +68,7 @@ class Plan:
             )
         if "pointing" in self.measures:
             parts.append(f"pointing with a tolerance of {self.tolerance:g} pixels, mean over classes")
-        return "; ".join([*parts, "95 % intervals by bootstrap over images"])
+        return "; ".join([*parts, "95 % intervals over images"])
 
     @property
     def passes(self) -> int:

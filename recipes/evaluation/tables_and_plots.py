@@ -43,7 +43,11 @@ _NOTES = """\
   images.
 - drop: relative loss of confidence when only what the map shows is left; increase: share of images where it grows. A map of ones
   has no drop: read the two beside the curves.
-- no map: images for which the method's map is constant. They are in no mean of that method, but misses of the pointing game.
+- Brackets: 95 % intervals over images (Student's t; shares: Wilson's; pointing as mean over classes: bootstrap); none where there
+  are too few. A method is *shown above* another if both Student's interval and its correction for skewness leave zero out, each
+  comparison by itself, from 20 images on.
+- no map: images for which the method's map is constant. They are in no mean of any method (but misses of the pointing game), so
+  that all are compared on the same images.
 - ms/image: median over batches, all methods in turn on the same batch, device synchronised. passes: the arithmetic of a map in
   forward passes of the network."""
 
@@ -88,6 +92,8 @@ def show(console: Console, record: Mapping[str, Any]) -> None:
         for line in lines:
             table.add_row(*line)
         console.print(table)
+        if missing := _without(rows):
+            say(console, missing)
     for sanity in record["sanity_of"].values():
         say(console, _sanity(sanity))
     for note in [*record["notes"], *(f"left out: {name}: {reason}" for name, reason in record["left_out"].items())]:
@@ -143,7 +149,8 @@ def curves_picture(methods: Mapping[str, dict[str, Any]]) -> bytes:
                     blob[kind]["fractions"], blob[kind]["mean"], color="#9a9a9a", linestyle=":", linewidth=1.3
                 )
             (handles[label],) = axis.plot(curve["fractions"], curve["mean"], color=colour, linewidth=1.8)
-            axis.fill_between(curve["fractions"], *curve["band"], color=colour, alpha=0.16, linewidth=0)
+            if curve["band"] is not None:
+                axis.fill_between(curve["fractions"], *curve["band"], color=colour, alpha=0.16, linewidth=0)
         axis.set_title(f"{name}  {figures['overall']['mean']:.3f}", loc="left", fontsize=9)
         axis.set(xlim=(0, 1), ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
@@ -175,12 +182,12 @@ def ablation_picture(ablations: Mapping[str, Sequence[Mapping[str, Any]]]) -> by
     handles: dict[str, Any] = {}
     for axis, (kind, rows) in zip(axes, ablations.items(), strict=True):
         for name, mark in (("overall", "o"), ("insertion", "^"), ("deletion", "v")):
-            points = [(row["value"], row[name]["mean"], *row[name]["interval"]) for row in rows if row.get(name)]
+            points = [(row["value"], row[name]["mean"], row[name]["interval"] or [math.nan] * 2) for row in rows if row.get(name)]
             if points:
-                x, mean, low, high = zip(*points, strict=True)
+                x, mean, ends = zip(*points, strict=True)
                 (line,) = axis.plot(x, mean, marker=mark)
                 handles["over-all" if name == "overall" else name] = line
-                axis.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+                axis.fill_between(x, *zip(*ends, strict=True), alpha=0.15, color=line.get_color(), linewidth=0)
         if kind == "groups":
             axis.set_xscale("log", base=2)
             axis.set_xticks([row["value"] for row in rows], [f"{row['value']:g}" for row in rows])
@@ -202,7 +209,7 @@ def _page(record: Mapping[str, Any]) -> str:
     if record["methods"]:
         parts += [markdown(record["methods"]), record["reading"], _NOTES]
     for kind, rows in record["ablations"].items():
-        parts += [f"## {_TITLES[kind]}", _figures_table(*_ablation(kind, rows))]
+        parts += [f"## {_TITLES[kind]}", _figures_table(*_ablation(kind, rows)), *filter(None, [_without(rows)])]
     if record["sanity_of"]:
         parts.append("## Sanity check")
         for sanity in record["sanity_of"].values():
@@ -228,24 +235,37 @@ def _ablation(kind: str, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], 
     header = ["G" if kind == "groups" else "theta", "insertion ↑", "deletion ↓", "over-all ↑", "no map"]
     cells = []
     for row in rows:
-        figures = [
-            f"{row[name]['mean']:.3f} [{row[name]['interval'][0]:.3f}, {row[name]['interval'][1]:.3f}]" if row.get(name) else "–"
-            for name in ("insertion", "deletion", "overall")
-        ]
+        figures = []
+        for name in ("insertion", "deletion", "overall"):
+            interval = (row.get(name) or {}).get("interval")
+            ends = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+            figures.append(f"{row[name]['mean']:.3f}{ends}" if row.get(name) else "–")
         cells.append([f"{row['value']:g}", *figures, f"{row['undefined']} of {row['images']}" if row["undefined"] else "0"])
     return header, cells
+
+
+def _without(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many images an ablation leaves out, in a line; empty if none."""
+    total, compared = (max((row[name] for row in rows), default=0) for name in ("images", "compared"))
+    if total == compared:
+        return ""
+    return f"Means are over the {compared} of {total} images that have a map with every value, {total - compared} left out."
 
 
 def _sanity(sanity: Mapping[str, Any]) -> str:
     """The check of one method in a line."""
     stages = list(zip(sanity["spearman"], sanity["undefined"], strict=True))
-    few = sanity["mode"] == "cascading" and stages[-1][1] < 1
+    independent = sanity["mode"] == "independent"
+    few = independent or stages[-1][1] < 1
     unsaid = f"no verdict with fewer than {LEAST} maps left (take more images)" if few else "no verdict"
-    verdict = {True: "passed", False: "FAILED", None: unsaid}[sanity["passed"]]
+    kept = ", ".join(sanity.get("standing", ()))
+    failed = f"FAILED: maps stay above that when these alone are drawn anew: {kept}" if independent and kept else "FAILED"
+    verdict = {True: "passed", False: failed, None: unsaid}[sanity["passed"]]
     ends = [f"{rho:.2f} ({gone:.0%} without a map)" if gone < 1 else "no map left" for rho, gone in (stages[0], stages[-1])]
+    last = "after the last alone" if independent else "at the end"
     return (
         f"Sanity of {sanity['method']}, {sanity['mode']}, {sanity['images']} images: likeness to the original maps {ends[0]} "
-        f"after the first stage, {ends[1]} at the end (another image's map: {sanity['floors']['other_image']:.2f}): {verdict}."
+        f"after the first stage, {ends[1]} {last} (another image's map: {sanity['floors']['other_image']:.2f}): {verdict}."
     )
 
 
@@ -266,6 +286,7 @@ def _columns(methods: Mapping[str, dict[str, Any]]) -> list[tuple[str, Callable[
             entry = figures.get(key)
             if not entry:
                 return "–"
+            full = full and entry["interval"] is not None
             return f"{number(entry[value])} [{', '.join(map(number, entry['interval']))}]" if full else number(entry[value])
 
         return show

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Comparison", "compare", "equivalence_p", "mean_and_error", "sign_flip_p", "student_interval"]
+from groupcam_aug.metrics.intervals import student_interval
+
+__all__ = ["Comparison", "compare", "equivalence_p", "mean_and_error", "sign_flip_p"]
 
 ASSIGNMENTS = 2**16  # of signs: all of them for up to 16 seeds
 DIGITS = 9  # after the point; or shares of 300 images that tie would not count as ties
@@ -61,21 +63,6 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float |
     """Mean, and its standard error (None from fewer than 2 values)."""
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return float(np.mean(values)), error
-
-
-def student_interval(differences: Sequence[float] | np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Student's t interval of the mean over seeds.
-
-    None from fewer than 2, and where all are equal: with small test sets that happens by chance, and an interval without width
-    would claim what a few seeds cannot know.
-    """
-    from scipy.stats import t
-
-    mean, error = mean_and_error(differences)
-    if not error:
-        return None
-    low, high = t.interval(level, len(differences) - 1, mean, error)
-    return float(low), float(high)
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float | None:

@@ -359,7 +359,9 @@ def test_a_map_that_ignores_the_network_fails(net, images):
     """And one that follows it does not; self-similarity is not part of the result."""
     control = randomization_check(net, images, edges, 1)
     assert control.spearman == [1.0] * 4 and control.undefined == [0.0] * 4 and control.passed is False
-    assert randomization_check(net, images, edges, 1, mode="independent").passed is None
+    each = randomization_check(net, images, edges, 1, mode="independent")
+    assert each.passed is False and each.standing == each.stages == ("fc", "conv2", "bn1", "conv1")
+    assert control.standing == ("conv1",), "of the cascade the end decides"
 
     def weights(batch, targets):
         generator = torch.Generator().manual_seed(int(1e6 * net.conv1.weight.abs().sum()))
@@ -367,6 +369,17 @@ def test_a_map_that_ignores_the_network_fails(net, images):
 
     followed = randomization_check(net, images, weights, 1)
     assert followed.spearman[:3] == pytest.approx([1, 1, 1]) and abs(followed.spearman[3]) < 0.2
+    each = randomization_check(net, images, weights, 1, mode="independent")
+    assert each.passed is False and each.standing == ("fc", "conv2", "bn1"), "it follows the first layer alone"
+    assert json.loads(json.dumps(each.summary()))["standing"] == ["fc", "conv2", "bn1"]
+
+    def all_weights(batch, targets):
+        generator = torch.Generator().manual_seed(int(1e6 * sum(p.abs().sum() for p in net.parameters())))
+        return torch.rand(1, 14, 14, generator=generator).expand(len(batch), -1, -1) + 0.1 * edges(batch)[:, :14, :14]
+
+    each = randomization_check(net, images, all_weights, 1, mode="independent", stages=["fc", "conv2", "conv1"])
+    assert each.passed is True and each.standing == () and max(each.spearman) < each.floor
+    assert randomization_check(net, images[:4], edges, 1, mode="independent").passed is None, "four maps are too few"
     few = randomization_check(net, images[:4], edges, 1)
     assert few.spearman == [1.0] * 4 and few.passed is None, "four maps are too few for a verdict"
     nothing = randomization_check(net, images, lambda batch, targets: torch.zeros(len(batch), 7, 7), 1)

@@ -95,7 +95,7 @@ def augmentation(folder, epochs=6, per_class=None, size=32, galleries=(0, 5), ma
         put_file(folder, f"gallery/epoch_{epoch:05d}.json", json.dumps(facts))
 
 
-def evaluation(folder, areas=None, spearman=(0.8, 0.4, 0.1), floor=0.2, passed="by the numbers"):
+def evaluation(folder, areas=None, spearman=(0.8, 0.4, 0.1), floor=0.2, passed="by the numbers", **more):
     """As `groupcam-aug evaluate` leaves it."""
     areas = {"Group-CAM": (0.5, 0.1), "random cells": (0.2, 0.2)} if areas is None else areas
     fractions = [i / 28 for i in range(29)]
@@ -109,6 +109,7 @@ def evaluation(folder, areas=None, spearman=(0.8, 0.4, 0.1), floor=0.2, passed="
     sanity = {"mode": "cascading", "stages": [f"layer{i}" for i in range(len(spearman))], "spearman": list(spearman)}
     sanity |= {"undefined": [0.0] * len(spearman), "floors": {"other_image": floor, "zero": 0.0}}
     sanity["passed"] = spearman[-1] <= floor if passed == "by the numbers" else passed
+    sanity |= more
     put_file(folder, "evaluation.json", json.dumps({"methods": methods, "sanity": sanity, "told": "24 photographs"}))
 
 

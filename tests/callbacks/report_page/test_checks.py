@@ -159,6 +159,10 @@ def test_a_change_that_fell_with_the_learning_rate(tmp_path, lr, change, expecte
         (lambda f: records.augmentation(f, seconds=0.6), "The augmentation makes a training step 7.0 times as long."),
         (lambda f: records.run(f, status="stopped by ValueError in epoch 2"), "The run did not finish: stopped by ValueError"),
         (lambda f: records.evaluation(f, spearman=(0.9, 0.8)), "The maps survive a network of random weights"),
+        (
+            lambda f: records.evaluation(f, spearman=(0.9, 0.1), passed=False, mode="independent", standing=["layer0"]),
+            "The maps survive new weights of layer0.",
+        ),
         (lambda f: records.evaluation(f, {"A": (0.3, 0.2), "random cells": (0.3, 0.1)}), "A finds what matters no better than"),
     ],
 )

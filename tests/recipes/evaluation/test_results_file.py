@@ -82,10 +82,10 @@ def test_a_run_of_before_the_keys_goes_on(pictures, checkpoint, tmp_path):
     text = (out / "images.jsonl").read_text()
     (out / "images.jsonl").write_text(text.replace('"method":"paper"', '"method":"training"'))
     before = record(out)["methods"]["paper"]["insertion"]
-    assert evaluate(pictures, *words, "--methods", "paper,gradcam", "--out", out, checkpoint=checkpoint) == 0
+    assert evaluate(pictures, *words, "--methods", "paper,centre", "--out", out, checkpoint=checkpoint) == 0
     assert record(out)["methods"]["paper"]["insertion"] == before
     made = [line["method"] for line in lines(out) if "file" in line]
-    assert sorted(made) == ["gradcam"] * 2 + ["training"] * 2
+    assert sorted(made) == ["centre"] * 2 + ["training"] * 2
 
 
 @pytest.mark.parametrize(
