@@ -97,9 +97,9 @@ class GroupCAMAugmentation(BatchCallback):
 
     Recorded per epoch, on rank zero, for `SaliencyReport` and `groupcam-aug report`: counts, keep fractions, images without a map
     per class and times in `augmentation.jsonl`, and a few samples in `gallery/`, in the folder `groupcam` of the run's log
-    directory. A run without logger and checkpoints is left without records too, unless that folder is there. TensorBoard and
-    Weights & Biases get the samples as a picture, `groupcam/samples`: those of the first epoch, of epochs 1, 2, 4, 8 and so on,
-    and of the last.
+    directory. A run without logger and checkpoints is left without records too, unless that folder is there. Loggers get the
+    samples as a picture, `groupcam/samples`, or as files where they take none: those of the first epoch, of epochs 1, 2, 4, 8 and
+    so on, and of the last.
 
     Args:
         preset: "fast" (default) = half of the images, masks at the target layer, against zeros there instead of the blurred

@@ -92,8 +92,9 @@ class SaliencyMonitor(ConfiguredCallback):
         every_n_epochs: epochs between probings. Default: 1.
         network: dotted name of the network on the LightningModule. None: the LightningModule itself.
         layer: target layer, as named in that network. None: found, and announced.
-        log_images: show pictures (a panel and a film strip) in TensorBoard and Weights & Biases: of the first nine probings, then
-            ever more rarely, and of the last, 22 of 1,000. Files are written either way, in the end of 60 of 1,000.
+        log_images: show pictures (a panel and a film strip) in loggers, as files where one takes none: of the first nine
+            probings, then ever more rarely, and of the last, 22 of 1,000. Files in `groupcam/monitor` are written either way, in
+            the end of 60 of 1,000.
         image_key: where the images are in a batch of the loader that probes come from: index, key or attribute name, a list of
             them, or a (getter, setter) pair.
         target_key: where the labels are, likewise. None: the network's own first choice. Images labelled -100 are no probes.

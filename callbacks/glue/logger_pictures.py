@@ -1,21 +1,42 @@
-"""Pictures in the loggers that take them."""
+"""Pictures in the loggers that take them, and as files beside the figures of those that do not."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from groupcam_aug.callbacks.glue.compat import logged_step
+from groupcam_aug.draw import png
+from groupcam_aug.files import put_file
 
 __all__ = ["send_picture"]
 
 
 def send_picture(trainer: Any, tag: str, picture: Image.Image) -> None:
-    """Show a picture in every logger that can: `log_image` (Weights & Biases), or `add_image` (TensorBoard). Others get none."""
+    """Show a picture in every logger, at the step of its scalars.
+
+    By the interface that each has: Weights & Biases, TensorBoard, MLflow and Comet take pictures. For a logger that takes none
+    but has a folder (CSV), it is the file `groupcam/pictures/TAG/step_NUMBER.png` there; on a bucket, and for others, none.
+
+    Args:
+        trainer: on rank zero.
+        tag: a name with one slash, such as "saliency/maps".
+        picture: to be shown.
+    """
+    step = logged_step(trainer)
     for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(key=tag, images=[picture], step=logged_step(trainer))
-        elif hasattr(logger.experiment, "add_image"):
-            logger.experiment.add_image(tag, pil_to_tensor(picture), logged_step(trainer))
+        experiment = logger.experiment
+        if hasattr(logger, "log_image"):  # Weights & Biases
+            logger.log_image(key=tag, images=[picture], step=step)
+        elif hasattr(experiment, "add_image"):  # TensorBoard
+            experiment.add_image(tag, pil_to_tensor(picture), step)
+        elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):  # MLflow, whose client serves any run
+            experiment.log_image(logger.run_id, picture, key=tag, step=step)
+        elif hasattr(experiment, "log_image"):  # Comet
+            experiment.log_image(picture, name=tag, step=step)
+        elif (folder := getattr(logger, "log_dir", None)) and "://" not in os.fspath(folder):
+            put_file(Path(folder), f"groupcam/pictures/{tag}/step_{step:06d}.png", png(picture))
