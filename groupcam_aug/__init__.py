@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from groupcam_aug.augment import SaliencyBlur
     from groupcam_aug.fidelity import measure_fidelity
-    from groupcam_aug.guided import guided_grad_cam
+    from groupcam_aug.guided import guided_backprop, guided_grad_cam
     from groupcam_aug.saliency import GradCAM, GroupCAM, grad_cam, group_cam
 
-__all__ = ["GradCAM", "GroupCAM", "SaliencyBlur", "grad_cam", "group_cam", "guided_grad_cam", "measure_fidelity"]
+__all__ = ["GradCAM", "GroupCAM", "SaliencyBlur", "grad_cam", "group_cam", "guided_backprop", "guided_grad_cam", "measure_fidelity"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -18,6 +18,7 @@ _HOMES = {
     "SaliencyBlur": "augment",
     "grad_cam": "saliency",
     "group_cam": "saliency",
+    "guided_backprop": "guided",
     "guided_grad_cam": "guided",
     "measure_fidelity": "fidelity",
 }

@@ -1,4 +1,4 @@
-"""Guided Grad-CAM: Grad-CAM times guided backpropagation (Selvaraju et al. 2017, section 3.2; Springenberg et al. 2014)."""
+"""Guided backpropagation (Springenberg et al. 2014); guided Grad-CAM (Selvaraju et al. 2017, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from groupcam_aug.borrow import as_found
-from groupcam_aug.cam import Output, check_images
+from groupcam_aug.cam import CAM, Output, arithmetic, check_images
 from groupcam_aug.restore import ending_blocks
 from groupcam_aug.saliency import GradCAM
 from groupcam_aug.targets import Targets, targets_of
 
-__all__ = ["guided_grad_cam"]
+__all__ = ["guided_backprop", "guided_grad_cam"]
 
 
 def guided_grad_cam(
@@ -32,10 +32,6 @@ def guided_grad_cam(
 ) -> Tensor:
     """Guided Grad-CAM: fine detail inside the region that Grad-CAM marks.
 
-    Guided backpropagation is the gradient of y (the logit) with respect to the image, where each ReLU passes back only
-    positive gradients at positive activations. ReLUs are met as they are called, as modules or functions: no module of the
-    network is exchanged.
-
     Args:
         model: a classifier whose only activations are ReLUs.
         images: (N, C, H, W), floating point.
@@ -46,24 +42,68 @@ def guided_grad_cam(
         chunk: most images per pass; see `GroupCAM`.
 
     Returns:
-        (N, C, H, W) signed, float32 (float64 for float64 images): the map times the guided gradient, not rescaled.
+        (N, C, H, W) signed, float32 (float64 for float64 images): the map times `guided_backprop`, not rescaled.
 
     Raises:
         ValueError: the network uses no ReLU, or another activation beside it, for which guided backpropagation is undefined.
     """
     cam = GradCAM(model, layer, output=output, preprocess=preprocess, chunk=chunk)
-    scripted = next((name for name, part in cam.network.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    _refuse_scripted(cam.network)
+    (maps,) = cam.per_layer(images, targets)
+    return maps[:, None] * _gradients(cam, images, targets)
+
+
+def guided_backprop(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    *,
+    output: Output = None,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Guided backpropagation: fine detail, of the whole image.
+
+    The gradient of y (the logit) with respect to the image, where each ReLU passes back only positive gradients at positive
+    activations. ReLUs are met as they are called, as modules or functions: no module of the network is exchanged. It hardly
+    depends on the class, nor on the upper layers' weights (Adebayo et al. 2018): read it beside a map that does.
+
+    Args:
+        model: a classifier whose only activations are ReLUs.
+        images: (N, C, H, W), floating point.
+        targets: as for `GradCAM`.
+        output: where the logits are in what the network returns.
+        preprocess: applied to images before the network sees them.
+        chunk: most images per pass; see `GroupCAM`.
+
+    Returns:
+        (N, C, H, W) signed, float32 (float64 for float64 images), not rescaled.
+
+    Raises:
+        ValueError: the network uses no ReLU, or another activation beside it, for which guided backpropagation is undefined.
+    """
+    cam = CAM(model, output, preprocess, chunk)
+    _refuse_scripted(cam.network)
+    return _gradients(cam, images, targets)
+
+
+def _refuse_scripted(network: nn.Module) -> None:
+    scripted = next((name for name, part in network.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
     if scripted is not None:
         raise ValueError(f"{scripted!r} is a ScriptModule, whose ReLUs cannot be seen, so guided backpropagation is not defined")
-    (maps,) = cam.per_layer(images, targets)
+
+
+def _gradients(cam: CAM, images: Tensor, targets: Targets) -> Tensor:
+    """The guided gradients of a batch, (N, C, H, W), by the network that `cam` borrows."""
     plain = check_images(images, targets)
+    dtype = arithmetic(plain)
 
     def gradient(part: slice, _chunk: int) -> Tensor:
         pixels = plain[part].clone().requires_grad_()
         with torch.enable_grad(), ending_blocks(), _GuidedReLUs(type(cam.network).__name__) as guided:
             logits = cam.logits(pixels)
-            target = cam.target(targets_of(targets, part), plain[part], logits, maps.dtype, "sigmoid")
-            value = target.value(logits.to(maps.dtype)).sum()
+            target = cam.target(targets_of(targets, part), plain[part], logits, dtype, "sigmoid")
+            value = target.value(logits.to(dtype)).sum()
         if not guided.met:
             raise ValueError(f"{guided.name} calls no ReLU, so guided backpropagation is not defined for it; use grad_cam")
         slope = torch.autograd.grad(value, pixels, allow_unused=True)[0] if value.requires_grad else None
@@ -72,11 +112,11 @@ def guided_grad_cam(
                 f"no gradient of {guided.name} reaches the images: its forward, or preprocess, switches gradients off (no_grad, "
                 "detach) in front of some layer; use grad_cam with a layer behind that"
             )
-        return slope.to(maps.dtype)
+        return slope.to(dtype)
 
     with as_found(cam.network, plain.device):
         gradients = cam.mapped(plain, gradient)
-    return maps[:, None] * torch.cat(gradients) if gradients else maps[:, None].expand(-1, plain.shape[1], -1, -1)
+    return torch.cat(gradients) if gradients else plain.to(dtype)
 
 
 class _GuidedReLU(torch.autograd.Function):

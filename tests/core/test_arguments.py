@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import groupcam_aug
-from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur, guided_grad_cam, measure_fidelity, metrics
+from groupcam_aug import GradCAM, GroupCAM, SaliencyBlur, guided_backprop, guided_grad_cam, measure_fidelity, metrics
 from groupcam_aug.arguments import check_choice, check_number, check_whole
 from groupcam_aug.callbacks import GroupCAMAugmentation, SaliencyEarlyStopping, SaliencyMonitor, SaliencyReport
 from groupcam_aug.recipes.trial.batch_transform import BatchTransform
@@ -55,6 +55,7 @@ PUBLIC = {
         lambda **options: GradCAM(NET, **options),
         {"sign": (0, "1", True, math.nan), "chunk": (*OR_NONE, 0), "grid": GRID, "preprocess": CALL, "output": PICK},
     ),
+    guided_backprop: (of_network(guided_backprop), {"chunk": (*OR_NONE, 0)}),
     guided_grad_cam: (of_network(guided_grad_cam), {"chunk": (*OR_NONE, 0)}),
     SaliencyBlur: (
         lambda **options: SaliencyBlur(None, **options),

@@ -8,7 +8,7 @@ from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAverageMi
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
+from groupcam_aug import GradCAM, GroupCAM, guided_backprop, guided_grad_cam
 from groupcam_aug.borrow import as_found, capture, unwrap
 
 METHODS = {
@@ -19,6 +19,7 @@ METHODS = {
     "Grad-CAM": lambda net: GradCAM(net, "relu2"),
     "Grad-CAM, several layers": lambda net: GradCAM(net, ["relu1", "relu2"]),
     "Guided Grad-CAM": lambda net: lambda images, targets: guided_grad_cam(net, images, targets, "relu2"),
+    "guided backpropagation": lambda net: lambda images, targets: guided_backprop(net, images, targets),
 }
 
 

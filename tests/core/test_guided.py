@@ -6,7 +6,7 @@ from models import PooledNet
 from torch import nn
 from torch.nn import functional as F
 
-from groupcam_aug import GradCAM, guided_grad_cam
+from groupcam_aug import GradCAM, guided_backprop, guided_grad_cam
 
 
 def test_equals_the_module_hook_form(net, images):
@@ -21,6 +21,10 @@ def test_equals_the_module_hook_form(net, images):
         handle.remove()
     torch.testing.assert_close(found, GradCAM(net, "relu2")(images, [0, 1, 2])[:, None] * gradient)
     assert found.abs().max() > 0
+    alone = guided_backprop(net, images, [0, 1, 2])
+    torch.testing.assert_close(alone, gradient)
+    torch.testing.assert_close(guided_backprop(net, images, [0, 1, 2], chunk=1), alone)
+    assert guided_backprop(net, images[:0], 0).shape == (0, *images.shape[1:])
 
 
 def test_functional_relus_count_as_well(images):
@@ -50,6 +54,8 @@ def test_any_other_activation_beside_relus_is_refused(images, activation):
     net.bn1 = activation.double()
     with pytest.raises(ValueError, match="PooledNet uses .*networks of ReLUs only; use grad_cam"):
         guided_grad_cam(net, images, 1, "conv2")
+    with pytest.raises(ValueError, match="PooledNet uses .*networks of ReLUs only; use grad_cam"):
+        guided_backprop(net, images, 1)
 
 
 @pytest.mark.parametrize("activation", [F.leaky_relu_, torch.tanh_, torch.Tensor.sigmoid_, torch.special.expit])
