@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     from groupcam_aug.guided import guided_backprop, guided_grad_cam
     from groupcam_aug.saliency import GradCAM, GroupCAM, grad_cam, group_cam
 
-__all__ = ["GradCAM", "GroupCAM", "SaliencyBlur", "grad_cam", "group_cam", "guided_backprop", "guided_grad_cam", "measure_fidelity"]
+__all__ = [
+    "GradCAM",
+    "GroupCAM",
+    "SaliencyBlur",
+    "grad_cam",
+    "group_cam",
+    "guided_backprop",
+    "guided_grad_cam",
+    "measure_fidelity",
+]
 __version__ = "0.1.0"
 
 _HOMES = {

@@ -7,8 +7,9 @@ import io
 import json
 import math
 import os
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +20,108 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from groupcam_aug.draw import panels, png, to_uint8
-from groupcam_aug.guided import guided_grad_cam
 from groupcam_aug.outputs import sum_to_one, why_not_finite
 from groupcam_aug.recipes import parsers
 from groupcam_aug.recipes.cli import refusing
+from groupcam_aug.recipes.curve_picture import curve_picture, curves_of
+from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
+from groupcam_aug.recipes.explain_methods import (
+    AGAINST,
+    FINE,
+    FULL,
+    SIGNED,
+    choose_methods,
+    keys_of,
+    maps_of,
+    needs_layer,
+    ranking,
+)
 from groupcam_aug.recipes.image_files import find_images, shown
-from groupcam_aug.recipes.map_sheet import drawn, sheet
+from groupcam_aug.recipes.map_sheet import MOST, drawn, sheet
 from groupcam_aug.recipes.model_loading import LoadedModel, load_model, read_images
 from groupcam_aug.recipes.terminal import counted, say
 from groupcam_aug.recipes.written_files import WrittenFiles
-from groupcam_aug.saliency import GradCAM, GroupCAM
 
 __all__ = ["explain", "run"]
 
 ON_SHEET = 40  # rows of a page
-GROUPS = 32  # of Group-CAM, where the layer has as many channels
-NAMES = {"groupcam": "Group-CAM", "gradcam": "Grad-CAM", "guided-gradcam": "guided Grad-CAM"}
-
-Maps = Callable[[Tensor, Tensor], Tensor]  # images (n, 3, H, W), classes (n,) -> (n, H, W), or (n, 3, H, W) for guided Grad-CAM
 
 
 def run(command: str, words: list[str]) -> int:
     """The command; exit status 1 if an image could not be read."""
     parser = parsers.explain(command)
     options = parser.parse_args(words)
-    if options.target is not None and options.top != 1:
-        parser.error("--target and --top exclude each other")
+    keys = keys_of(parser, options)
+    if options.target is not None and options.top is not None:
+        parser.error("--target and --top exclude each other: --target several times gives several classes")
+    options.top = 1 if options.top is None else options.top
     if options.top < 1 or options.batch_size < 1:
         parser.error("--top and --batch-size must be at least 1")
     console = Console(stderr=True)
     with refusing():
+        methods = choose_methods(keys, options.groups, options.mask_at or "input")
+        if options.layer is not None and not needs_layer(methods):
+            raise ValueError(f"--layer {options.layer}, but {', '.join(keys)} takes its maps from no layer: leave it out")
         model, paths = load_model(options), find_images(options.images, Path(options.out))
-        fixed = None if options.target is None else model.class_index(options.target)
+        fixed = None if options.target is None else _classes(model, options.target)
         if options.top > len(model.class_names):
             raise ValueError(f"--top {options.top}, but the network has {len(model.class_names)} classes")
-    say(console, f"{model.description}; {counted(len(paths), 'image')}, {NAMES[options.method]}")
+    say(console, f"{model.description}; {counted(len(paths), 'image')}, {', '.join(method.name for method in methods)}")
     with refusing():
-        failed = explain(model, paths, options, fixed, console)
+        failed = explain(model, paths, options, methods, fixed, console)
     for path, reason in failed.items():
         say(console, f"{shown(path)}: {reason}", mark="not read:")
     return 1 if failed else 0
 
 
 def explain(
-    model: LoadedModel, paths: list[Path], options: argparse.Namespace, fixed: int | None, console: Console
+    model: LoadedModel,
+    paths: list[Path],
+    options: argparse.Namespace,
+    methods: Sequence[Method],
+    fixed: list[int] | None,
+    console: Console,
 ) -> dict[Path, str]:
     """Write a picture (or .npy) per image into `options.out`, sheets of `ON_SHEET` rows if there are several, and ``maps.json``.
 
-    A picture lies where its image lies below the folder that all have in common, under the same name.
+    A picture lies where its image lies below the folder that all have in common, under the same name. One method's maps stand
+    side by side, a column for each class; of several methods each has a column, and each class a row. With `options.curve`
+    ``NAME_curves.png`` lies beside it.
 
     Returns:
         The files that could not be read, with the reason.
 
     Raises:
-        ValueError: a picture would take the place of an image.
+        ValueError: a picture would take the place of an image, or of another picture.
         FileExistsError: or of another file that this command did not write.
     """
     out, raw = Path(options.out), options.style == "raw"
     files, failed = WrittenFiles(out, "explained"), dict[Path, str]()
-    pages = [] if raw or len(paths) == 1 else [f"sheet_{i + 1}.png" for i in range(math.ceil(len(paths) / ON_SHEET))]
+    several = len(methods) > 1
+    count = options.top if fixed is None else len(fixed)
+    each = max(1, ON_SHEET // count) if several else ON_SHEET  # images on a page
+    pages = [] if raw or len(paths) == 1 else [f"sheet_{i + 1}.png" for i in range(math.ceil(len(paths) / each))]
     names = _names(paths, ".npy" if raw else ".png", pages)
-    written = [*pages, "maps.json", *names.values()]
+    curved = {path: Path(name).with_suffix("").as_posix() + "_curves.png" for path, name in names.items() if options.curve}
+    written = [*pages, "maps.json", *names.values(), *curved.values()]
+    if twice := [name for name, times in Counter(written).items() if times > 1]:
+        raise ValueError(
+            f"{twice[0]!r} would be the name of two pictures: explain those images in calls of their own, each with --out"
+        )
     targets = {(out / name).resolve() for name in written}
     for path in paths:
         if path.resolve() in targets:
             raise ValueError(f"{str(path)!r} would be overwritten: give another folder by --out")
     files.check(written)
     rows, captions, records = list[list[Any]](), list[list[str]](), list[dict[str, Any]]()
-    maps_of: Maps | None = None
+    ready: dict[str, Maps] = {}
     about: dict[str, Any] = {}
     heading: list[str] = []
+    titles = ["", *(method.name for method in methods)] if several else ["", *[methods[0].name] * count]
+    signed = [method.key in SIGNED for method in methods]
 
     def put_page() -> None:
-        page = sheet(rows, captions, heading, options.method == "guided-gradcam")
+        page = sheet(rows, captions, heading, any(signed), coloured=not all(signed), titles=titles if several else None)
         files.put(pages.pop(0), png(page))
         rows.clear()
         captions.clear()
@@ -105,39 +135,51 @@ def explain(
                 logits = model.network(images)
             if not bool(logits.isfinite().any()):
                 raise ValueError(f"the network returns no finite number for {shown(batch[0])}: {why_not_finite(model.network)}")
-            if maps_of is None:
-                layer, channels = _layer(model, images, options.layer)
-                groups = min(GROUPS, channels) if options.groups is None else options.groups
-                maps_of = _method(model, options, layer, groups)
-                settings = {"groups": groups, "mask_at": options.mask_at} if options.method == "groupcam" else {}
-                about = {"method": options.method, "layer": layer, **settings, "network": model.description}
-                heading = [f"{NAMES[options.method]}, layer {layer}", _in_words(**settings), model.description]
+            if not ready:
+                setup = _setup(model, images, options.layer, methods)
+                ready = {method.key: maps_of(method, setup) for method in methods}
+                about, heading = _told(model, setup, methods, options)
             probability = logits if sum_to_one(logits) else logits.softmax(dim=1)
-            classes = (
-                probability.topk(options.top, dim=1).indices if fixed is None else images.new_full((len(images), 1), fixed).long()
-            )
-            maps = torch.stack([maps_of(images, chosen) for chosen in classes.unbind(dim=1)], dim=1)
+            if fixed is None:
+                classes = probability.topk(count, dim=1).indices
+            else:
+                classes = torch.tensor([fixed] * len(images), device=logits.device)
+            shares = probability.gather(1, classes).tolist()
+            seeds = [zlib.crc32(os.fsencode(names[path])) for path in batch]
+            maps = [[ready[method.key](images, chosen, seeds) for method in methods] for chosen in classes.unbind(dim=1)]
             pixels = to_uint8(images, model.mean, model.std)
             for i, path in enumerate(batch):
-                shares, chosen = probability[i, classes[i]].tolist(), classes[i].tolist()
-                empty = [not bool(one.any()) for one in maps[i]]
-                of_maps = [
-                    {"class": model.class_names[c], "index": c, "probability": round(share, 4), "empty": none}
-                    for c, share, none in zip(chosen, shares, empty, strict=True)
-                ]
-                records.append({"image": str(path), "file": names[path], "maps": of_maps})
+                chosen, own = classes[i].tolist(), [[one[i] for one in of_class] for of_class in maps]
+                labels = [f"{model.class_names[c]} {_percent(share)}" for c, share in zip(chosen, shares[i], strict=True)]
+                entries = _entries(model, methods, chosen, shares[i], own)
+                records.append({"image": str(path), "file": names[path], "maps": entries})
+                if options.curve:
+                    records[-1]["curves"] = curved[path]
+                    files.put(curved[path], _curves(model, methods, images[i : i + 1], chosen, labels, own, entries))
                 if raw:
-                    np.save(buffer := io.BytesIO(), maps[i].cpu().numpy())
+                    np.save(buffer := io.BytesIO(), torch.stack([m for (m,) in own]).cpu().numpy())
                     files.put(names[path], buffer.getvalue())
                     continue
-                labels = [f"{model.class_names[c]} {share:.0%}" for c, share in zip(chosen, shares, strict=True)]
                 if fixed is None and path.parent.name in model.class_names and model.class_names[chosen[0]] != path.parent.name:
                     labels[0] += f", not {path.parent.name}"
-                rows.append([pixels[i], *(drawn(pixels[i], m, options.style) for m in maps[i])])
-                captions.append([(Path(names[path]).parent / path.name).as_posix(), *labels])
-                picture = panels(rows[-1:], captions=[[path.name, *labels]], size=max(224, *pixels.shape[-2:]))
+                told = [[f"against {label}" if method.key == AGAINST else label for method in methods] for label in labels]
+                drawings = [
+                    [
+                        drawn(pixels[i], one, options.style, fine=method.key in FINE)
+                        for method, one in zip(methods, of_class, strict=True)
+                    ]
+                    for of_class in own
+                ]
+                if not several:
+                    drawings, told = [[one for (one,) in drawings]], [[words for (words,) in told]]
+                of_image = [[pixels[i], *row] for row in drawings]
+                picture = panels(
+                    of_image, titles, captions=[[path.name, *row] for row in told], size=max(224, *pixels.shape[-2:])
+                )
                 files.put(names[path], png(picture))
-                if len(rows) == ON_SHEET and pages:
+                rows += of_image
+                captions += [[(Path(names[path]).parent / path.name).as_posix(), *row] for row in told]
+                if len(rows) == each * len(of_image) and pages:
                     put_page()
             progress.update(task, completed=min(len(paths), progress.tasks[0].completed + len(batch)))
         progress.update(task, completed=len(paths))
@@ -148,29 +190,93 @@ def explain(
     missing = sum(one["empty"] for record in records for one in record["maps"])
     if missing:
         are = "map is empty" if missing == 1 else "maps are empty"
-        say(console, f"{missing} {are}: nothing in the image speaks for that class more than its blurred copy does")
+        why = "nothing in the image speaks for that class more than its blurred copy does"
+        say(
+            console,
+            f"{missing} {are}: {why if [method.key for method in methods] == [FULL] else 'the method finds nothing there'}",
+        )
     return failed
 
 
-def _method(model: LoadedModel, options: argparse.Namespace, layer: str, groups: int) -> Maps:
-    if options.method == "guided-gradcam":
-        return lambda images, classes: guided_grad_cam(model.network, images, classes, layer)
-    if options.method == "gradcam":
-        return GradCAM(model.network, layer)  # type: ignore[return-value]
-    return GroupCAM(model.network, layer, groups=groups, mask_at=options.mask_at)
+def _entries(
+    model: LoadedModel,
+    methods: Sequence[Method],
+    chosen: Sequence[int],
+    shares: Sequence[float],
+    maps: Sequence[Sequence[Tensor]],
+) -> list[dict[str, Any]]:
+    """What maps.json says of one image's maps, class by class."""
+    return [
+        {
+            "class": model.class_names[c],
+            "index": c,
+            "probability": round(share, 4),
+            "method": method.key,
+            "empty": not bool(one.any()),
+        }
+        for c, share, of_class in zip(chosen, shares, maps, strict=True)
+        for method, one in zip(methods, of_class, strict=True)
+    ]
 
 
-def _layer(model: LoadedModel, images: Tensor, layer: str | None) -> tuple[str, int]:
-    """The layer that is explained, found where it is not given, and how many channels it has."""
-    cam = GroupCAM(model.network, layer, groups=1, weights="none", denoise=None)
-    cam(images[:1], 0)
-    return str(cam.layer), cam.layer_shape[0]
+def _curves(
+    model: LoadedModel,
+    methods: Sequence[Method],
+    image: Tensor,
+    chosen: Sequence[int],
+    labels: Sequence[str],
+    maps: Sequence[Sequence[Tensor]],
+    entries: Sequence[dict[str, Any]],
+) -> bytes:
+    """The picture of one image's curves, whose areas are put into its `entries`."""
+    rows = [
+        (f"{method.name}, {label}", curves_of(model.network, image, ranking(one[None])[0], c, against=method.key == AGAINST))
+        for c, label, of_class in zip(chosen, labels, maps, strict=True)
+        for method, one in zip(methods, of_class, strict=True)
+    ]
+    for entry, (_, curves) in zip(entries, rows, strict=True):
+        entry |= {way: None if curves is None else round(curves.areas[way], 4) for way in ("insertion", "deletion")}
+    return curve_picture(rows, model.mean, model.std)
 
 
-def _in_words(groups: int = 0, mask_at: str = "") -> str:
-    """How Group-CAM makes its maps; nothing for another method."""
+def _classes(model: LoadedModel, names: Sequence[str]) -> list[int]:
+    """Indices of the classes given by --target."""
+    classes = [model.class_index(name) for name in names]
+    for i, index in enumerate(classes):
+        if index in classes[:i]:
+            raise ValueError(f"--target {names[i]} and --target {names[classes.index(index)]} are one class: give it once")
+    return classes
+
+
+def _setup(model: LoadedModel, images: Tensor, layer: str | None, methods: Sequence[Method]) -> Setup:
+    """The network, and the layer that is explained where a method has one: found where it is not given."""
+    return Setup.of(model.network, images[:1], layer) if needs_layer(methods) else Setup(model.network, "", 0)
+
+
+def _told(
+    model: LoadedModel, setup: Setup, methods: Sequence[Method], options: argparse.Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """What was asked for, for maps.json, and for the head of a sheet."""
+    keys = [method.key for method in methods]
+    groups, mask_at = setup.groups(32) if options.groups is None else options.groups, options.mask_at or "input"
+    settings = {"groups": groups, "mask_at": mask_at} if FULL in keys else {}
+    which = {"methods": keys} if len(keys) > 1 else {"method": keys[0]}
+    layer = {"layer": setup.layer} if setup.layer else {}
     place = {"input": "the input", "stage": "the last stage", "target": "the layer"}.get(mask_at, mask_at)
-    return f"{counted(groups, 'group')}, masks on {place}" if groups else ""
+    how = f"{counted(groups, 'group')}, masks on {place}" if FULL in keys else ""
+    at = f"layer {setup.layer}" if setup.layer else ""
+    if len(keys) > 1:
+        first = [at, f"{methods[keys.index(FULL)].name}: {how}" if how else ""]
+    else:
+        first = [", ".join(part for part in (methods[0].name, at) if part), how]
+    fine = ", ".join(method.name for method in methods if method.key in FINE)
+    alike = f"{fine}: the highest {1 - MOST:.1%} of the pixels are shown alike" if fine else ""
+    return {**which, **layer, **settings, "network": model.description}, [*first, alike, model.description]
+
+
+def _percent(share: float) -> str:
+    """A probability as a label says it."""
+    return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%" if share >= 1e-4 else "<0.01%"
 
 
 def _names(paths: list[Path], suffix: str, taken: Sequence[str]) -> dict[Path, str]:

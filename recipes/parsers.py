@@ -12,7 +12,9 @@ __all__ = ["Renamed", "add_network", "completion", "demo", "explain", "export", 
 EXPLAIN = """examples:
   groupcam-aug explain photo.jpg --checkpoint last.ckpt
   groupcam-aug explain photos/ --model torchvision/squeezenet1_1 --checkpoint squeezenet.safetensors --top 3
-  groupcam-aug explain photo.jpg --model timm/resnet50 --pretrained --target "tabby" --method gradcam --style raw"""
+  groupcam-aug explain photo.jpg --model timm/resnet50 --pretrained --target "tabby" --method gradcam --style raw
+  groupcam-aug explain photo.jpg --checkpoint last.ckpt --target "tabby" --target "boxer" --methods gradcam,gradcam-against
+  groupcam-aug explain photo.jpg --checkpoint last.ckpt --methods groupcam,gradcam,gradcam++,scorecam --curve"""
 REPORT = """examples:
   groupcam-aug report lightning_logs/version_3
   groupcam-aug report                            # the newest run below the working directory
@@ -91,15 +93,23 @@ def explain(command: str) -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     add_network(parser).add_argument("--weights", action=Renamed, now="--checkpoint FILE")
     group = parser.add_argument_group("map")
-    methods = ("groupcam", "gradcam", "guided-gradcam")
-    group.add_argument("--method", choices=methods, default="groupcam", help="(default: %(default)s)")
+    methods = ("groupcam", "gradcam", "gradcam-against", "guided-gradcam", "guided-backprop")
+    group.add_argument("--method", choices=methods, help="(default: groupcam)")
+    several = "several side by side, comma-separated: these, and those of `groupcam-aug evaluate --list`"
+    group.add_argument("--methods", metavar="KEYS", help=several)
+    group.add_argument("--against", action="store_true", help="what speaks against the class: --method gradcam-against")
     group.add_argument("--layer", help="name of the layer (default: found, and named)")
-    group.add_argument("--target", help="class name or number (default: each image's first choice)")
-    group.add_argument("--top", type=int, default=1, metavar="K", help="the K first choices, a column each (default: 1)")
+    group.add_argument(
+        "--target", action="append", help="class name or number; several times: side by side (default: each image's first choice)"
+    )
+    group.add_argument("--top", type=int, metavar="K", help="the K first choices, side by side (default: 1)")
     group.add_argument("--groups", type=int, help="groups of Group-CAM (default: 32, or as many as the layer has channels)")
-    group.add_argument("--mask-at", default="input", help="input, stage, target or a layer's name (default: input)")
+    group.add_argument("--mask-at", help="of Group-CAM: input, stage, target or a layer's name (default: input)")
     group = parser.add_argument_group("output")
     group.add_argument("--style", choices=("overlay", "heatmap", "raw"), default="overlay", help="raw: .npy, (classes, H, W)")
+    group.add_argument(
+        "--curve", action="store_true", help="insertion and deletion of each map, with altered images: NAME_curves.png"
+    )
     group.add_argument("--out", default="explained", metavar="DIR", help="folder to write to (default: explained)")
     group.add_argument("--batch-size", type=int, default=16, help="images per call (default: %(default)s)")
     return parser

@@ -34,6 +34,8 @@ ROOMS = {
     # Recipes use callbacks as anybody does: the four public names, and the page that a run folder is rendered to.
     RECIPES: CORE | {CALLBACKS, f"{CALLBACKS}.report"},
     f"{RECIPES}.evaluation": CORE | {RECIPES, f"{CALLBACKS}.report"},
+    f"{RECIPES}.explain_methods": CORE | {RECIPES, f"{RECIPES}.evaluation"},
+    f"{RECIPES}.explain": CORE | {RECIPES, f"{RECIPES}.evaluation", f"{RECIPES}.explain_methods"},
     f"{RECIPES}.trial": CORE | {RECIPES, CALLBACKS, f"{CALLBACKS}.glue", f"{CALLBACKS}.report"},
 }
 HEAVY = {"pytorch_lightning", "lightning", "timm", "jsonargparse"}  # not in the core

@@ -22,7 +22,7 @@ def test_bash_completes_commands_and_options(capsys):
     assert "explain" in completed("groupcam-aug", "exp")
     assert completed("groupcam-aug", "fit", "--data.ro") == ["--data.root"]
     assert "--mask-at" in completed("groupcam-aug", "explain", "--ma")
-    assert completed("groupcam-aug", "explain", "--method", "gra") == ["gradcam"]
+    assert completed("groupcam-aug", "explain", "--method", "gra") == ["gradcam", "gradcam-against"]
 
 
 def test_other_shells(capsys):

@@ -10,12 +10,14 @@ from lit import SILENT
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
+from torchvision.transforms import v2
 
 from groupcam_aug import GradCAM
 from groupcam_aug.recipes import explain as explaining
 from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.cli import main
-from groupcam_aug.recipes.data import eval_transform
+from groupcam_aug.recipes.data import eval_transform, normalised
+from groupcam_aug.recipes.model_loading import LoadedModel, read_images
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_folder_gives_a_picture_each_and_a_sheet(pictures, checkpoint, tmp_path,
 
 
 def test_maps_json_says_what_is_in_the_pictures(pictures, checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("groupcam_aug.recipes.explain.GroupCAM", Blind)
+    monkeypatch.setattr("groupcam_aug.recipes.explain_methods.GroupCAM", Blind)
     out = tmp_path / "out"
     assert explain(pictures / "b", "--top", 2, "--groups", 4, "--mask-at", "target", "--out", out, checkpoint=checkpoint) == 0
     record = json.loads((out / "maps.json").read_text())
@@ -119,8 +121,6 @@ def test_raw_maps_are_those_of_the_library(pictures, checkpoint, tmp_path):
     found = np.load(out / "one.npy")
     torch.manual_seed(0)
     net = squeezenet1_1()
-    from torchvision.transforms import v2
-
     finish = v2.Compose(
         [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
     )
@@ -154,13 +154,110 @@ def test_other_files_of_the_users_are_not_overwritten_but_its_own_are(pictures, 
 @pytest.mark.parametrize("style, method", [("heatmap", "groupcam"), ("overlay", "guided-gradcam")])
 def test_styles_and_methods(pictures, checkpoint, tmp_path, style, method):
     out = tmp_path / "out"
-    arguments = ["--style", style, "--method", method, "--groups", 4, "--mask-at", "target", "--out", out]
+    arguments = ["--style", style, "--method", method, "--out", out]
+    arguments += ["--groups", 4, "--mask-at", "target"] if method == "groupcam" else []
     assert explain(pictures / "b", *arguments, checkpoint=checkpoint) == 0
     assert written(out) == ["maps.json", "one.png", "sheet_1.png", "two.png"]
-    arguments[1], arguments[3], arguments[-1] = "overlay", "groupcam", tmp_path / "other"
+    arguments = ["--groups", 4, "--mask-at", "target", "--out", tmp_path / "other"]
     assert explain(pictures / "b", *arguments, checkpoint=checkpoint) == 0
     drawn, other = (np.asarray(Image.open(folder / "two.png")).astype(int) for folder in (out, tmp_path / "other"))
     assert drawn.shape == other.shape and abs(drawn - other).mean() > 5, "another picture than Group-CAM laid over"
+
+
+def shown_panels(monkeypatch):
+    """What the pictures of single images are made from."""
+    made = []
+
+    def noted(rows, titles=None, labels=None, *, captions, **options):
+        made.append((rows, titles, captions))
+        return Image.new("L", (1, 1))
+
+    monkeypatch.setattr(explaining, "panels", noted)
+    return made
+
+
+def test_several_targets_stand_side_by_side(pictures, checkpoint, tmp_path, capsys):
+    one = pictures / "a" / "one.png"
+    both = ["--style", "raw", "--method", "gradcam", "--target", "tench", "--target", 2]
+    assert explain(one, *both, "--out", tmp_path / "both", checkpoint=checkpoint) == 0
+    maps = np.load(tmp_path / "both" / "one.npy")
+    for i, name in enumerate(("tench", "great white shark")):
+        assert explain(one, *both[:4], "--target", name, "--out", tmp_path / name, checkpoint=checkpoint) == 0
+        np.testing.assert_array_equal(maps[i], np.load(tmp_path / name / "one.npy")[0])
+    assert maps.shape[0] == 2 and np.abs(maps[0] - maps[1]).max() > 0.01
+    record = json.loads((tmp_path / "both" / "maps.json").read_text())["images"][0]["maps"]
+    assert [entry["class"] for entry in record] == ["tench", "great white shark"]
+    assert explain(one, "--target", "tench", "--target", 0, "--out", tmp_path / "out", checkpoint=checkpoint) == 1
+    assert "--target 0 and --target tench are one class: give it once" in capsys.readouterr().err
+    assert explain(one, "--target", "tench", "--top", 2, checkpoint=checkpoint) == 2
+    assert "--target several times gives several classes" in capsys.readouterr().err
+
+
+def test_what_speaks_against_the_class_says_so(pictures, checkpoint, tmp_path, monkeypatch):
+    one, made = pictures / "a" / "one.png", shown_panels(monkeypatch)
+    for words in (["--against"], ["--method", "gradcam-against", "--style", "raw"]):
+        out = tmp_path / words[0].strip("-")
+        assert explain(one, *words, "--target", "tench", "--target", 2, "--out", out, checkpoint=checkpoint) == 0
+    ((_, titles, ((_, first, second),)),) = made
+    assert titles == ["", "Grad-CAM against", "Grad-CAM against"]
+    assert first.startswith("against tench ") and second.startswith("against great white shark ") and first.endswith("%")
+    assert json.loads((tmp_path / "against" / "maps.json").read_text())["method"] == "gradcam-against"
+    torch.manual_seed(0)
+    net = squeezenet1_1()
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    finish = v2.Compose([eval_transform(64), normalised(mean, std)])
+    model = LoadedModel(net, lambda picture: finish(picture).as_subclass(torch.Tensor), mean, std, [], "")
+    ((_, images),) = read_images([one], model, 1, {})
+    expected = torch.cat([GradCAM(net, sign=-1)(images, index) for index in (0, 2)])
+    np.testing.assert_allclose(np.load(tmp_path / "method" / "one.npy"), expected.numpy(), atol=1e-6)
+
+
+def test_methods_have_a_column_each_and_classes_a_row(pictures, checkpoint, tmp_path, monkeypatch, capsys):
+    words = ["--methods", "gradcam,groupcam,guided-backprop,centre", "--groups", 4, "--mask-at", "target", "--top", 2]
+    assert explain(pictures, *words, "--out", tmp_path / "out", checkpoint=checkpoint) == 0
+    record = json.loads((tmp_path / "out" / "maps.json").read_text())
+    assert record["methods"] == words[1].split(",") and record["groups"] == 4 and record["layer"] == "features.12"
+    entries = record["images"][0]["maps"]
+    assert [entry["method"] for entry in entries] == record["methods"] * 2
+    assert len({entry["class"] for entry in entries[:4]}) == 1 and entries[0]["class"] != entries[4]["class"]
+    assert written(tmp_path / "out") == ["a/one.png", "b/one.png", "b/two.png", "maps.json", "sheet_1.png"]
+    picture, page = Image.open(tmp_path / "out" / "a" / "one.png"), Image.open(tmp_path / "out" / "sheet_1.png")
+    assert picture.width > 5 * 224 and 2 * 224 < picture.height < 3 * 224 and page.width > 5 * 160 and page.height > 6 * 64
+    made = shown_panels(monkeypatch)
+    assert explain(pictures / "a", *words, "--out", tmp_path / "again", checkpoint=checkpoint) == 0
+    ((rows, titles, captions),) = made
+    assert titles == ["", "Grad-CAM", "Group-CAM", "guided backpropagation", "centred blob"]
+    assert [len(row) for row in rows] == [5, 5] and len(set(captions[0][1:])) == len(set(captions[1][1:])) == 1
+    assert captions[0][1] == f"{entries[0]['class']} {explaining._percent(entries[0]['probability'])}"
+    monkeypatch.undo()
+    monkeypatch.setattr("groupcam_aug.recipes.explain.ON_SHEET", 4)  # two images of two rows
+    assert explain(pictures, *words, "--out", tmp_path / "pages", checkpoint=checkpoint) == 0
+    assert (tmp_path / "pages" / "sheet_2.png").exists() and not (tmp_path / "pages" / "sheet_3.png").exists()
+    assert explain(pictures, "--method", "guided-backprop", "--layer", "features.3", checkpoint=checkpoint) == 1
+    assert "guided-backprop takes its maps from no layer: leave it out" in capsys.readouterr().err
+
+
+def test_curves_lie_beside_the_pictures(pictures, checkpoint, tmp_path, capsys):
+    words = ["--method", "guided-backprop", "--curve", "--out"]
+    assert explain(pictures / "b", *words, tmp_path / "out", checkpoint=checkpoint) == 0
+    assert written(tmp_path / "out") == [*("maps.json", "one.png", "one_curves.png", "sheet_1.png", "two.png", "two_curves.png")]
+    records = json.loads((tmp_path / "out" / "maps.json").read_text())["images"]
+    for record in records:
+        assert record["curves"] == record["file"].replace(".png", "_curves.png")
+        for entry in record["maps"]:
+            assert entry["empty"] or (0 < entry["insertion"] < 1 and 0 < entry["deletion"] < 1)
+    assert any(not entry["empty"] for record in records for entry in record["maps"])
+    (pictures / "b" / "two.jpg").rename(pictures / "b" / "one_curves.jpg")
+    assert explain(pictures / "b", *words, tmp_path / "other", checkpoint=checkpoint) == 1
+    assert "'one_curves.png' would be the name of two pictures" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "share, text",
+    [(1.0, "100%"), (0.624, "62%"), (0.01, "1%"), (0.0042, "0.4%"), (0.0004, "0.04%"), (1e-5, "<0.01%"), (0, "<0.01%")],
+)
+def test_probabilities_as_labels_say_them(share, text):
+    assert explaining._percent(share) == text
 
 
 def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, checkpoint, tmp_path, monkeypatch, capsys):

@@ -35,6 +35,19 @@ def test_maps_are_drawn_as_asked():
     assert signed.min() == 0 and signed.max() == 255
 
 
+def test_a_few_pixels_far_above_all_others_do_not_darken_the_rest():
+    saliency = torch.linspace(0, 0.1, 32 * 32).view(32, 32).clone()
+    saliency[0, 0] = 1
+    shown = drawn(PIXELS, saliency, "overlay", fine=True).int().sum(dim=0)
+    brightest = heat_map(torch.ones(1, 1)).int().sum()
+    assert shown[-1, -1] == shown[0, 0] == brightest > shown[16, 16] > shown[1, 0]
+    signed = drawn(PIXELS, torch.stack([saliency] * 3), "overlay")
+    assert signed[:, -1, -1].eq(255).all() and signed[:, 0, 1].eq(128).all()
+    lone = torch.zeros(32, 32)
+    lone[3, 3] = 0.2
+    assert drawn(PIXELS, lone, "heatmap", fine=True)[:, 3, 3].int().sum() == brightest
+
+
 def test_heading_and_colour_scale_stand_above_the_rows():
     rows, captions = [[PIXELS, heat_map(torch.rand(32, 32))]] * 2, [["a.png", "cat 90%"]] * 2
     body = panels(rows, captions=captions, size=SIZE)
@@ -48,5 +61,7 @@ def test_heading_and_colour_scale_stand_above_the_rows():
     for level in (0.25, 0.5, 0.75):
         colour = heat_map(torch.tensor([[level]]))[:, :, 0]
         assert (above.int() - colour[..., None].int()).abs().amax(dim=0).min() <= 3, level
+    both = sheet(rows, captions, ["several"], True, coloured=True, titles=["", "Grad-CAM"])
+    assert both.height > sheet(rows, captions, ["several"], True, titles=["", "Grad-CAM"]).height > both.height - 40
     signed = pil_to_tensor(sheet(rows, captions, ["guided Grad-CAM"], True))[:, : -body.height]
     assert (signed.int() - signed[:1].int()).abs().max() == 0  # no colours: each map has a scale of its own
