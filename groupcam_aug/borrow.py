@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from groupcam_aug.relus import ReLUBehind
 from groupcam_aug.restore import hooked, mode_stacks, restoring, undo
 from groupcam_aug.threads import by_this_thread, first_layer, is_watching, one_thread, warn_of_other_threads
 
@@ -125,6 +126,7 @@ class Capture:
 
     def __init__(self, name: str) -> None:
         self.name, self.calls, self.output, self.elsewhere = name, 0, None, ""
+        self.relu: ReLUBehind | None = None  # whose result is meant
 
     output: Any
 
@@ -141,6 +143,8 @@ class Capture:
                 f"layer {self.name!r} fired {self.calls} times in one forward pass (a shared module): its map would be "
                 "ambiguous. Choose a layer that is used once, for instance its parent"
             )
+        if self.relu is not None and self.relu.output is not None:
+            raise RuntimeError(f"the network applied a ReLU to the output of layer {self.name!r} before, and now does not")
         if not isinstance(self.output, Tensor):
             raise RuntimeError(f"layer {self.name!r} returned {type(self.output).__name__}, not a tensor; choose another layer")
         return self.output
@@ -153,7 +157,9 @@ class Capture:
 
 
 @contextmanager
-def capture(layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Tensor] | None = None) -> Iterator[Capture]:
+def capture(
+    layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Tensor] | None = None, rectified: bool = False
+) -> Iterator[Capture]:
     """Observe one layer for the length of a `with` block.
 
     The network goes on with a copy of the layer's output, so that an in-place operation behind the layer cannot overwrite
@@ -164,12 +170,20 @@ def capture(layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Ten
         name: how to call it in errors.
         replace: maps the output (a tensor) to what is kept as `.output`; the network goes on with a copy of the result.
             Default: keep the output itself.
+        rectified: observe the result of the ReLU that the network applies to the output (see `relus.is_rectified`) in place of
+            the output.
 
     Yields:
         A `Capture`, filled when the layer runs.
     """
     captured = Capture(name or type(layer).__name__)
     mine = by_this_thread()
+
+    def keep(output: Tensor) -> Tensor:
+        captured.output = output if replace is None else replace(output)
+        return captured.output.clone()
+
+    captured.relu = ReLUBehind(keep) if rectified else None
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         if not mine():  # another thread's pass is none of ours
@@ -179,11 +193,12 @@ def capture(layer: nn.Module, name: str = "", *, replace: Callable[[Tensor], Ten
         captured.output = output
         if not isinstance(output, Tensor):
             return None
-        if replace is not None:
-            captured.output = replace(output)
-        return captured.output.clone()
+        if captured.relu is None:
+            return keep(output)
+        captured.relu.output = output.clone()
+        return captured.relu.output
 
-    with hooked([(layer._forward_hooks, hook)]):
+    with hooked([(layer._forward_hooks, hook)]), captured.relu or nullcontext():
         yield captured
 
 

@@ -19,6 +19,8 @@ from groupcam_aug.layers import find_layer, finer_layer, patches_matter, show_gr
 from groupcam_aug.memory import exhausted, is_out_of_memory
 from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, warn_once, why_not_finite
 from groupcam_aug.partial_forward import Tail
+from groupcam_aug.relus import is_rectified
+from groupcam_aug.spatial_check import probe_image
 from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
 
 __all__ = ["CAM", "COARSE", "Output", "arithmetic", "check_images", "is_channels_last", "slopes_of", "usable"]
@@ -51,6 +53,7 @@ class CAM:
             raise ValueError(f"grid must be (rows, columns) or (rows, columns, tokens in front), got {grid!r}")
         self.network = unwrap(model)
         self.stated = None if grid is None else tuple(grid)
+        self.rectified: set[str] = set()  # layers that were found, and are read behind the ReLU that the network applies to them
         self._grids: dict[tuple[Any, ...], Grid] = {}  # of layers, by the shapes of output and image
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
@@ -176,7 +179,12 @@ class CAM:
                 stack.enter_context(tail.recording())
             captured = {
                 name: stack.enter_context(
-                    capture(self.network.get_submodule(name), name, replace=partial(_leaf, name, cut) if name in leaves else None)
+                    capture(
+                        self.network.get_submodule(name),
+                        name,
+                        replace=partial(_leaf, name, cut) if name in leaves else None,
+                        rectified=name in self.rectified,
+                    )
                 )
                 for name in dict.fromkeys(layers)
             }
@@ -243,8 +251,11 @@ class CAM:
         )
 
     def find(self, images: Tensor) -> str:
-        """See `layers.find_layer`."""
-        return find_layer(self.network, self.logits, images, self.stated)
+        """See `layers.find_layer`. A layer that goes into nothing but a ReLU is noted in `rectified`: it is read behind that."""
+        name = find_layer(self.network, self.logits, images, self.stated)
+        if is_rectified(self.network, self.logits, probe_image(images), name):
+            self.rectified.add(name)
+        return name
 
     def target(self, targets: Targets, images: Tensor, logits: Tensor, dtype: torch.dtype, activation: Activation) -> Target:
         """The targets of `images`, checked against their logits; what these tell about the network is looked at as well."""

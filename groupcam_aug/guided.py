@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images
+from groupcam_aug.relus import is_clamp_at_zero, is_relu
 from groupcam_aug.restore import ending_blocks
 from groupcam_aug.saliency import GradCAM
 from groupcam_aug.targets import Targets, targets_of
@@ -134,7 +135,6 @@ class _GuidedReLU(torch.autograd.Function):
         return gradient.clamp(min=0) * (active > 0)
 
 
-_RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 # Any other activation, in each of its forms: torch.nn.functional.elu, elu_, torch.tanh, Tensor.tanh_ and so on.
 _NAMES = re.findall(
     r"\w+",
@@ -144,22 +144,6 @@ _NAMES = re.findall(
 _HOMES = (F, torch, torch.special, Tensor)
 _FORMS = (getattr(home, name + end, None) for home in _HOMES for name in _NAMES for end in ("", "_"))
 _OTHERS = {form for form in _FORMS if form is not None}
-
-
-_CLAMPS = {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min} | {
-    Tensor.clamp_min_,
-    torch.clip,
-    torch.clip_,
-    Tensor.clip,
-    Tensor.clip_,
-}
-
-
-def _cuts_at_zero(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a clamp is a ReLU: everything below 0 becomes 0, nothing else changes."""
-    low, high = [*args, None, None][:2]
-    low, high = kwargs.get("min", low), kwargs.get("max", high)
-    return high is None and isinstance(low, int | float) and low == 0
 
 
 class _GuidedReLUs(TorchFunctionMode):
@@ -174,9 +158,9 @@ class _GuidedReLUs(TorchFunctionMode):
             raise ValueError(
                 f"{self.name} uses {func.__name__}: guided backpropagation is defined for networks of ReLUs only; use grad_cam"
             )
-        if func in _CLAMPS and _cuts_at_zero(func, args[1:], kwargs or {}):
+        if is_clamp_at_zero(func, args, kwargs or {}):
             raise ValueError(f"{self.name} uses {func.__name__} as a ReLU, which is no guided one; use grad_cam, or F.relu")
-        if func in _RELUS:
+        if is_relu(func):
             self.met += 1
             return _GuidedReLU.apply(args[0] if args else (kwargs or {})["input"])
         return func(*args, **(kwargs or {}))

@@ -67,7 +67,8 @@ class GroupCAM(CAM):
     Args:
         model: any classifier; compiled, DDP and DataParallel wrappers are looked through.
         layer: the target layer: a module, or its name as in `model.named_modules()`. None: see `layers.find_layer`; the
-            choice is in `.layer` after the first call.
+            choice is in `.layer` after the first call. If it goes into nothing but a ReLU (torchvision's DenseNet calls one as
+            a function), the result of that is mapped, and `.rectified` names it. A layer that is named is mapped as it is.
         groups: G, 1 to the number of channels of the layer. Default: 32.
         weights: importance weights: "gradient" (the paper, for explaining) or "none" (the paper, for training).
         denoise: theta in [0, 100], or None for no denoising. Default: 70.
@@ -357,8 +358,8 @@ class GradCAM(CAM):
 
     Args:
         model: any classifier; compiled, DDP and DataParallel wrappers are looked through.
-        layer: the target layer, by name or as a module; a list of several (one pass, one map each); or None (see
-            `layers.find_layer`).
+        layer: the target layer, by name or as a module; a list of several (one pass, one map each); or None, as for
+            `GroupCAM`.
         sign: 1 explains what speaks for the target, -1 what speaks against it (counterfactual, weights from -dy/dA_k).
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the network sees them.

@@ -61,7 +61,7 @@ def choose_methods(keys: Sequence[str], groups: int | None, mask_at: str) -> lis
     """
 
     def groupcam(setup: Setup) -> Maps:
-        cam = GroupCAM(setup.network, setup.layer, groups=setup.groups(32) if groups is None else groups, mask_at=mask_at)
+        cam = GroupCAM(setup.network, setup.asked, groups=setup.groups(32) if groups is None else groups, mask_at=mask_at)
         return lambda images, classes, _seeds: cam(images, classes)
 
     known = {method.key: method for method in (*METHODS, *_OWN)}
@@ -107,11 +107,11 @@ def _plain(make: Callable[[Setup], Callable[[Tensor, Tensor], Tensor]]) -> Calla
 
 
 def _against(setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:
-    return GradCAM(setup.network, setup.layer, sign=-1)  # type: ignore[return-value]
+    return GradCAM(setup.network, setup.asked, sign=-1)  # type: ignore[return-value]
 
 
 def _guided_grad_cam(setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda images, classes: guided_grad_cam(setup.network, images, classes, setup.layer)
+    return lambda images, classes: guided_grad_cam(setup.network, images, classes, setup.asked)
 
 
 def _guided_backprop(setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:

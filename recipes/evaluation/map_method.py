@@ -27,13 +27,14 @@ class Setup:
     network: nn.Module
     layer: str
     channels: int  # of that layer
+    asked: str | None = None  # the layer that maps are asked of; None: the one found, and what the network rectifies behind it
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor, layer: str | None = None) -> Setup:
         """Find the layer (None) or check it, and count its channels, with one image (1, 3, H, W)."""
         cam = GroupCAM(network, layer, groups=1, weights="none", denoise=None)
         cam(images, 0)
-        return cls(network, str(cam.layer), cam.layer_shape[0])
+        return cls(network, str(cam.layer), cam.layer_shape[0], layer)
 
     def groups(self, wanted: int) -> int:
         """G, at most as many as there are channels."""

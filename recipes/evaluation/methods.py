@@ -74,15 +74,15 @@ def _ours(make: Callable[..., Any], **options: Any) -> Callable[[Setup], Maps]:
 
 
 def _full(setup: Setup, **options: Any) -> GroupCAM:
-    return GroupCAM(setup.network, setup.layer, **{"groups": setup.groups(32), **options})
+    return GroupCAM(setup.network, setup.asked, **{"groups": setup.groups(32), **options})
 
 
 def _training(setup: Setup, **options: Any) -> GroupCAM:
-    return GroupCAM.for_training(setup.network, setup.layer, groups=setup.groups(16), **options)
+    return GroupCAM.for_training(setup.network, setup.asked, groups=setup.groups(16), **options)
 
 
 def _gradcam(setup: Setup) -> GradCAM:
-    return GradCAM(setup.network, setup.layer)
+    return GradCAM(setup.network, setup.asked)
 
 
 def _row(key: str, name: str, description: str, make: Callable[..., Any], default: bool = True, **options: Any) -> Method:
