@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from groupcam_aug.arguments import changed_options, check_choice, check_flag, check_number, check_whole
 from groupcam_aug.blur import blur, check_blur
 from groupcam_aug.cam import check_images
+from groupcam_aug.extra import Extra, Extras, read_extra
 from groupcam_aug.map_ops import percentile
-from groupcam_aug.targets import IGNORED, Targets
+from groupcam_aug.targets import IGNORED, Targets, targets_of
 
 __all__ = ["Augmented", "Fill", "MaskFrom", "SaliencyBlur", "blend", "keep_mask", "read_threshold"]
 
@@ -118,13 +119,13 @@ class SaliencyBlur(nn.Module):
         images, labels = augment(images, labels)
     """
 
-    cam: Callable[[Tensor, Any], Tensor]
+    cam: Callable[..., Tensor]
     fill: Fill
     mask_from: MaskFrom
 
     def __init__(
         self,
-        cam: Callable[[Tensor, Any], Tensor],
+        cam: Callable[..., Tensor],
         *,
         p: float = 1.0,
         strength: float = 1.0,
@@ -160,18 +161,20 @@ class SaliencyBlur(nn.Module):
         self.p, self.strength, self.threshold, self.kernel_size, self.sigma = p, strength, threshold, kernel_size, sigma
         self.generator, self.pairs, self.labels, self.num_classes = generator, pairs, labels, num_classes
 
-    def forward(self, images: Tensor, targets: Targets = None) -> Tensor | tuple[Tensor, Targets]:
+    def forward(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> Tensor | tuple[Tensor, Targets]:
         """Augmented images.
 
         Args:
             images: (N, C, H, W), floating point, as the network takes them.
             targets: as for the map method: (N,) labels, (N, classes) soft rows, or None = the network's own first choice.
+            extra: what the network takes beside images, one row per image; see `GroupCAM`. Then `cam(images, targets, extra)` is
+                called, with the rows of the images that are mapped.
 
         Returns:
             (N, C, H, W), a new tensor of the same dtype, device, memory format and tensor subclass; `images` itself, if no
             image was drawn. With `pairs` also the targets: as they came, or mixed.
         """
-        done = self.augment_at(images, targets, self.draw(len(images)))
+        done = self.augment_at(images, targets, self.draw(len(images)), extra=extra)
         if not self.pairs:
             return done.images
         if self.labels == "own" or self.num_classes is None:
@@ -197,6 +200,7 @@ class SaliencyBlur(nn.Module):
         index: Tensor,
         generator: torch.Generator | None = None,
         maps: Tensor | None = None,
+        extra: Extras = None,
     ) -> Augmented:
         """Augment the images at `index`, an (n,) int64 CPU tensor; arguments otherwise as for a call.
 
@@ -206,6 +210,7 @@ class SaliencyBlur(nn.Module):
             index: (n,) int64 on the CPU, which images to augment.
             generator: CPU generator for the noise. Default: the one given at construction.
             maps: (N, H, W) in [0, 1] of the whole batch, on its device, in place of `cam`'s: object masks, say. Default: None.
+            extra: as for a call.
 
         Returns:
             `Augmented`: the batch, and what was done to it.
@@ -214,6 +219,7 @@ class SaliencyBlur(nn.Module):
             ValueError: images, targets and maps that do not fit together.
         """
         plain = check_images(images, targets)
+        further = read_extra(extra, plain)
         if isinstance(targets, list | tuple) and targets and all(type(target) is int for target in targets):
             targets = torch.tensor(targets)
         if maps is not None and maps.shape != (len(plain), *plain.shape[2:]):
@@ -225,7 +231,7 @@ class SaliencyBlur(nn.Module):
         at = index.to(plain.device, non_blocking=True)
         drawn = plain if everything else plain.index_select(0, at)
         with torch.no_grad():
-            used, keep, no_map = self._masks(plain, targets, index, at, maps)
+            used, keep, no_map = self._masks(plain, targets, index, at, maps, further)
             if isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point():
                 ignored = targets.to(plain.device, non_blocking=True).index_select(0, at) == IGNORED
                 keep, no_map = keep | ignored[:, None, None], no_map | ignored
@@ -266,7 +272,7 @@ class SaliencyBlur(nn.Module):
         return torch.lerp(rows, rows.roll(-1, dims=0), share.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1)))
 
     def _masks(
-        self, images: Tensor, targets: Targets, index: Tensor, at: Tensor, given: Tensor | None
+        self, images: Tensor, targets: Targets, index: Tensor, at: Tensor, given: Tensor | None, extra: Extra
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (n, H, W), keep masks (n, H, W) and the missing maps (n,) of the drawn images."""
         count, size = len(index), images.shape[2:]
@@ -281,7 +287,9 @@ class SaliencyBlur(nn.Module):
             index, at = (index + shift) % len(images), (at + shift) % len(images)
         whole = torch.equal(index, torch.arange(len(images)))
         chosen = images if whole else images.index_select(0, at)
-        targets = targets if whole else _chosen_targets(targets, index, at)
+        if not whole:
+            near = isinstance(targets, Tensor) and targets.device == at.device
+            targets, extra = targets_of(targets, at if near else index, len(images)), extra[at]
         if callable(self.mask_from):
             keep = self.mask_from(chosen, targets)
             if keep.shape != nothing.shape or keep.dtype != torch.bool:
@@ -289,7 +297,10 @@ class SaliencyBlur(nn.Module):
                     f"mask_from must return bool masks of shape {tuple(nothing.shape)}, got {keep.dtype} {tuple(keep.shape)}"
                 )
             return keep.float(), keep, nothing[:, 0, 0].bool()
-        maps = self.cam(chosen, targets) if given is None else given.index_select(0, at).float()
+        if given is not None:
+            maps = given.index_select(0, at).float()
+        else:
+            maps = self.cam(chosen, targets, extra.given()) if extra else self.cam(chosen, targets)
         keep, no_map = keep_mask(maps, self.threshold), ~has_map(maps)
         if self.mask_from == "inverse":
             keep = ~keep | no_map[:, None, None]
@@ -325,14 +336,6 @@ def _centred(keep: Tensor) -> Tensor:
     rows, columns = (2 * torch.arange(length, device=keep.device) - (length - 1) for length in (height, width))  # exact
     rank = (rows[:, None] ** 2 + columns**2).flatten().argsort(stable=True).argsort()
     return (rank < keep.sum(dim=(1, 2))[:, None]).reshape(keep.shape)
-
-
-def _chosen_targets(targets: Targets, index: Tensor, at: Tensor) -> Targets:
-    if isinstance(targets, Tensor) and targets.ndim:
-        return targets.index_select(0, at if targets.device == at.device else index.to(targets.device))
-    if isinstance(targets, list | tuple):
-        return [targets[i] for i in index.tolist()]  # a CPU tensor: no wait for the device
-    return targets
 
 
 def _like(result: Tensor, images: Tensor) -> Tensor:

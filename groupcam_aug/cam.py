@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 
 from groupcam_aug.arguments import changed_options, check_callable, check_output, check_whole
 from groupcam_aug.borrow import capture, unwrap
+from groupcam_aug.extra import NOTHING, Extra
 from groupcam_aug.grid import Grid, is_attention, is_doubtful, may_be_attention, read_grid
 from groupcam_aug.layers import find_layer, finer_layer, patches_matter, show_grid, spatial_layers, tokens_in
 from groupcam_aug.memory import exhausted, is_out_of_memory
 from groupcam_aug.outputs import ends_in_probabilities, mixes_rows, warn_once, why_not_finite
+from groupcam_aug.packed import Packing, pack
 from groupcam_aug.partial_forward import Tail
 from groupcam_aug.relus import is_rectified
 from groupcam_aug.spatial_check import probe_image
-from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output
+from groupcam_aug.targets import Activation, Target, Targets, read_target, select_output, selected
 
 __all__ = ["CAM", "COARSE", "Output", "arithmetic", "check_images", "is_channels_last", "slopes_of", "usable"]
 
@@ -54,6 +57,9 @@ class CAM:
         self.network = unwrap(model)
         self.stated = None if grid is None else tuple(grid)
         self.rectified: set[str] = set()  # layers that were found, and are read behind the ReLU that the network applies to them
+        self.extra = NOTHING  # the network's further inputs for the rows that it is being given; none between calls
+        self._any_output = False  # whether a callable target takes several tensors, too, in the call that is being made
+        self._packing: Packing | None = None  # of these, in the last pass
         self._grids: dict[tuple[Any, ...], Grid] = {}  # of layers, by the shapes of output and image
         self.output, self.preprocess, self.chunk = output, preprocess, chunk
         self.recheck = True  # look at the values of targets on an accelerator at the next call (it waits for the device)
@@ -71,7 +77,21 @@ class CAM:
         words = changed_options(type(self).__init__, vars(self) | {"grid": self.stated})
         return f"{type(self).__name__}({', '.join([type(self.network).__name__, *words])})"
 
-    def logits(self, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> Tensor:
+    @contextmanager
+    def passing(self, extra: Extra, targets: Targets = None) -> Iterator[None]:
+        """Inside, what the network is given with images are these further inputs: of as many, or of whole copies of them.
+
+        With a callable among `targets` it may return whatever that takes.
+        """
+        before = self.extra, self._any_output
+        self.extra, self._any_output = extra, self._any_output or (callable(targets) and not isinstance(targets, Tensor))
+        try:
+            yield
+        finally:
+            self.extra, self._any_output = before
+            self._packing = self._packing if self._any_output else None
+
+    def logits(self, images: Tensor, run: Callable[..., Any] | None = None) -> Tensor:
         """Logits of the network in the caller's precision, whatever they are wrapped in; `run` stands in for `forward`.
 
         Without a graph where gradients are off, even if the network's forward switches them on.
@@ -83,22 +103,50 @@ class CAM:
             logits = self._outputs(images, run)
         return logits if with_graph else logits.detach()
 
-    def forward(self, images: Tensor) -> Any:
-        """What the network returns for images."""
-        return self.network(images if self.preprocess is None else self.preprocess(images))
+    def probed(self, images: Tensor) -> Tensor:
+        """Logits of altered or synthetic images, as of the first image of those in hand: with its further inputs."""
+        if not self.extra:
+            return self.logits(images)
+        with self.passing(self.extra.of_first(len(images))):
+            return self.logits(images)
 
-    def _outputs(self, images: Tensor, run: Callable[[Tensor], Any] | None = None) -> Tensor:
-        count, run = len(images), run or self.forward
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the network returns for images, and further inputs."""
+        return self.network(images if self.preprocess is None else self.preprocess(images), *args, **kwargs)
+
+    def _run(self, images: Tensor, run: Callable[..., Any]) -> Any:
+        extra = self.extra.fitting(len(images))
+        try:
+            return run(images, *extra.args, **extra.kwargs)
+        except TypeError as error:
+            if _takes(self.network.forward, images, extra):
+                raise
+            raise TypeError(
+                f"{type(self.network).__name__} does not take what it is given ({error}): extra= holds the inputs beside the "
+                f"images, {'none are given' if not extra else 'a tuple of positional ones or a dict by name'}"
+            ) from error
+
+    def _outputs(self, images: Tensor, run: Callable[..., Any] | None = None) -> Tensor:
+        count = len(images)
         self._rows = max(self._rows, count)
         if 0 not in images.stride():  # blanks, which are one number, cannot be written to
             images = images.clone()  # the network, or `preprocess`, may normalise in place
-        logits = select_output(run(images), self.output)
-        if logits.ndim == 2 and len(logits) != count:
+        result = self._run(images, run or self.forward)
+        logits = self._packed(result, count) if self._any_output else select_output(result, self.output)
+        if logits.ndim >= 2 and len(logits) != count:
             raise ValueError(
                 f"{type(self.network).__name__} returns {len(logits)} rows of logits for {count} images: "
                 "return one row an image, or gather them with output= (a callable on what the network returns)"
             )
         return logits
+
+    def _packed(self, result: Any, count: int) -> Tensor:
+        """What a callable target is given, as one tensor."""
+        chosen, self._packing = selected(result, self.output), None
+        if isinstance(chosen, Tensor):
+            return chosen
+        packed, self._packing = pack(result if chosen is None else chosen, count, type(self.network).__name__)
+        return packed
 
     def passes(self, images: Tensor) -> int:
         """Most images per forward pass."""
@@ -122,7 +170,10 @@ class CAM:
         while True:
             self._rows = min(chunk, len(images))
             try:
-                done = [work(part, chunk) for part in _slices(len(images), chunk)]
+                done = []
+                for part in _slices(len(images), chunk):
+                    with self.passing(self.extra[part]):
+                        done.append(work(part, chunk))
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -149,7 +200,7 @@ class CAM:
         if not len(images) or self.passes(images) == 1:
             return False
         with torch.no_grad():
-            self._alone = mixes_rows(self.network, self.logits, images)
+            self._alone = mixes_rows(self.network, self.probed, images)
         return self._alone
 
     def _most(self, images: Tensor) -> int:
@@ -194,7 +245,7 @@ class CAM:
             return self._observe(images, layers, leaves=leaves, tail=tail)
         silent = [name for name, layer in captured.items() if not layer.calls]
         if silent:
-            fired = spatial_layers(self.network, self.logits, images)
+            fired = spatial_layers(self.network, self.probed, images)
             raise RuntimeError(f"{captured[silent[0]].silence()}. Layers that did, the last ones: {fired[-6:]}")
         outputs = {name: _floating(name, layer.one()) for name, layer in captured.items()}
         for name, output in outputs.items():
@@ -218,10 +269,10 @@ class CAM:
         key = (name, output.shape[1:], size, matters)
         if key not in self._grids:
             if is_doubtful(output, size) or self._is_attention(output, images):
-                grid = show_grid(self.network, self.logits, images, name, self.stated)
+                grid = show_grid(self.network, self.probed, images, name, self.stated)
             else:
                 grid = read_grid(output, size, name)
-            if matters and grid.extra(output) and not patches_matter(self.network, self.logits, images, name, grid):
+            if matters and grid.extra(output) and not patches_matter(self.network, self.probed, images, name, grid):
                 raise ValueError(
                     f"the patches in layer {name!r} do not influence the logits, which are read off the tokens beside them: its "
                     f"maps would be empty. Choose an earlier layer, such as {self.find(images)!r}"
@@ -237,11 +288,11 @@ class CAM:
             return False
         known = _tokens.setdefault(self.network, {})
         if images.shape[1:] not in known:
-            known[images.shape[1:]] = tokens_in(self.network, self.logits, images)
+            known[images.shape[1:]] = tokens_in(self.network, self.probed, images)
         return is_attention(output, known[images.shape[1:]])
 
     def _warn_of_blocks(self, name: str, grid: Grid, images: Tensor) -> None:
-        finer = finer_layer(self.network, self.logits, images, COARSE)
+        finer = finer_layer(self.network, self.probed, images, COARSE)
         warn_once(
             self.network,
             "blocks",
@@ -252,8 +303,8 @@ class CAM:
 
     def find(self, images: Tensor) -> str:
         """See `layers.find_layer`. A layer that goes into nothing but a ReLU is noted in `rectified`: it is read behind that."""
-        name = find_layer(self.network, self.logits, images, self.stated)
-        if is_rectified(self.network, self.logits, probe_image(images), name):
+        name = find_layer(self.network, self.probed, images, self.stated)
+        if is_rectified(self.network, self.probed, probe_image(images), name):
             self.rectified.add(name)
         return name
 
@@ -261,10 +312,16 @@ class CAM:
         """The targets of `images`, checked against their logits; what these tell about the network is looked at as well."""
         logits = logits.detach()
         self.columns = logits.shape[-1] if logits.ndim else 0
-        if self.recheck or logits.device.type == "cpu":
+        if self._any_output and (not logits.ndim or len(logits) != len(images)):
+            raise ValueError(
+                f"{type(self.network).__name__} returns {tuple(logits.shape)} for {len(images)} images: a target callable is "
+                "given one row per image, (N, ...); give output=, a callable on what the network returns that brings them there"
+            )
+        if (self.recheck or logits.device.type == "cpu") and self._packing is None:
             self._look(images, logits, named=targets is None or not callable(targets))
         reading = None if self.probabilities else activation
-        return read_target(targets, logits.to(dtype), reading, check=self.recheck)
+        unpack = None if self._packing is None else self._packing.unpack
+        return read_target(targets, logits.to(dtype), reading, check=self.recheck, unpack=unpack)
 
     def _look(self, images: Tensor, logits: Tensor, *, named: bool) -> None:
         """Notice outputs that are no logits: features, probabilities, no numbers."""
@@ -284,7 +341,7 @@ class CAM:
             self.probabilities = bool(((finite >= 0) & (finite <= 1.01)).all())
         if self.probabilities and self._squashes is None:
             with torch.no_grad():
-                self._squashes = ends_in_probabilities(self.logits, images)
+                self._squashes = ends_in_probabilities(self.probed, images)
         self.probabilities = self.probabilities and bool(self._squashes)
         if self.probabilities:
             warn_once(
@@ -337,6 +394,15 @@ def usable(images: Tensor) -> Tensor:
 def arithmetic(images: Tensor) -> torch.dtype:
     """The dtype that saliency is computed in: float64 for float64 images, else float32."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def _takes(forward: Callable[..., Any], images: Tensor, extra: Extra) -> bool:
+    """Whether a network's forward can be called with these arguments, as far as its signature tells."""
+    try:
+        inspect.signature(forward).bind(images, *extra.args, **extra.kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_grid(grid: Any) -> bool:

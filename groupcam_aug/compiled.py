@@ -30,32 +30,32 @@ class CompiledForward:
 
     Args:
         network: the bare network, borrowed for each call (see `borrow.as_found`).
-        forward: images -> what the network returns.
+        forward: images, and further inputs of the network -> what it returns.
     """
 
-    def __init__(self, network: nn.Module, forward: Callable[[Tensor], Any]) -> None:
+    def __init__(self, network: nn.Module, forward: Callable[..., Any]) -> None:
         self.network, self.forward = network, forward
         self.graphs = 0  # compiled so far
         self.seconds = 0.0  # of the calls that compiled them
         self.refusal = ""  # why passes are eager
-        self._call: Callable[[Tensor], Any] | None = None
+        self._call: Callable[..., Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.network, self.forward)
 
-    def __call__(self, images: Tensor) -> Any:
-        """What the network returns for (N, C, H, W) images; compiles where their shape is new."""
+    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the network returns for (N, C, H, W) images and its further inputs; compiles where their shapes are new."""
         if self.refusal or _get_current_dispatch_mode() is not None:
-            return self.forward(images)
+            return self.forward(images, *args, **kwargs)
         graphs, began = self.graphs, time.perf_counter()
         try:
             self._call = self._call or torch.compile(_code_of_its_own(self.forward), dynamic=False, backend=self._compile)
             with compiled_code(self.network):
-                result = self._call(images)
+                result = self._call(images, *args, **kwargs)
         except Exception as error:  # of any class: of the compiler, a C++ compiler that is missing, the network itself
             if is_out_of_memory(error):
                 raise
-            result = self.forward(images)  # an error of the network comes again here
+            result = self.forward(images, *args, **kwargs)  # an error of the network comes again here
             self._refuse(f"{type(error).__name__}: {' '.join(str(error).split()):.200}")
         if self.graphs > graphs:
             self.seconds += time.perf_counter() - began
@@ -85,11 +85,11 @@ class CompiledForward:
         return f"scoring passes compiled in {self.seconds:.0f} s, {self.graphs} graph{'' if self.graphs == 1 else 's'}"
 
 
-def _code_of_its_own(forward: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def _code_of_its_own(forward: Callable[..., Any]) -> Callable[..., Any]:
     """`forward`, in code that no other function has: torch.compile gives up on code, whoever runs it, after a few graphs."""
 
-    def call(images: Tensor) -> Any:
-        return forward(images)
+    def call(images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return forward(images, *args, **kwargs)
 
     return types.FunctionType(call.__code__.replace(), call.__globals__, closure=call.__closure__)
 

@@ -156,7 +156,7 @@ def measure_fidelity(
     orders: list[Tensor] = []
     for part in progress(parts):
         batch = images[part].to(device)
-        labels = targets_of(targets, part)
+        labels = targets_of(targets, part, len(images))
         reference = paper(batch, labels)
         tallies[PAPER].add(reference, threshold, reference)
         orders = orders or [torch.randperm(paper.layer_shape[0], generator=generator) for _ in range(regroupings)]
@@ -179,7 +179,7 @@ def measure_fidelity(
                 continue
             tallies[name].add(reference, threshold, maps)
     first = images[parts[0]].to(device)
-    labels = targets_of(targets, parts[0])
+    labels = targets_of(targets, parts[0], len(images))
     calls = {name: (lambda method=method: method(first, labels)) for name, method in methods.items()}
     flops, seconds = _prices(paper, first, calls, repeats)
     rows = tuple(

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images
+from groupcam_aug.extra import Extras, read_extra
 from groupcam_aug.relus import is_clamp_at_zero, is_relu
 from groupcam_aug.restore import ending_blocks
 from groupcam_aug.saliency import GradCAM
@@ -27,6 +28,7 @@ def guided_grad_cam(
     targets: Targets = None,
     layer: str | nn.Module | None = None,
     *,
+    extra: Extras = None,
     output: Output = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     chunk: int | None = None,
@@ -38,6 +40,7 @@ def guided_grad_cam(
         images: (N, C, H, W), floating point.
         targets: as for `GradCAM`.
         layer: the Grad-CAM layer. None: see `layers.find_layer`.
+        extra: what the network takes beside images, one row per image; see `GroupCAM`.
         output: where the logits are in what the network returns.
         preprocess: applied to images before the network sees them.
         chunk: most images per pass; see `GroupCAM`.
@@ -50,8 +53,8 @@ def guided_grad_cam(
     """
     cam = GradCAM(model, layer, output=output, preprocess=preprocess, chunk=chunk)
     _refuse_scripted(cam.network)
-    (maps,) = cam.per_layer(images, targets)
-    return maps[:, None] * _gradients(cam, images, targets)
+    (maps,) = cam.per_layer(images, targets, extra)
+    return maps[:, None] * _gradients(cam, images, targets, extra)
 
 
 def guided_backprop(
@@ -59,6 +62,7 @@ def guided_backprop(
     images: Tensor,
     targets: Targets = None,
     *,
+    extra: Extras = None,
     output: Output = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     chunk: int | None = None,
@@ -73,6 +77,7 @@ def guided_backprop(
         model: a classifier whose only activations are ReLUs.
         images: (N, C, H, W), floating point.
         targets: as for `GradCAM`.
+        extra: what the network takes beside images, one row per image; see `GroupCAM`.
         output: where the logits are in what the network returns.
         preprocess: applied to images before the network sees them.
         chunk: most images per pass; see `GroupCAM`.
@@ -85,7 +90,7 @@ def guided_backprop(
     """
     cam = CAM(model, output, preprocess, chunk)
     _refuse_scripted(cam.network)
-    return _gradients(cam, images, targets)
+    return _gradients(cam, images, targets, extra)
 
 
 def _refuse_scripted(network: nn.Module) -> None:
@@ -94,16 +99,16 @@ def _refuse_scripted(network: nn.Module) -> None:
         raise ValueError(f"{scripted!r} is a ScriptModule, whose ReLUs cannot be seen, so guided backpropagation is not defined")
 
 
-def _gradients(cam: CAM, images: Tensor, targets: Targets) -> Tensor:
+def _gradients(cam: CAM, images: Tensor, targets: Targets, extra: Extras) -> Tensor:
     """The guided gradients of a batch, (N, C, H, W), by the network that `cam` borrows."""
-    plain = check_images(images, targets)
+    plain, further = check_images(images, targets), read_extra(extra, images)
     dtype = arithmetic(plain)
 
     def gradient(part: slice, _chunk: int) -> Tensor:
         pixels = plain[part].clone().requires_grad_()
         with torch.enable_grad(), ending_blocks(), _GuidedReLUs(type(cam.network).__name__) as guided:
             logits = cam.logits(pixels)
-            target = cam.target(targets_of(targets, part), plain[part], logits, dtype, "sigmoid")
+            target = cam.target(targets_of(targets, part, len(plain)), plain[part], logits, dtype, "sigmoid")
             value = target.value(logits.to(dtype)).sum()
         if not guided.met:
             raise ValueError(f"{guided.name} calls no ReLU, so guided backpropagation is not defined for it; use grad_cam")
@@ -115,7 +120,7 @@ def _gradients(cam: CAM, images: Tensor, targets: Targets) -> Tensor:
             )
         return slope.to(dtype)
 
-    with as_found(cam.network, plain.device):
+    with as_found(cam.network, plain.device), cam.passing(further.usable(), targets):
         gradients = cam.mapped(plain, gradient)
     return torch.cat(gradients) if gradients else plain.to(dtype)
 

@@ -48,10 +48,19 @@ class Tail:
         name: the layer, as in `model.named_modules()`.
         forward: images -> logits through `model`.
         kind: as `check` found it in an earlier call, or None.
+        nested: blank the tensors in tuples as well, as what a recurrent layer makes of a question. Default: only bare tensors;
+            what a backbone hands on in tuples beside the path (tables of positions) is the same for any image.
     """
 
-    def __init__(self, model: nn.Module, name: str, forward: Callable[[Tensor], Tensor], kind: TailKind | None = None) -> None:
-        self.name, self.forward = name, forward
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        forward: Callable[[Tensor], Tensor],
+        kind: TailKind | None = None,
+        nested: bool = False,
+    ) -> None:
+        self.name, self.forward, self.nested = name, forward, nested
         self.kind: TailKind = kind or "recorded"
         self.layer = model.get_submodule(name)
         path = name.split(".")
@@ -70,9 +79,8 @@ class Tail:
 
         def remember(module: nn.Module, args: Any, output: Any) -> None:
             if not done and mine():
-                rows = len(output) if isinstance(output, Tensor) and output.ndim else 0
                 # Without its graph, which a network that switches gradients on by itself makes in any case.
-                kept = tree_map_only(Tensor, Tensor.detach, output) if self.kind == "recorded" else _blank(output, rows, 0.0)
+                kept = tree_map_only(Tensor, Tensor.detach, output) if self.kind == "recorded" else self._blanks(output, 0.0)
                 self.record.setdefault(id(module), []).append(kept)
 
         def finish(*_: Any) -> None:
@@ -165,10 +173,20 @@ class Tail:
     def _blanked(self, images: Tensor, output: Tensor, value: float) -> Tensor:
         rows, count = len(output), len(images)
         record = {
-            key: [_blank(one, len(one) * rows // count, value) if isinstance(one, Tensor) else one for one in outputs]
+            key: [self._blanks(one, value, lambda tensor: len(tensor) * rows // count) for one in outputs]
             for key, outputs in self.record.items()
         }
         return self._replay(_blank(images, rows, value), output, record)
+
+    def _blanks(self, output: Any, value: float, rows: Callable[[Tensor], int] = len) -> Any:
+        """What a module returned, its tensors blank, of `rows` rows in place of each one's."""
+
+        def blank(tensor: Tensor) -> Any:
+            return _blank(tensor, rows(tensor) if tensor.ndim else 0, value)
+
+        if self.nested:
+            return tree_map_only(Tensor, blank, output)
+        return blank(output) if isinstance(output, Tensor) else output
 
     def _replay(self, images: Tensor, output: Tensor, record: dict[int, list[Any]]) -> Tensor:
         with ExitStack() as stack, capture(self.layer, self.name) as captured:

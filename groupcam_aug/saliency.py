@@ -18,6 +18,7 @@ from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found, half_precision, plain_arithmetic
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images, slopes_of, usable
 from groupcam_aug.compiled import CompiledForward, rows_of_a_pass
+from groupcam_aug.extra import Extras, read_extra
 from groupcam_aug.layers import is_read, layer_name, spatial_layers
 from groupcam_aug.map_ops import enlarge, minmax, percentile, scale_as_enlarged
 from groupcam_aug.memory import is_out_of_memory
@@ -29,25 +30,37 @@ __all__ = ["GradCAM", "GroupCAM", "grad_cam", "group_cam"]
 
 
 def group_cam(
-    model: nn.Module, images: Tensor, targets: Targets = None, layer: str | nn.Module | None = None, **options: Any
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    layer: str | nn.Module | None = None,
+    *,
+    extra: Extras = None,
+    **options: Any,
 ) -> Tensor:
-    """Group-CAM maps in one call; `options` are those of the class `GroupCAM`.
+    """Group-CAM maps in one call; `extra` as for a call of the class `GroupCAM`, whose are the other `options`.
 
     Returns:
         (N, H, W) float32 (float64 for float64 images) in [0, 1] on the images' device; zeros where an image has no map.
     """
-    return GroupCAM(model, layer, **options)(images, targets)
+    return GroupCAM(model, layer, **options)(images, targets, extra)
 
 
 def grad_cam(
-    model: nn.Module, images: Tensor, targets: Targets = None, layer: str | nn.Module | None = None, **options: Any
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    layer: str | nn.Module | None = None,
+    *,
+    extra: Extras = None,
+    **options: Any,
 ) -> Tensor:
-    """Grad-CAM maps in one call; `options` are those of the class `GradCAM`.
+    """Grad-CAM maps in one call; `extra` as for a call of the class `GroupCAM`, other `options` are those of `GradCAM`.
 
     Returns:
         (N, H, W) float32 (float64 for float64 images) in [0, 1] on the images' device; zeros where an image has no map.
     """
-    return GradCAM(model, layer, **options).per_layer(images, targets)[0]
+    return GradCAM(model, layer, **options).per_layer(images, targets, extra)[0]
 
 
 class GroupCAM(CAM):
@@ -146,7 +159,7 @@ class GroupCAM(CAM):
         self.layer_shape: tuple[int, ...] = ()  # (K, u, v) of the target layer, after the first call
         self.place = mask_at  # the layer that "stage" and "target" stand for, after the first call
         self.channels: Tensor | None = None  # another order of the channels before they are grouped (see `measure_fidelity`)
-        self._tails: dict[str, TailKind] = {}
+        self._tails: dict[str, TailKind] = {}  # by the layer, with how further inputs are nested behind its name
         self._structure: list[Any] = []  # of the network whose tails these are
 
     @classmethod
@@ -163,31 +176,38 @@ class GroupCAM(CAM):
         """As the paper maps in training (its section 5): gradient-free, 16 groups, no denoising; G + 2 forward passes."""
         return cls(model, layer, groups=groups, weights=weights, denoise=None, mask_at=mask_at, **options)
 
-    def __call__(self, images: Tensor, targets: Targets = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> Tensor:
         """Maps of a batch.
 
         Args:
             images: (N, C, H, W), floating point, as the network takes them; the shorter side at least 3.
-            targets: what to explain (see `targets.read_target`): int, (N,) class indices, (N, classes) soft rows, a callable
-                on the logits (called with parts of the batch, so it must treat rows alike), or None = each image's top-1.
+            targets: what to explain (see `targets.read_target`): int, (N,) class indices, (N, classes) soft rows, None = each
+                image's top-1, or a callable on the outputs, of any shape (n, ...), that gives one value per row, (n,). It is
+                called with parts of the batch and masked copies, so it must treat rows alike; one with two arguments is
+                also given the (n,) int64 indices of the rows' images in the batch, and may hold a thing per image.
+            extra: what the network takes beside images, with one row per image on their device, cut and repeated with them: a
+                tensor, a tuple or list of positional arguments, or a dict of keyword ones; see `extra.read_extra`.
 
         Returns:
             (N, H, W) in [0, 1], float32 (float64 for float64 images), on the images' device.
         """
-        return minmax(self.raw(images, targets))
+        return minmax(self.raw(images, targets, extra))
 
-    def raw(self, images: Tensor, targets: Targets = None) -> Tensor:
+    def raw(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> Tensor:
         """The maps before they are scaled to [0, 1]: ReLU(sum of alpha_l M'_l), (N, H, W); arguments as for a call."""
-        images = check_images(images, targets)
+        images, further = check_images(images, targets), read_extra(extra, images)
         if self.precision and images.dtype == torch.float64:
             raise ValueError(f"precision={self.precision!r} is for images and networks in float32, got {images.dtype}")
         with as_found(self.network, images.device), half_precision(images.device) if self.precision else nullcontext():
             images = usable(images)
-            maps = self.mapped(images, lambda part, chunk: self._maps(images[part], targets, part, chunk))
+            with self.passing(further.usable(), targets):
+                maps = self.mapped(
+                    images, lambda part, chunk: self._maps(images[part], targets_of(targets, part, len(images)), chunk)
+                )
         self.recheck = False
         return torch.cat(maps) if maps else images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
 
-    def _maps(self, images: Tensor, targets: Targets, part: slice, chunk: int) -> Tensor:
+    def _maps(self, images: Tensor, targets: Targets, chunk: int) -> Tensor:
         """Raw maps of one part of the batch; inside `as_found`."""
         if self.layer is None:
             self.layer = self.find(images)
@@ -197,17 +217,17 @@ class GroupCAM(CAM):
             outputs, logits = self._observe(images, [self.layer], leaves=leaves)
         else:
             if self.place in ("stage", "target"):
-                place = find_stage(self.network, self.layer, self.logits, images, self.stated) if self.place == "stage" else ""
+                place = find_stage(self.network, self.layer, self.probed, images, self.stated) if self.place == "stage" else ""
                 self.place = place or self.layer
             if self._structure != (now := structure(self.network)):
                 self._structure, self._tails = now, {}
-            tail = Tail(self.network, self.place, self.logits, self._tails.get(self.place))
+            tail = Tail(self.network, self.place, self.logits, self._tails.get(self.place + self.extra.kind), bool(self.extra))
             outputs, logits = self._observe(images, [self.layer, self.place], leaves=leaves, tail=tail)
             look = tail.kind == "pooled" and (self.recheck or images.device.type == "cpu")
             if look and not tail.still_pooled(images, outputs[self.place].detach(), logits.detach()):
                 self._tails = {}
-                return self._maps(images, targets, part, chunk)
-        target = self.target(targets_of(targets, part), images, logits, arithmetic(images), self.activation)
+                return self._maps(images, targets, chunk)
+        target = self.target(targets, images, logits, arithmetic(images), self.activation)
         masks = self._group_masks(images, outputs[self.layer], logits, target)
         scaled, alive = scale_as_enlarged(masks, images.shape[-2:])
         if tail is None:
@@ -238,7 +258,8 @@ class GroupCAM(CAM):
     def _gains_of_images(self, images: Tensor, scaled: Tensor, target: Target, chunk: int) -> Tensor:
         """alpha_l of every group, (n, G), from masked images; as many groups per pass as `chunk` images hold."""
         dtype, count = scaled.dtype, len(images)
-        blurred = blur(images) if self.baseline == "blur" else torch.zeros_like(images[:1])
+        # A blank image serves the whole batch, unless its logits depend on what comes with an image.
+        blurred = blur(images) if self.baseline == "blur" else torch.zeros_like(images if self.extra else images[:1])
         kept, base = images.to(dtype), blurred.to(dtype)
 
         def masked(part: Tensor) -> list[Tensor]:
@@ -248,9 +269,9 @@ class GroupCAM(CAM):
         if self.compiled is not None:
             rows = rows_of_a_pass(chunk, self.groups * count + len(blurred))
             logits = self._compiled_logits(blurred, (masked(part)[0] for part in scaled.split(1, dim=1)), rows).to(dtype)
-            baseline = target.score(logits[: len(blurred)].expand(count, -1))
+            baseline = target.score(_for_each(logits[: len(blurred)], count))
             return _by_group(target, logits[len(blurred) :], count) - baseline[:, None]
-        baseline = target.score(self.logits(blurred).to(dtype).expand(count, -1))
+        baseline = target.score(_for_each(self.logits(blurred).to(dtype), count))
         scores = []
         for part in scaled.split(max(1, chunk // count), dim=1):
             mixed = masked(part)
@@ -260,17 +281,28 @@ class GroupCAM(CAM):
 
     def _compiled_logits(self, first: Tensor, others: Iterable[Tensor], rows: int) -> Tensor:
         """Logits of `first` and then `others`, batches of images, in compiled passes of exactly `rows` images."""
-        waiting, logits, count, layout = first, [], len(first), torch.contiguous_format
+        logits: list[Tensor] = []
+        waiting, count, layout = first, len(first), torch.contiguous_format
+
+        def run(images: Tensor, done: int) -> Tensor:
+            """Logits of the rows behind the first `done`, which are whole copies of the batch, one after the other."""
+            images = images.contiguous(memory_format=layout)
+            if not self.extra:
+                return self.logits(images, self.compiled)
+            at = torch.arange(done, done + len(images), device=images.device) % self.extra.count
+            with self.passing(self.extra[at]):
+                return self.logits(images, self.compiled)
+
         for images in others:
             if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
                 layout = torch.channels_last  # one for all passes: another is another graph
             waiting, count = torch.cat([waiting, images]), count + len(images)
             while len(waiting) >= rows:
-                logits.append(self.logits(waiting[:rows].contiguous(memory_format=layout), self.compiled))
+                logits.append(run(waiting[:rows], rows * len(logits)))
                 waiting = waiting[rows:]
         if len(waiting):
             filled = torch.cat([waiting, waiting[-1:].expand(rows - len(waiting), -1, -1, -1)])
-            logits.append(self.logits(filled.contiguous(memory_format=layout), self.compiled))
+            logits.append(run(filled, rows * len(logits)))
         return torch.cat(logits)[:count]
 
     def _gains_of_features(
@@ -291,12 +323,13 @@ class GroupCAM(CAM):
         if self.baseline == "blur":
             outputs, baseline = self._observe(blur(images), [tail.name])
             base = outputs[tail.name]
-        if tail.name not in self._tails:
-            if not is_read(self.network, self.logits, images, tail.name):
+        known = tail.name + self.extra.kind
+        if known not in self._tails:
+            if not is_read(self.network, self.probed, images, tail.name):
                 raise ValueError(
                     f"nothing that leads to the logits reads layer {tail.name!r}: maps of masks there would be empty"
                 )
-            self._tails[tail.name] = self._check_tail(tail, images, kept, logits, base, grid.layout == "channels first")
+            self._tails[known] = self._check_tail(tail, images, kept, logits, base, grid.layout == "channels first")
         if baseline is None or tail.kind == "recorded":
             baseline = tail.run(images, base)
         lowest = target.score(baseline.to(dtype))[:, None]
@@ -326,8 +359,8 @@ class GroupCAM(CAM):
             if is_out_of_memory(error):
                 raise
             works = []
-            for name in spatial_layers(self.network, self.logits, images)[-8:]:
-                other = Tail(self.network, name, self.logits)
+            for name in spatial_layers(self.network, self.probed, images)[-8:]:
+                other = Tail(self.network, name, self.logits, nested=bool(self.extra))
                 outputs, logits = self._observe(images, [name], tail=other)
                 try:
                     other.check(images, outputs[name], logits, outputs[name], grid=False)
@@ -396,49 +429,55 @@ class GradCAM(CAM):
             raise ValueError("layer is an empty list; give at least one name, or None to have one found")
         self.sign = sign
 
-    def __call__(self, images: Tensor, targets: Targets = None) -> Tensor | list[Tensor]:
+    def __call__(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> Tensor | list[Tensor]:
         """Maps of a batch, arguments as for `GroupCAM`.
 
         Returns:
             (N, H, W) in [0, 1], float32 (float64 for float64 images), on the images' device; a list of them, in order, if
             `layer` is a list.
         """
-        maps = self.per_layer(images, targets)
+        maps = self.per_layer(images, targets, extra)
         return maps if isinstance(self.layer, list) else maps[0]
 
-    def per_layer(self, images: Tensor, targets: Targets = None) -> list[Tensor]:
+    def per_layer(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> list[Tensor]:
         """Maps of a batch, one tensor (N, H, W) a layer; arguments as for a call."""
-        return [minmax(enlarge(raw[:, None], images.shape[-2:])[:, 0]) for raw in self._raw_per_layer(images, targets)]
+        return [minmax(enlarge(raw[:, None], images.shape[-2:])[:, 0]) for raw in self._raw_per_layer(images, targets, extra)]
 
-    def raw(self, images: Tensor, targets: Targets = None) -> Tensor | list[Tensor]:
+    def raw(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> Tensor | list[Tensor]:
         """ReLU(sum_k w_k A_k) on the layer's own grid, (N, u, v), not scaled; arguments and lists as for a call."""
-        maps = self._raw_per_layer(images, targets)
+        maps = self._raw_per_layer(images, targets, extra)
         return maps if isinstance(self.layer, list) else maps[0]
 
-    def _raw_per_layer(self, images: Tensor, targets: Targets) -> list[Tensor]:
-        images = check_images(images, targets)
+    def _raw_per_layer(self, images: Tensor, targets: Targets, extra: Extras) -> list[Tensor]:
+        images, further = check_images(images, targets), read_extra(extra, images)
         with as_found(self.network, images.device):
             images = usable(images)
-            maps = self.mapped(images, lambda part, _: self._maps(images[part], targets, part))
+            with self.passing(further.usable(), targets):
+                maps = self.mapped(images, lambda part, _: self._maps(images[part], targets_of(targets, part, len(images))))
         self.recheck = False
         if not maps:
             empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
             return [empty] * (len(self.layer) if isinstance(self.layer, list) else 1)
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
 
-    def _maps(self, images: Tensor, targets: Targets, part: slice) -> list[Tensor]:
+    def _maps(self, images: Tensor, targets: Targets) -> list[Tensor]:
         if self.layer is None:
             self.layer = self.find(images)
         names = [self.layer] if isinstance(self.layer, str) else self.layer
         outputs, logits = self._observe(images, names, leaves=names)
         grids = {name: self.grid(name, output, images, matters=True) for name, output in outputs.items()}
-        target = self.target(targets_of(targets, part), images, logits, arithmetic(images), "sigmoid")
+        target = self.target(targets, images, logits, arithmetic(images), "sigmoid")
         slopes = dict(zip(outputs, slopes_of(target.value, logits, list(outputs.values()), list(outputs)), strict=True))
         maps = []
         for name in names:
             weights = self.sign * grids[name].read(slopes[name]).to(arithmetic(images)).mean(dim=(2, 3), keepdim=True)
             maps.append((weights * grids[name].read(outputs[name].detach())).sum(dim=1).relu())
         return maps
+
+
+def _for_each(logits: Tensor, count: int) -> Tensor:
+    """Logits (n, ...) of each image, from those of as many or of one that stands for all."""
+    return logits.expand(count, *logits.shape[1:])
 
 
 def _by_group(target: Target, logits: Tensor, count: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from groupcam_aug.arguments import check_choice, check_seed, check_whole
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import CAM, Output, check_images
+from groupcam_aug.extra import Extra, Extras, read_extra
 from groupcam_aug.metrics.stability import map_change, map_floor
 from groupcam_aug.restore import hooked, restoring
 from groupcam_aug.targets import Targets
@@ -104,6 +105,7 @@ def randomization_check(
     grid: int = 14,
     output: Output = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
+    extra: Extras = None,
 ) -> Randomization:
     """Re-initialise the network layer by layer and compare its maps with those of the original.
 
@@ -125,6 +127,8 @@ def randomization_check(
         grid: most cells along a side. Default: 14.
         output: where the logits are in what the network returns; default: as `cam` does. Used if `targets` is None.
         preprocess: applied to images before the network sees them; default: as `cam` does.
+        extra: what the network takes beside images, one row per image; see `GroupCAM`. Then `cam(images, targets, extra)` is
+            called.
 
     Returns:
         `Randomization`.
@@ -136,6 +140,7 @@ def randomization_check(
     check_seed(seed)
     check_whole("grid", grid, 1)
     network, images = unwrap(model), check_images(images, targets)
+    further = read_extra(extra, images)
     if not len(images):
         raise ValueError("no images: the check needs at least one")
     if isinstance(cam, type) or (isinstance(cam, functools.partial) and isinstance(cam.func, type)):
@@ -143,20 +148,22 @@ def randomization_check(
     output = getattr(cam, "output", None) if output is None else output
     preprocess = getattr(cam, "preprocess", None) if preprocess is None else preprocess
 
-    plain = CAM(network, output, preprocess, None)
+    plain = CAM(network, output, preprocess, chunk=1)
     with as_found(network, images.device):
         if targets is None:
-            scores = torch.cat([plain.logits(image[None]) for image in images])
+            with plain.passing(further.usable()):
+                scores = torch.cat(plain.in_parts(images, lambda part, _: plain.logits(images[part])))
             rows: Any = plain.target(None, images, scores, scores.dtype, "sigmoid").rows  # indices: no callable was given
             targets = rows
-        plan = _stages(network, stages, lambda: plain.logits(images[:1]))
-    original = _maps(cam, images, targets)
+        with plain.passing(further.usable(), targets):
+            plan = _stages(network, stages, lambda: plain.probed(images[:1]))
+    original = _maps(cam, images, targets, further)
     grid = _coarsest(cam, original, grid)
     rows = []
     for i in range(len(plan)):
         members = [name for _, names in (plan[: i + 1] if mode == "cascading" else plan[i : i + 1]) for name in names]
         with _reinitialised(network, members, seed):
-            change = map_change(original, _maps(cam, images, targets), grid=grid)
+            change = map_change(original, _maps(cam, images, targets, further), grid=grid)
         rows.append(torch.where(change.both, change.spearman, torch.full_like(change.spearman, float("nan"))))
     floor = map_floor(original, grid=grid).item()
     return Randomization(mode, tuple(label for label, _ in plan), torch.stack(rows).cpu(), floor)
@@ -313,9 +320,9 @@ def _takes_nothing(function: Callable[..., object]) -> bool:
     return True
 
 
-def _maps(cam: Callable[..., Any], images: Tensor, targets: Targets) -> Tensor:
+def _maps(cam: Callable[..., Any], images: Tensor, targets: Targets, extra: Extra) -> Tensor:
     """The method's maps (N, h, w), unscaled where it offers them, not negative."""
-    maps = getattr(cam, "raw", cam)(images, targets)
+    maps = getattr(cam, "raw", cam)(images, targets, *([extra.given()] if extra else []))
     if not isinstance(maps, Tensor) or maps.ndim != 3 or len(maps) != len(images):
         kind = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(f"the map method must return one map an image, ({len(images)}, h, w); got {kind}")

@@ -14,6 +14,7 @@ from groupcam_aug.arguments import check_choice
 from groupcam_aug.blur import blur
 from groupcam_aug.borrow import as_found
 from groupcam_aug.cam import CAM, Output, arithmetic, check_images
+from groupcam_aug.extra import Extras, read_extra
 from groupcam_aug.targets import Activation, Target, Targets
 
 __all__ = ["Output", "Scorer", "Substrate", "check_maps", "make_substrate"]
@@ -42,10 +43,12 @@ class Scorer:
         chunk: int | None = None,
         output: Output = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
+        extra: Extras = None,
     ) -> None:
         check_choice("activation", activation, ("softmax", "sigmoid"))
         self.cam = CAM(model, output, preprocess, chunk)
         self.images, self.targets, self.activation = check_images(images, targets), targets, activation
+        self.extra = read_extra(extra, self.images)
         self.dtype = arithmetic(self.images)
         self.chunk = self.cam.passes(self.images)
         on_cpu = images.device.type == "cpu" and images.dtype == torch.float32
@@ -54,7 +57,7 @@ class Scorer:
     @contextmanager
     def borrowed(self) -> Iterator[None]:
         """The network in eval mode, with `target` and `clean` known."""
-        with as_found(self.cam.network, self.images.device):
+        with as_found(self.cam.network, self.images.device), self.cam.passing(self.extra.usable(), self.targets):
             logits = self._of_images()
             if self.cam.mixes_rows(self.images):
                 self.chunk = 1
@@ -64,14 +67,18 @@ class Scorer:
             yield
 
     def _of_images(self) -> Tensor:
-        return torch.cat([self.logits(self.images[part]) for part in self.parts(len(self.images))])
+        return torch.cat([self.logits(self.images[part], part) for part in self.parts(len(self.images))])
 
     def parts(self, count: int) -> Iterator[slice]:
         """`count` images in parts of at most `chunk`."""
         return (slice(start, start + self.chunk) for start in range(0, count, self.chunk))
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(n, classes) logits of images in any layout, in one pass; float32 or wider."""
+    def logits(self, images: Tensor, which: slice | Tensor) -> Tensor:
+        """(n, classes) logits of altered copies, in any layout, of the images `which`, in one pass; float32 or wider."""
+        with self.cam.passing(self.cam.extra[which]):
+            return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
         if self.format == torch.channels_last:
             try:
                 return self.cam.logits(_laid_out(images, self.format)).to(self.dtype)
@@ -82,14 +89,11 @@ class Scorer:
 
     def scores(self, images: Tensor) -> Tensor:
         """(N,) probability of each image's class on `images`, (N, C, H, W) altered ones."""
-        return torch.cat([self.target.part(part).score(self.logits(images[part])) for part in self.parts(len(images))])
+        return torch.cat([self.target.part(part).score(self.logits(images[part], part)) for part in self.parts(len(images))])
 
     def scores_of(self, which: Tensor, images: Tensor) -> Tensor:
         """(n,) probability of the class of image `which[i]` on `images[i]`; in one pass, so at most `chunk` of them."""
-        target = self.target
-        if isinstance(target.rows, Tensor):
-            target = Target(target.rows[which], target.activation)
-        return target.score(self.logits(images))
+        return self.target.part(which).score(self.logits(images, which))
 
 
 def make_substrate(images: Tensor, substrate: Substrate) -> Tensor:

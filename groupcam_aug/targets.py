@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal
@@ -10,19 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from groupcam_aug.memory import is_out_of_memory
+
 __all__ = [
     "IGNORED",
     "Activation",
+    "OfRows",
     "Target",
     "Targets",
     "class_labels",
     "first_choice",
     "read_target",
     "select_output",
+    "selected",
     "targets_of",
 ]
 
-Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+Targets = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Callable[[Tensor, Tensor], Tensor] | None
 Activation = Literal["softmax", "sigmoid"]
 IGNORED = -100  # the label of an image without one, as losses of torch have it
 
@@ -31,16 +36,16 @@ class Target:
     """Targets of one batch, checked against its logits: `value` is y (before softmax), `score` is p (after it).
 
     For class indices y_c and p_c are the logit and the probability of the class; for rows q of weights they are
-    sum_c q_c y_c / sum_c q_c and sum_c q_c p_c / sum_c q_c (a row of zeros: see `read_target`). A callable on the logits
+    sum_c q_c y_c / sum_c q_c and sum_c q_c p_c / sum_c q_c (a row of zeros: see `read_target`). A callable on the outputs
     stands for both. With a single sigmoid logit z, class 1 has y = z and class 0 has y = -z; with a single probability p, class 0
     has 1 - p.
 
     Args:
-        rows: (N,) int64 class indices, (N, classes) soft rows, or the callable `(N, classes) -> (N,)`.
+        rows: (N,) int64 class indices, (N, classes) soft rows, or the callable `(N, ...) -> (N,)`.
         activation: "softmax" or "sigmoid", what turns logits into probabilities; None: they are probabilities already.
     """
 
-    def __init__(self, rows: Tensor | Callable[[Tensor], Tensor], activation: Activation | None) -> None:
+    def __init__(self, rows: Tensor | Callable[..., Tensor], activation: Activation | None) -> None:
         self.rows, self.activation = rows, activation
 
     def value(self, logits: Tensor) -> Tensor:
@@ -58,12 +63,46 @@ class Target:
             logits = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
         return _weighted(logits, self.rows)
 
-    def part(self, images: slice, copies: int = 1) -> Target:
-        """The targets of a part of the batch, repeated whole `copies` times: what a chunk of masked images needs."""
+    def part(self, images: slice | Tensor, copies: int = 1) -> Target:
+        """The targets of a part of the batch (a slice, or indices), repeated whole `copies` times: those of masked images."""
+        if isinstance(self.rows, OfRows):
+            return Target(self.rows.part(images, copies), self.activation)
         if not isinstance(self.rows, Tensor):
             return self
         rows = self.rows[images]
         return Target(rows.repeat(copies, *[1] * (rows.ndim - 1)) if copies > 1 else rows, self.activation)
+
+
+class OfRows:
+    """A callable target that is also given which images of the batch it is called for.
+
+    Args:
+        call: `(outputs of n rows, (n,) int64 indices of their images) -> (n,)`.
+        index: (N,) int64, the images of the batch that rows are of.
+    """
+
+    def __init__(self, call: Callable[..., Tensor], index: Tensor) -> None:
+        self.call, self.index = call, index
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """The values of all these rows, (N,)."""
+        if len(outputs) != len(self.index):
+            raise ValueError(f"a target callable for {len(self.index)} rows was given the outputs of {len(outputs)}")
+        return self.call(outputs, self.index.to(outputs.device, non_blocking=True))
+
+    def part(self, rows: slice | Tensor, copies: int = 1) -> OfRows:
+        """The same for some of the rows, repeated whole `copies` times."""
+        return OfRows(self.call, self.index[rows if isinstance(rows, slice) else rows.to(self.index.device)].repeat(copies))
+
+
+def takes_rows(target: Callable[..., Tensor]) -> bool:
+    """Whether a callable target is to be given the indices of the images, too: two positional parameters have no default."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # of a builtin
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in positional and one.default is one.empty for one in parameters) == 2
 
 
 def first_choice(logits: Tensor, activation: Activation | None) -> Tensor:
@@ -73,28 +112,49 @@ def first_choice(logits: Tensor, activation: Activation | None) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def targets_of(targets: Targets, part: slice) -> Targets:
-    """The targets of a part of the batch; what stands for all images stays."""
-    if isinstance(targets, list | tuple) or (isinstance(targets, Tensor) and targets.ndim):
-        return targets[part]
+def targets_of(targets: Targets, part: slice | Tensor, count: int) -> Targets:
+    """The targets of a part of a batch of `count` images, a slice or (n,) int64 indices; what stands for all images stays."""
+    if isinstance(targets, Tensor):
+        if not targets.ndim:
+            return targets
+        return targets[part] if isinstance(part, slice) else targets.index_select(0, part.to(targets.device))
+    if isinstance(targets, list | tuple):
+        return targets[part] if isinstance(part, slice) else [targets[i] for i in part.tolist()]
+    if isinstance(targets, OfRows):
+        return targets.part(part)
+    if callable(targets) and takes_rows(targets):
+        return OfRows(targets, torch.arange(count)).part(part)
     return targets
 
 
-def read_target(targets: Targets, logits: Tensor, activation: Activation | None, *, check: bool = True) -> Target:
-    """Check `targets` against the (N, classes) logits of their batch.
+def read_target(
+    targets: Targets,
+    logits: Tensor,
+    activation: Activation | None,
+    *,
+    check: bool = True,
+    unpack: Callable[[Tensor], Any] | None = None,
+) -> Target:
+    """Check `targets` against the (N, classes) logits of their batch; a callable takes outputs of any shape (N, ...).
 
     Args:
         targets: int or 0-dim tensor (every image), (N,) int64 tensor or sequence of int, (N, classes) one-hot, soft or multi-hot
-            weights (integer or floating point, not negative), a callable `(n, classes) -> (n,)`, or None for each image's
-            top-1 class. An image without a label, a row of zeros or the index `IGNORED`, stands for its top-1 class, too.
-        logits: (N, classes).
+            weights (integer or floating point, not negative), a callable, or None for each image's top-1 class. An image
+            without a label, a row of zeros or the index `IGNORED`, stands for its top-1 class, too. A callable is given the
+            outputs of n rows, which may be masked copies of some images, and returns (n,); if two positional parameters of
+            it have no default it is also given the (n,) int64 indices of their images in the batch.
+        logits: (N, classes); of a callable (N, ...).
         activation: "softmax" or "sigmoid"; None: `logits` are probabilities already.
         check: whether values are looked at (class range, negative weights); on an accelerator this waits for the device.
+        unpack: what a callable is given in place of `logits`, made from them. Default: themselves.
 
     Raises:
         TypeError: targets of another kind, or floating-point indices.
         ValueError: wrong length or number of classes, a class outside the logits, negative weights, softmax of one logit.
     """
+    if callable(targets) and not isinstance(targets, Tensor):
+        call: Callable[..., Tensor] = OfRows(targets, torch.arange(len(logits))) if takes_rows(targets) else targets
+        return Target(call if unpack is None else _unpacking(call, unpack), activation)
     if logits.ndim != 2:
         raise ValueError(
             f"the network must return logits of shape (N, classes), got {tuple(logits.shape)}; "
@@ -103,9 +163,10 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation | None,
                 if logits.ndim == 1
                 else "if they are elsewhere in its output, choose them with output="
             )
+            + "; or give targets as a callable on what it returns, (n, ...) -> (n,)"
         )
     count, classes = logits.shape
-    if classes == 1 and activation == "softmax" and not callable(targets):
+    if classes == 1 and activation == "softmax":
         raise ValueError(
             "the network returns a single logit, whose softmax is always 1: use activation='sigmoid' for a yes or no; for a "
             "regression give targets as a callable, lambda y: y[:, 0], or -y[:, 0] for what speaks for less (callbacks map "
@@ -113,8 +174,6 @@ def read_target(targets: Targets, logits: Tensor, activation: Activation | None,
         )
     if targets is None:
         return Target(first_choice(logits, activation), activation)
-    if callable(targets) and not isinstance(targets, Tensor):
-        return Target(targets, activation)
     if isinstance(targets, bool) or not isinstance(targets, Integral | Tensor | Sequence) or isinstance(targets, str):
         raise TypeError(
             f"targets must be an int, (N,) class indices, soft rows (N, classes), a callable or None; "
@@ -166,7 +225,7 @@ def class_labels(targets: Any, count: int) -> tuple[Tensor | None, Tensor | None
     return (labels > 0.5 if labels.is_floating_point() else labels).long(), None
 
 
-def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | None) -> Tensor:
+def select_output(output: Any, select: str | int | Callable[[Any], Any] | None) -> Tensor:
     """The logits in what a network returned.
 
     Args:
@@ -176,6 +235,17 @@ def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | Non
     Raises:
         TypeError: no tensor there; the message lists what is there.
     """
+    logits = selected(output, select)
+    if isinstance(logits, Tensor):
+        return logits
+    raise TypeError(
+        f"no logits found in the network's output, which holds {_describe(output)}; "
+        "name them with output= (a key, an index, an attribute, or a callable on the output)"
+    )
+
+
+def selected(output: Any, select: str | int | Callable[[Any], Any] | None) -> Any:
+    """What `select_output` chooses, whatever that is; None where there is nothing."""
     logits = output
     if callable(select):
         logits = select(output)
@@ -191,12 +261,7 @@ def select_output(output: Any, select: str | int | Callable[[Any], Tensor] | Non
         logits = output.get("logits")
     elif not isinstance(output, Tensor):
         logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    raise TypeError(
-        f"no logits found in the network's output, which holds {_describe(output)}; "
-        "name them with output= (a key, an index, an attribute, or a callable on the output)"
-    )
+    return logits
 
 
 def _tensor(targets: Any) -> Tensor:
@@ -245,12 +310,31 @@ def _check_target(rows: Tensor, count: int, classes: int, *, look: bool) -> None
             raise ValueError("weights over classes must be non-negative numbers")
 
 
-def _called(target: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    value = target(logits)
+def _called(target: Callable[..., Tensor], logits: Tensor) -> Tensor:
+    alike = (
+        ""
+        if isinstance(target, OfRows)
+        else ". It is called with parts of the batch and with masked copies, so it must treat rows alike; one that holds a thing "
+        "per image takes a second argument, the (n,) indices of the rows' images in the batch: "
+        "lambda y, rows: y[torch.arange(len(y)), words[rows]]"
+    )
+    try:
+        value = target(logits)
+    except (IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"the target callable fails on outputs of the shape {tuple(logits.shape)} ({error}){alike}") from error
     if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
         kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"a target callable must return one value per image, shape ({len(logits)},); got {kind}")
+        raise ValueError(f"a target callable must return one value per image, shape ({len(logits)},); got {kind}{alike}")
     return value
+
+
+def _unpacking(call: Callable[..., Tensor], unpack: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
+    if isinstance(call, OfRows):
+        inner = call.call
+        return OfRows(lambda outputs, rows: inner(unpack(outputs), rows), call.index)
+    return lambda outputs: call(unpack(outputs))
 
 
 def _two_sided(logits: Tensor, activation: Activation | None) -> Tensor:

@@ -33,7 +33,7 @@ def average_drop(
         maps: (N, H, W) in [0, 1].
         targets: as there.
         substrate: what stands where nothing is shown. Default: "zeros".
-        options: `activation`, `chunk`, `output`, `preprocess` of `insertion_deletion`.
+        options: `activation`, `chunk`, `output`, `preprocess`, `extra` of `insertion_deletion`.
 
     Returns:
         `Drop`, each of shape (N,).

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from groupcam_aug.arguments import check_choice, check_flag, check_whole
+from groupcam_aug.extra import Extras
 from groupcam_aug.metrics.pixel_swaps import AUTHORS_STEPS, Direction, Spacing, SwapPlan, swap_curves
 from groupcam_aug.metrics.summed_metric import SummedMetric, mean, total
 from groupcam_aug.scoring import Output, Scorer, Substrate
@@ -49,6 +50,7 @@ def insertion_deletion(
     chunk: int | None = None,
     output: Output = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
+    extra: Extras = None,
 ) -> Curves:
     """Both curves of each image; points they share are scored once (2 `steps` forward passes an image in all).
 
@@ -77,6 +79,7 @@ def insertion_deletion(
         chunk: most images per forward pass; see `GroupCAM` for the default.
         output: where the logits are in what the network returns (see `targets.select_output`).
         preprocess: applied to images before the network sees them; substrates are made before it.
+        extra: what the network takes beside images, one row per image; see `GroupCAM`.
 
     Raises:
         TypeError: images or maps that are not floating point; a ScriptModule.
@@ -84,6 +87,7 @@ def insertion_deletion(
     """
     shape: dict[str, Any] = {"steps": steps, "substrate": substrate, "spacing": spacing, "author_compatible": author_compatible}
     network: dict[str, Any] = {"activation": activation, "chunk": chunk, "output": output, "preprocess": preprocess}
+    network["extra"] = extra
     fractions, (insertion, deletion) = _curves_and_areas(_BOTH, model, images, maps, targets, **shape, **network)
     undefined = insertion[1].isnan() | deletion[1].isnan()
     return Curves(fractions, insertion[0], deletion[0], insertion[1], deletion[1], undefined)
@@ -159,7 +163,7 @@ class _CurveMetric(SummedMetric):
     def _name(self) -> str:
         return self.prefix.strip("_") or self.ways[0]
 
-    def update(self, model: nn.Module, images: Tensor, maps: Tensor, targets: Targets = None) -> None:
+    def update(self, model: nn.Module, images: Tensor, maps: Tensor, targets: Targets = None, extra: Extras = None) -> None:
         """Score a batch.
 
         Args:
@@ -167,8 +171,9 @@ class _CurveMetric(SummedMetric):
             images: (N, C, H, W) as the network takes them.
             maps: (N, H, W).
             targets: as for `GroupCAM`; None = each image's top-1 class.
+            extra: what the network takes beside images, one row per image; see `GroupCAM`.
         """
-        _, scored = _curves_and_areas(self.ways, model, images, maps, targets, **self.options)
+        _, scored = _curves_and_areas(self.ways, model, images, maps, targets, extra=extra, **self.options)
         undefined = torch.stack([area.isnan() for _, area in scored]).any(dim=0)
         self._add(**{f"{self._name}_count": (~undefined).sum(), f"{self._name}_undefined": undefined.sum()})
         for way, (curve, area) in zip(self.ways, scored, strict=True):

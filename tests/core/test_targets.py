@@ -1,6 +1,7 @@
 """Every form in which people have their targets, and the ones that must be refused."""
 
 from collections import namedtuple
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from models import PooledNet
 
 from groupcam_aug import GradCAM, GroupCAM, guided_grad_cam
-from groupcam_aug.targets import IGNORED, class_labels, read_target, select_output
+from groupcam_aug.targets import IGNORED, class_labels, read_target, select_output, targets_of
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
 
@@ -135,6 +136,37 @@ def test_callable_must_give_one_value_per_image():
     assert read_target(lambda z: z[:, 0] - z[:, 1], LOGITS, "softmax").value(LOGITS).tolist() == [-1.0, 1.0]
     with pytest.raises(ValueError, match=r"shape \(2,\); got \(2, 3\)"):
         read_target(lambda z: z, LOGITS, "softmax").value(LOGITS)
+
+
+def test_a_callable_may_ask_for_the_rows():
+    held = torch.tensor([2, 0])
+    target = read_target(lambda z, rows: z[torch.arange(len(z)), held[rows]], LOGITS, "softmax")
+    assert target.value(LOGITS).tolist() == [LOGITS[0, 2], LOGITS[1, 0]]
+    assert target.part(slice(1, 5)).value(LOGITS[1:]).tolist() == [LOGITS[1, 0]]
+    assert target.part(slice(None), copies=2).score(LOGITS.repeat(2, 1)).tolist() == [LOGITS[0, 2], LOGITS[1, 0]] * 2
+    assert target.part(torch.tensor([1, 1, 0])).value(LOGITS[[1, 1, 0]]).tolist() == [LOGITS[1, 0], LOGITS[1, 0], LOGITS[0, 2]]
+    part = targets_of(lambda z, rows: z[:, 0] + rows, slice(1, 9), 2)
+    assert read_target(part, LOGITS[1:], "softmax").value(LOGITS[1:]).tolist() == [LOGITS[1, 0] + 1]
+    with pytest.raises(ValueError, match="for 1 rows was given the outputs of 2"):
+        part(LOGITS)
+
+
+@pytest.mark.parametrize("target", [lambda z, k=2: z[:, k], lambda z, *, k=2: z[:, k], partial(lambda z, k: z[:, k], k=2)])
+def test_a_default_is_no_second_argument(target):
+    assert read_target(target, LOGITS, "softmax").value(LOGITS).tolist() == LOGITS[:, 2].tolist()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda z: z[torch.arange(3), torch.tensor([0, 1, 2])],  # an IndexError
+        lambda z: z.gather(1, torch.tensor([[0], [1], [2]])),  # a RuntimeError
+        lambda z: (z[:1] * torch.eye(3)).sum(1),  # rows that nobody asked for
+    ],
+)
+def test_a_callable_that_holds_a_thing_for_each_image_is_told_of_the_second_argument(target):
+    with pytest.raises(ValueError, match=r"masked copies.*takes a second argument.*indices of the rows' images"):
+        read_target(target, LOGITS, "softmax").value(LOGITS)
 
 
 def test_logits_of_another_shape():
