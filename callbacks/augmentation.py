@@ -464,7 +464,19 @@ class GroupCAMAugmentation(BatchCallback):
 
 _AVERAGE = "groupcam_aug.average"
 _COUNTED = 4  # images on which cost is counted: what a batch shares weighs little, and `paper` takes a fraction of its first step
-_METHOD = ("layer", "groups", "weights", "mask_at", "baseline", "activation", "output", "preprocess", "chunk", "compile", "precision")
+_METHOD = (
+    "layer",
+    "groups",
+    "weights",
+    "mask_at",
+    "baseline",
+    "activation",
+    "output",
+    "preprocess",
+    "chunk",
+    "compile",
+    "precision",
+)
 _INSTEAD = (
     "Augment inside training_step instead: images = SaliencyBlur(GroupCAM.for_training(network))(images, labels), see "
     "groupcam_aug.SaliencyBlur; where the strategy shards the network, with a teacher that it does not shard"

@@ -37,7 +37,7 @@ COMPLETION = """examples:
 WEIGHTS = "importance weights of the maps: none as in the presets, or gradient, specific to the class (default: %(default)s)"
 MODES = (
     "presets (balanced, fast), or where masks are applied: stage, target, or a layer's name, with ', zero' against zeros; "
-    "all with ', bf16-mixed' for passes in half precision; beside paper, which they are compared with (default: all of %(default)s)"
+    "any with ', bf16-mixed' in half precision; beside paper, which they are compared with (default: all of %(default)s)"
 )
 
 
