@@ -21,7 +21,7 @@ from common import EFFICIENTNET, Setting, add_device_options, conditions, data_f
 from groupcam_aug.recipes.evaluation.command import evaluate
 from groupcam_aug.recipes.evaluation.datasets import Item
 from groupcam_aug.recipes.evaluation.map_method import Setup
-from groupcam_aug.recipes.evaluation.methods import METHODS, choose
+from groupcam_aug.recipes.evaluation.methods import METHODS, choose, rise_method
 from groupcam_aug.recipes.evaluation.results_file import Plan, ResultsFile
 from groupcam_aug.recipes.evaluation.runner import fingerprint, first_image
 from groupcam_aug.recipes.evaluation.statistics import figures_of, make_record
@@ -67,9 +67,7 @@ def main() -> None:
     model = load_model(networks.parse_args(words))
     methods = choose(options.methods, options.compare)
     if options.rise:
-        import rise
-
-        methods.append(rise.method(options.rise))
+        methods.append(rise_method(options.rise))
     plan = Plan(
         measures=("sanity",) if options.only_sanity else Plan().measures,
         steps=options.steps,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from groupcam_aug.draw import to_uint8
 from groupcam_aug.metrics import insertion_deletion
 from groupcam_aug.metrics.pixel_swaps import SwapPlan
+from groupcam_aug.recipes.evaluation.map_method import Setup
 from groupcam_aug.scoring import make_substrate
 
 __all__ = ["FRAMES", "STEPS", "ImageCurves", "curve_picture", "curves_of"]
@@ -39,11 +40,11 @@ class ImageCurves:
         return self.areas["insertion"] - self.areas["deletion"]
 
 
-def curves_of(network: nn.Module, image: Tensor, saliency: Tensor, label: int, *, against: bool = False) -> ImageCurves | None:
+def curves_of(setup: Setup, image: Tensor, saliency: Tensor, label: int, *, against: bool = False) -> ImageCurves | None:
     """Score one map, against the blurred image.
 
     Args:
-        network: a classifier.
+        setup: a classifier, and what makes probabilities of its logits.
         image: (1, 3, H, W), as the network takes it.
         saliency: (H, W); only the order of the values counts.
         label: the class.
@@ -52,7 +53,8 @@ def curves_of(network: nn.Module, image: Tensor, saliency: Tensor, label: int, *
     Returns:
         None for a map that is constant and orders nothing.
     """
-    found = insertion_deletion(network, image, saliency[None], torch.tensor([label], device=image.device), steps=STEPS)
+    label_of_it = torch.tensor([label], device=image.device)
+    found = insertion_deletion(setup.network, image, saliency[None], label_of_it, steps=STEPS, activation=setup.activation)
     if bool(found.undefined[0]):
         return None
     plan, base = SwapPlan(image, STEPS, "blur", "uniform", False), make_substrate(image, "blur")

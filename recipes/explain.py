@@ -136,10 +136,10 @@ def explain(
             if not bool(logits.isfinite().any()):
                 raise ValueError(f"the network returns no finite number for {shown(batch[0])}: {why_not_finite(model.network)}")
             if not ready:
-                setup = _setup(model, images, options.layer, methods)
+                setup = _setup(model, images, options, methods)
                 ready = {method.key: maps_of(method, setup) for method in methods}
                 about, heading = _told(model, setup, methods, options)
-            probability = logits if sum_to_one(logits) else logits.softmax(dim=1)
+            probability = logits if sum_to_one(logits) else _probabilities(logits, options.activation)
             if fixed is None:
                 classes = probability.topk(count, dim=1).indices
             else:
@@ -155,7 +155,7 @@ def explain(
                 records.append({"image": str(path), "file": names[path], "maps": entries})
                 if options.curve:
                     records[-1]["curves"] = curved[path]
-                    files.put(curved[path], _curves(model, methods, images[i : i + 1], chosen, labels, own, entries))
+                    files.put(curved[path], _curves(setup, model, methods, images[i : i + 1], chosen, labels, own, entries))
                 if raw:
                     np.save(buffer := io.BytesIO(), torch.stack([m for (m,) in own]).cpu().numpy())
                     files.put(names[path], buffer.getvalue())
@@ -219,7 +219,12 @@ def _entries(
     ]
 
 
+def _probabilities(logits: Tensor, activation: str) -> Tensor:
+    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)
+
+
 def _curves(
+    setup: Setup,
     model: LoadedModel,
     methods: Sequence[Method],
     image: Tensor,
@@ -230,7 +235,7 @@ def _curves(
 ) -> bytes:
     """The picture of one image's curves, whose areas are put into its `entries`."""
     rows = [
-        (f"{method.name}, {label}", curves_of(model.network, image, ranking(one[None])[0], c, against=method.key == AGAINST))
+        (f"{method.name}, {label}", curves_of(setup, image, ranking(one[None])[0], c, against=method.key == AGAINST))
         for c, label, of_class in zip(chosen, labels, maps, strict=True)
         for method, one in zip(methods, of_class, strict=True)
     ]
@@ -248,9 +253,11 @@ def _classes(model: LoadedModel, names: Sequence[str]) -> list[int]:
     return classes
 
 
-def _setup(model: LoadedModel, images: Tensor, layer: str | None, methods: Sequence[Method]) -> Setup:
+def _setup(model: LoadedModel, images: Tensor, options: argparse.Namespace, methods: Sequence[Method]) -> Setup:
     """The network, and the layer that is explained where a method has one: found where it is not given."""
-    return Setup.of(model.network, images[:1], layer) if needs_layer(methods) else Setup(model.network, "", 0)
+    if not needs_layer(methods):
+        return Setup(model.network, "", 0, activation=options.activation)
+    return Setup.of(model.network, images[:1], options.layer, options.activation)
 
 
 def _told(

@@ -19,7 +19,7 @@ FULL = "groupcam"  # the method that --groups and --mask-at are about
 AGAINST = "gradcam-against"
 SIGNED = ("guided-gradcam", "guided-backprop")  # maps (n, 3, H, W), positive and negative
 FINE = ("guided", "integrated", "smoothgrad")  # maps (n, H, W) of single pixels
-_WITHOUT_LAYER = {"guided-backprop", *FINE, "centre", "cells", "pixels"}
+_WITHOUT_LAYER = {"guided-backprop", *FINE, "rise", "occlusion", "centre", "cells", "pixels"}
 
 
 def keys_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
@@ -61,7 +61,8 @@ def choose_methods(keys: Sequence[str], groups: int | None, mask_at: str) -> lis
     """
 
     def groupcam(setup: Setup) -> Maps:
-        cam = GroupCAM(setup.network, setup.asked, groups=setup.groups(32) if groups is None else groups, mask_at=mask_at)
+        count = setup.groups(32) if groups is None else groups
+        cam = GroupCAM(setup.network, setup.asked, groups=count, mask_at=mask_at, activation=setup.activation)
         return lambda images, classes, _seeds: cam(images, classes)
 
     known = {method.key: method for method in (*METHODS, *_OWN)}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from groupcam_aug.checkpoints import read_checkpoint, read_state_dict
 from groupcam_aug.recipes.classifier import INFO, load_classifier
@@ -98,10 +99,13 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         check_size(network, options.size, name)
     size = options.size or size
     finish = normalised(mean, std)
-    shape = eval_transform(size, resize if resize is None or resize >= size else None)
-    names = _class_names(options.classes, names, count)
+    if options.resize == "squash":
+        shape: v2.Transform = v2.Resize((size, size), antialias=True)
+    else:
+        shape = eval_transform(size, resize if resize is None or resize >= size else None)
+    names, how = _class_names(options.classes, names, count), ", squashed" if options.resize == "squash" else ""
     return LoadedModel(
-        network, lambda picture: finish(shape(picture)).as_subclass(Tensor), mean, std, names, f"{name}, {size} px"
+        network, lambda picture: finish(shape(picture)).as_subclass(Tensor), mean, std, names, f"{name}, {size} px{how}"
     )
 
 

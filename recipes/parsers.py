@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Renamed", "add_network", "completion", "demo", "explain", "export", "fidelity", "recipes", "report"]
+__all__ = ["Renamed", "add_activation", "add_network", "completion", "demo", "explain", "export", "fidelity", "recipes", "report"]
 
 EXPLAIN = """examples:
   groupcam-aug explain photo.jpg --checkpoint last.ckpt
@@ -71,8 +71,16 @@ def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--pretrained", action="store_true", help="fetch --model's published weights, in place of --checkpoint")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line (default: those that come with the network)")
     group.add_argument("--size", type=int, help="pixels a side (default: the network's own)")
+    crop = "crop: shorter side, then the centre, as in validation; squash: the whole picture, as papers on maps do"
+    group.add_argument("--resize", choices=("crop", "squash"), default="crop", help=f"{crop} (default: %(default)s)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     return group
+
+
+def add_activation(group: argparse._ArgumentGroup) -> None:
+    """`--activation`: of commands that read probabilities from logits."""
+    how = "what makes probabilities of logits; sigmoid: networks of several labels an image"
+    group.add_argument("--activation", choices=("softmax", "sigmoid"), default="softmax", help=f"{how} (default: %(default)s)")
 
 
 def demo(command: str) -> argparse.ArgumentParser:
@@ -105,6 +113,7 @@ def explain(command: str) -> argparse.ArgumentParser:
     group.add_argument("--top", type=int, metavar="K", help="the K first choices, side by side (default: 1)")
     group.add_argument("--groups", type=int, help="groups of Group-CAM (default: 32, or as many as the layer has channels)")
     group.add_argument("--mask-at", help="of Group-CAM: input, stage, target or a layer's name (default: input)")
+    add_activation(group)
     group = parser.add_argument_group("output")
     group.add_argument("--style", choices=("overlay", "heatmap", "raw"), default="overlay", help="raw: .npy, (classes, H, W)")
     group.add_argument(

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from torchvision.transforms import v2
 
 from groupcam_aug.callbacks.report import current_run, render
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.cli import refusing
-from groupcam_aug.recipes.data import normalised
 from groupcam_aug.recipes.evaluation.datasets import Item, coco_items, evenly, folder_items, read_class_map, voc_items
 from groupcam_aug.recipes.evaluation.map_method import Method, Setup
 from groupcam_aug.recipes.evaluation.methods import METHODS, ablation, choose
@@ -62,11 +57,10 @@ def run(command: str, words: list[str]) -> int:
         files_in(out)
         model = load_model(options)
         items, classes, data = _items(options, model)
-        model = _whole(model) if options.voc or options.coco else model
         plan = _plan(options)
         failed: dict[Path, str] = {}
         image = first_image(model, items, failed)
-        setup = Setup.of(model.network, image, options.layer)
+        setup = Setup.of(model.network, image, options.layer, options.activation)
         ablations = {kind: ablation(kind, setup.channels) for kind in options.ablate}
         every = list(dict.fromkeys([*methods, *(method for rows in ablations.values() for method in rows.values())]))
         if not every:
@@ -145,6 +139,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         sanity_images=options.sanity_images,
         seed=options.seed,
         batch_size=options.batch_size,
+        activation=options.activation,
     )
 
 
@@ -168,13 +163,6 @@ def _items(options: argparse.Namespace, model: LoadedModel) -> tuple[list[Item],
     return items, classes or data, text + (f" ({strangers} more are no classes of the network)" if strangers else "")
 
 
-def _whole(model: LoadedModel) -> LoadedModel:
-    """The model with whole pictures squeezed to its size: what is cut off could not be pointed at."""
-    size = model.transform(Image.new("RGB", (64, 64))).shape[-1]
-    shape = v2.Compose([v2.Resize((size, size), antialias=True), normalised(model.mean, model.std)])
-    return dataclasses.replace(model, transform=lambda picture: shape(picture).as_subclass(torch.Tensor))
-
-
 def _list() -> Table:
     table = Table("", "key", "method", "what it is", title="* = measured by default; peers by --compare", title_justify="left")
     kind = ""
@@ -192,6 +180,7 @@ def _expected(costs: dict[str, Any], items: Sequence[Item], methods: Sequence[Me
     for method in methods:
         if method.key in costs["maps"]:
             left += len(results.todo(items, method)) * (costs["maps"][method.key] + plan.passes)
+    left += costs["shared"] * len({item.key for method in methods for item in results.todo(items, method)})
     if not left:
         return "nothing left to measure"
     per_pass = f"{1000 * costs['seconds']:.3g} ms each (one batch timed)"

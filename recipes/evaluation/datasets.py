@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from groupcam_aug.recipes.image_files import BROKEN, upright_size
 
-__all__ = ["Item", "coco_items", "evenly", "folder_items", "read_class_map", "voc_items"]
+__all__ = ["Item", "coco_items", "evenly", "folder_items", "read_class_map", "voc_items", "wordnet_classes"]
+
+_WORDNET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +65,26 @@ def evenly(paths: Sequence[Path], limit: int | None) -> list[Path]:
 
 
 def folder_items(paths: Sequence[Path], class_names: Sequence[str]) -> tuple[list[Item], bool]:
-    """An item for each file, and whether folders give the class: if every file lies in a folder named after one."""
+    """An item for each file, and whether folders give the class: if every file lies in a folder named after one.
+
+    ImageNet's folders may have their WordNet ids (n01440764).
+    """
     known = {name: i for i, name in enumerate(class_names)}
+    if any(_WORDNET.fullmatch(path.parent.name) for path in paths):
+        known = {**wordnet_classes(class_names), **known}
     named = all(path.parent.name in known for path in paths)
     return [Item(path.as_posix(), path, (known[path.parent.name],) if named else ()) for path in paths], named
+
+
+def wordnet_classes(class_names: Sequence[str]) -> dict[str, int]:
+    """ImageNet's WordNet ids to the network's classes, if those are ImageNet's 1,000 in their usual order; else nothing."""
+    from timm.data import ImageNetInfo
+    from torchvision.models import ResNet18_Weights
+
+    if list(class_names) != ResNet18_Weights.DEFAULT.meta["categories"]:
+        return {}
+    ids = ImageNetInfo()
+    return {ids.index_to_label_name(i): i for i in range(len(class_names))}
 
 
 def voc_items(

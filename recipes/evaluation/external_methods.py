@@ -1,4 +1,4 @@
-"""Map methods of other libraries (the extra `compare`): grad-cam and captum, called as their pages show."""
+"""Map methods of other libraries (the extra `compare`): grad-cam, torchcam and captum, called as their pages show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.grid import read_grid
-from groupcam_aug.map_ops import minmax
+from groupcam_aug.map_ops import enlarge, minmax
 from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 
 __all__ = ["EXTERNAL_METHODS"]
@@ -98,11 +98,37 @@ def guided(library: Any, network: nn.Module, image: Tensor, label: Tensor) -> Te
     return library.GuidedBackprop(network).attribute(image, target=label)
 
 
+def smooth_grad_cam(setup: Setup) -> Maps:
+    """SmoothGrad-CAM++ of torchcam, called as its pages show: on the logits, with its default copies and noise."""
+    library, network = importlib.import_module("torchcam.methods"), setup.copied
+
+    def maps(images: Tensor, classes: Tensor, seeds: Sequence[int]) -> Tensor:
+        maps_made = []
+        with as_found(network, images.device), torch.enable_grad():
+            for image, label, seed in zip(images, classes.tolist(), seeds, strict=True):
+                torch.manual_seed(seed)  # inside `as_found`, which puts the generators back
+                with library.SmoothGradCAMpp(network, setup.layer) as cam:
+                    (grid,) = cam(label, network(image[None].clone().requires_grad_()))
+                maps_made.append(enlarge(grid.detach().float()[:, None], tuple(image.shape[-2:]))[:, 0])
+            network.zero_grad(set_to_none=True)
+        return minmax(torch.cat(maps_made).to(images))
+
+    return maps
+
+
+def _cam(key: str, name: str, kind: str, more: str = "") -> Method:
+    return Method(key, name, "peer", f"grad-cam{more}", grad_cam_library(kind), "pytorch_grad_cam")
+
+
 EXTERNAL_METHODS: tuple[Method, ...] = (
-    Method(
-        "scorecam", "Score-CAM", "peer", "grad-cam; a pass for every channel", grad_cam_library("ScoreCAM"), "pytorch_grad_cam"
-    ),
-    Method("gradcam++", "Grad-CAM++", "peer", "grad-cam", grad_cam_library("GradCAMPlusPlus"), "pytorch_grad_cam"),
+    _cam("scorecam", "Score-CAM", "ScoreCAM", "; a pass for every channel"),
+    _cam("gradcam++", "Grad-CAM++", "GradCAMPlusPlus"),
+    _cam("layercam", "LayerCAM", "LayerCAM"),
+    _cam("hirescam", "HiResCAM", "HiResCAM"),
+    _cam("xgradcam", "XGradCAM", "XGradCAM"),
+    _cam("eigencam", "EigenCAM", "EigenCAM", "; the same for all classes"),
+    _cam("ablationcam", "Ablation-CAM", "AblationCAM", "; a pass of the layer's head for every channel"),
+    Method("smoothgradcam++", "SmoothGrad-CAM++", "peer", "torchcam; 4 noisy copies", smooth_grad_cam, "torchcam.methods"),
     Method(
         "integrated",
         "integrated gradients",

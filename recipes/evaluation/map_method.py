@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from groupcam_aug.saliency import GroupCAM
+from groupcam_aug.targets import Activation
 
 __all__ = ["Maps", "Method", "Setup"]
 
@@ -28,13 +29,14 @@ class Setup:
     layer: str
     channels: int  # of that layer
     asked: str | None = None  # the layer that maps are asked of; None: the one found, and what the network rectifies behind it
+    activation: Activation = "softmax"
 
     @classmethod
-    def of(cls, network: nn.Module, images: Tensor, layer: str | None = None) -> Setup:
+    def of(cls, network: nn.Module, images: Tensor, layer: str | None = None, activation: Activation = "softmax") -> Setup:
         """Find the layer (None) or check it, and count its channels, with one image (1, 3, H, W)."""
-        cam = GroupCAM(network, layer, groups=1, weights="none", denoise=None)
+        cam = GroupCAM(network, layer, groups=1, weights="none", denoise=None, activation=activation)
         cam(images, 0)
-        return cls(network, str(cam.layer), cam.layer_shape[0], layer)
+        return cls(network, str(cam.layer), cam.layer_shape[0], layer, activation)
 
     def groups(self, wanted: int) -> int:
         """G, at most as many as there are channels."""
@@ -59,6 +61,7 @@ class Method:
     default: bool = True
     of: str = ""  # key of the method whose maps it alters, so that they are made once
     alter: Callable[[Tensor], Tensor] | None = None
+    passes: Callable[[tuple[int, int]], int] | None = field(default=None, compare=False)  # for (H, W), where that is known
     cam: Callable[[Setup], Any] | None = field(default=None, compare=False)  # for the sanity check
 
     def missing(self) -> str | None:

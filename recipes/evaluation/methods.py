@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from groupcam_aug.baselines import centred_blob, random_cells
+from groupcam_aug.map_ops import minmax
+from groupcam_aug.occlusion import occlusion, window_count
 from groupcam_aug.recipes.evaluation.external_methods import EXTERNAL_METHODS
 from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
 from groupcam_aug.recipes.unknown_names import nearest
+from groupcam_aug.rise import rise
 from groupcam_aug.saliency import GradCAM, GroupCAM
 
-__all__ = ["ABLATIONS", "METHODS", "RENAMED", "ablation", "choose"]
+__all__ = ["ABLATIONS", "METHODS", "RENAMED", "ablation", "choose", "rise_method"]
 
+MASKS = 4000  # of RISE: the paper's for VGG16
 # Keys of methods, as older calls and rows have them.
 RENAMED = {
     "training": "paper",
@@ -41,7 +45,7 @@ def choose(words: str | None, compare: bool) -> list[Method]:
             if key not in known:
                 raise ValueError(f"no method {key!r}{nearest(key, known, RENAMED)}; --list shows them")
         chosen = [known[key] for key in keys]
-    return list(dict.fromkeys([*chosen, *(method for method in METHODS if compare and method.kind == "peer")]))
+    return list(dict.fromkeys([*chosen, *(method for method in METHODS if compare and method.needs)]))
 
 
 def ablation(kind: str, channels: int) -> dict[float, Method]:
@@ -74,15 +78,40 @@ def _ours(make: Callable[..., Any], **options: Any) -> Callable[[Setup], Maps]:
 
 
 def _full(setup: Setup, **options: Any) -> GroupCAM:
-    return GroupCAM(setup.network, setup.asked, **{"groups": setup.groups(32), **options})
+    options = {"groups": setup.groups(32), "activation": setup.activation, **options}
+    return GroupCAM(setup.network, setup.asked, **options)
 
 
 def _training(setup: Setup, **options: Any) -> GroupCAM:
-    return GroupCAM.for_training(setup.network, setup.asked, groups=setup.groups(16), **options)
+    how = {"groups": setup.groups(16), "activation": setup.activation, **options}
+    return GroupCAM.for_training(setup.network, setup.asked, **how)
 
 
 def _gradcam(setup: Setup) -> GradCAM:
     return GradCAM(setup.network, setup.asked)
+
+
+def rise_method(masks: int) -> Method:
+    """RISE with so many masks, the same for all images."""
+
+    def make(setup: Setup) -> Maps:
+        return lambda images, classes, _seeds: minmax(
+            rise(setup.network, images, classes, masks=masks, activation=setup.activation).to(images)
+        )
+
+    key = "rise" if masks == MASKS else f"rise:{masks}"
+    told = f"{masks:,} random masks of 7 x 7 cells against mean grey, a pass each"
+    return Method(key, "RISE", "peer", told, make, default=False, passes=lambda _size: masks + 1)
+
+
+def _occlusion(setup: Setup) -> Maps:
+    return lambda images, classes, _seeds: minmax(
+        occlusion(setup.network, images, classes, activation=setup.activation).maps.to(images)
+    )
+
+
+def _windows(size: tuple[int, int]) -> int:
+    return window_count(*size) + 1
 
 
 def _row(key: str, name: str, description: str, make: Callable[..., Any], default: bool = True, **options: Any) -> Method:
@@ -122,5 +151,15 @@ METHODS: tuple[Method, ...] = (
     Method("cells", "random cells", "control", "noise on 7 x 7 cells: as coarse as a map", _per_image(random_cells)),
     Method("pixels", "random pixels", "control", "noise in every pixel", _per_image(_random_pixels)),
     Method("inverted", "inverted Group-CAM", "control", "1 - Group-CAM: the worst", _ours(_full), of="groupcam", alter=_inverted),
+    rise_method(MASKS),
+    Method(
+        "occlusion",
+        "occlusion",
+        "peer",
+        "a window of a seventh of the side, in steps of half of it, hidden by mean grey",
+        _occlusion,
+        default=False,
+        passes=_windows,
+    ),
     *EXTERNAL_METHODS,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from groupcam_aug.recipes.parsers import Renamed, add_network
+from groupcam_aug.recipes.parsers import Renamed, add_activation, add_network
 
 __all__ = ["build_parser", "check"]
 
@@ -13,13 +13,15 @@ DESCRIPTION = """How good are the maps, beside controls that know nothing and be
 
 Insertion, deletion and their difference (over-all), average drop, the sanity check of randomised weights and the time of a map,
 with 95 % intervals, on your network and your images. Classes are the network's own first choice; a folder with a sub-folder
-for each class gives its own. With --voc or --coco the pointing game is played on the data's boxes instead.
+for each class (or ImageNet's WordNet ids) gives its own. With --voc or --coco the pointing game is played on the data's boxes
+instead, on whole pictures squashed to the network's size.
 """
 EPILOG = """examples:
   groupcam-aug evaluate photos/ --checkpoint last.ckpt --limit 100
   groupcam-aug evaluate photos/ --model timm/resnet50 --pretrained --compare --dry-run
   groupcam-aug evaluate photos/ --checkpoint last.ckpt --run lightning_logs/version_3     # into that run's report
   groupcam-aug evaluate photos/ --checkpoint last.ckpt --methods none --ablate groups,denoise
+  groupcam-aug evaluate val/ --model timm/vgg16 --pretrained --resize squash --methods groupcam,rise --measures curves,occlusion
   groupcam-aug evaluate --voc data/ --year 2007 --checkpoint voc.ckpt --methods groupcam,gradcam,centre
 
 Stopped (Ctrl-C, a kill, a full disk), the same command goes on where it was: finished rows are in OUT/images.jsonl."""
@@ -55,13 +57,15 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     group.add_argument("--ablate", metavar="KINDS", type=ablate, default=(), help="groups,denoise: table 2, figure 5")
     group.add_argument("--layer", help="target layer (default: found, and named)")
     group = parser.add_argument_group("measures")
-    known = ("curves", "drop", "sanity", "pointing")
+    known = ("curves", "drop", "sanity", "occlusion", "pointing", "localisation")
     group.add_argument(
         "--measures",
         metavar="KINDS",
         type=_words(known),
-        help="of curves,drop,sanity,pointing (default: curves,drop,sanity; with boxes pointing)",
+        help="of curves,drop,sanity,occlusion and, with boxes, pointing,localisation (default: curves,drop,sanity; with boxes "
+        "pointing)",
     )
+    add_activation(group)
     group.add_argument("--steps", type=int, help="intervals of a curve (default: 28); figures of other steps do not compare")
     group.add_argument("--substrate", choices=("blur", "zeros", "mean"), default="blur", help="(default: %(default)s)")
     group.add_argument("--author-compatible", action="store_true", help="the authors' code: 112 steps, blur and zeros")
@@ -89,8 +93,13 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
             parser.error(f"--{name.replace('_', '-')} {value}: give at least 1")
     if options.measures is None:
         options.measures = ("pointing",) if boxes else ("curves", "drop", "sanity")
-    if not options.measures or ("pointing" in options.measures and not boxes):
-        parser.error("--measures: the pointing game needs --voc or --coco" if options.measures else "--measures is empty")
+    if not options.measures:
+        parser.error("--measures is empty")
+    if not boxes and (needy := [name for name in options.measures if name in ("pointing", "localisation")]):
+        names = {"pointing": "the pointing game", "localisation": "localisation"}
+        parser.error(f"--measures: {names[needy[0]]} needs --voc or --coco")
+    if boxes:
+        options.resize = "squash"  # what is cut off could not be pointed at
     if options.author_compatible and (options.steps is not None or options.substrate != "blur"):
         parser.error("--author-compatible fixes --steps and --substrate")
 

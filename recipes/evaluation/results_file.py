@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from groupcam_aug.files import add_line, put_file, read_lines
 from groupcam_aug.json_shape import misfit
+from groupcam_aug.occlusion import window_count
 from groupcam_aug.recipes.evaluation.datasets import Item
 from groupcam_aug.recipes.evaluation.map_method import Method
 from groupcam_aug.recipes.evaluation.methods import RENAMED
+from groupcam_aug.targets import Activation
 
 __all__ = ["Outcome", "Plan", "ResultsFile"]
 
@@ -34,9 +36,14 @@ _ROW = {
     "method": str,
     "label": object,
     "undefined": bool,
-    "hit?": bool,
-    **{f"{name}?": (float, None) for name in (*_CURVES, "drop", "activation", "energy", "seconds")},
+    **{f"{name}?": bool for name in ("hit", "box_error", "top1_error")},
+    **{f"{name}?": (float, None) for name in (*_CURVES, "drop", "activation", "energy", "occlusion", "seconds")},
     **{f"{name}_curve?": ([float], None) for name in _CURVES},
+}
+_MEASURED: dict[str, dict[str, Any]] = {
+    "pointing": {"hit": bool, "energy": float},
+    "localisation": {"box_error": bool, "top1_error": bool},
+    "occlusion": {"occlusion": (float, None)},
 }
 _OTHER_LINES = ({"method": str, "cost": float}, {"method": str, "files": [str], "sanity": _SANITY}, {"fractions": [float]})
 
@@ -45,7 +52,7 @@ _OTHER_LINES = ({"method": str, "cost": float}, {"method": str, "files": [str], 
 class Plan:
     """What is measured, and how. All but the batch size decides the figures."""
 
-    measures: tuple[str, ...] = ("curves", "drop", "sanity")  # or "pointing"
+    measures: tuple[str, ...] = ("curves", "drop", "sanity")  # or "occlusion", and with boxes "pointing", "localisation"
     steps: int = 28
     substrate: Literal["blur", "zeros", "mean"] = "blur"
     author_compatible: bool = False
@@ -54,10 +61,12 @@ class Plan:
     sanity_images: int = 4
     seed: int = 0
     batch_size: int = 16
+    activation: Activation = "softmax"
 
     def settings(self) -> dict[str, Any]:
         """What rows of one file must have in common."""
-        return {name: value for name, value in asdict(self).items() if name not in ("batch_size", "sanity_images")}
+        left_out = {"batch_size", "sanity_images", *(["activation"] if self.activation == "softmax" else [])}  # as of old files
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def description(self) -> str:
         """In words, for people."""
@@ -68,6 +77,12 @@ class Plan:
             )
         if "pointing" in self.measures:
             parts.append(f"pointing with a tolerance of {self.tolerance:g} pixels, mean over classes")
+        if "localisation" in self.measures:
+            parts.append("boxes around what is at least 15 % of the maximum, right from an overlap (IoU) of 0.5 on")
+        if "occlusion" in self.measures:
+            parts.append("ranks against windows hidden by mean grey")
+        if self.activation != "softmax":
+            parts.append(self.activation)
         return "; ".join([*parts, "95 % intervals over images"])
 
     @property
@@ -75,6 +90,10 @@ class Plan:
         """Forward passes that the scores of one map take."""
         curves = (2 * 112 + 1 if self.author_compatible else 2 * self.steps) if "curves" in self.measures else 0
         return curves + 2 * ("drop" in self.measures)
+
+    def shared_passes(self, size: tuple[int, int]) -> int:
+        """Forward passes that an image of this size takes once for all methods."""
+        return window_count(*size) + 1 if "occlusion" in self.measures else 0
 
 
 @dataclass
@@ -105,8 +124,9 @@ class ResultsFile:
         self.fractions: list[float] = []
         self.damaged = 0  # lines left out, whose rows are measured again
         self._opened = False
-        pointing = {"hit": bool, "energy": float} if "pointing" in self.settings.get("measures", ()) else {}
-        kinds = ({**_ROW, **pointing}, *_OTHER_LINES)
+        measured = self.settings.get("measures", ())
+        wanted = {name: kind for measure, own in _MEASURED.items() if measure in measured for name, kind in own.items()}
+        kinds = ({**_ROW, **wanted}, *_OTHER_LINES)
         lines = [] if restart else read_lines(folder, _KEPT)
         if lines:
             there = lines[0].get("settings")

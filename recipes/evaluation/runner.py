@@ -21,7 +21,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from groupcam_aug.borrow import as_found
 from groupcam_aug.fidelity import wait_for
-from groupcam_aug.metrics import average_drop, box_masks, energy_pointing_game, insertion_deletion, pointing_game
+from groupcam_aug.metrics import (
+    average_drop,
+    box_masks,
+    boxes_from_maps,
+    energy_pointing_game,
+    insertion_deletion,
+    localisation_error,
+    pointing_game,
+)
+from groupcam_aug.occlusion import Occlusion, occlusion
 from groupcam_aug.outputs import not_numbers, why_not_finite
 from groupcam_aug.recipes.evaluation.datasets import Item, evenly
 from groupcam_aug.recipes.evaluation.map_method import Maps, Method, Setup
@@ -58,28 +67,36 @@ def measure(
     chunks = [items[start : start + plan.batch_size] for start in range(0, len(items), plan.batch_size)]
     ready: dict[str, Maps] = {}
     unfinished = [method for method in methods if results.todo(items, method)]
+    shared = 0
     if unfinished:
         image = first_image(model, items, outcome.failed)
+        shared = plan.shared_passes((image.shape[-2], image.shape[-1]))
         _prepare(
             setup, unfinished, image, results, ready, outcome, lambda name: progress.update(task, description=f"trying {name}")
         )
     kept = [method for method in methods if method.key not in outcome.left_out]
     effort = {key: cost + plan.passes + 0.1 for key, cost in _costs(kept, results).items()}
     trials = {key: STAGES * min(plan.sanity_images, len(items)) * (cost - plan.passes) for key, cost in effort.items()}
-    total = len(items) * sum(effort.values()) + sum(trials[method.key] for method in checked(kept, plan))
+    total = len(items) * (shared + sum(effort.values())) + sum(trials[method.key] for method in checked(kept, plan))
     progress.update(task, total=total)
     warm: set[str] = set()
     for number, chunk in enumerate(chunks):
         todo = [method for method in kept if results.todo(chunk, method)]
         progress.advance(task, len(chunk) * sum(effort[method.key] for method in kept if method not in todo))
+        progress.advance(task, 0 if todo else len(chunk) * shared)
         batch = _read(model, chunk, outcome.failed) if todo else ([], torch.empty(0))
         if not len(batch[0]):
-            progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo))
+            progress.advance(task, len(chunk) * (sum(effort[method.key] for method in todo) + (shared if todo else 0)))
             continue
         readable, images = batch[0], batch[1].to(next(setup.network.parameters()).device)
         progress.advance(task, len(chunk) * sum(effort[method.key] for method in todo if not results.todo(readable, method)))
         todo = [method for method in todo if results.todo(readable, method)]  # but for files that cannot be read
-        classes = _classes(setup.network, readable, images)
+        classes, right = _classes(setup.network, readable, images)
+        seen = None
+        if "occlusion" in plan.measures and todo:
+            progress.update(task, description=f"{number * plan.batch_size + len(chunk)} of {len(items)}, hiding windows")
+            seen = occlusion(setup.network, images, classes, activation=plan.activation)
+        progress.advance(task, len(chunk) * shared)
         made: dict[str, Tensor] = {}
         for method in todo:
             reached = number * plan.batch_size + len(chunk)
@@ -90,7 +107,7 @@ def measure(
                 maps, seconds = _timed(ready[method.key], images, classes, [_seed(plan.seed, item) for item in readable])
             made[method.key] = maps
             maps = maps if method.alter is None else method.alter(maps)
-            rows = _rows(setup.network, readable, images, maps, classes, plan, results)
+            rows = _rows(setup.network, readable, images, maps, classes, right, seen, plan, results)
             for item, label, row in zip(readable, classes.tolist(), rows, strict=True):
                 timing = {} if seconds is None else {"seconds": round(seconds, 6), "warm": method.key in warm}
                 about = {"file": item.key, "stamp": item.stamp, "method": method.key, "class": label, "label": item.label}
@@ -109,7 +126,8 @@ def estimate(model: LoadedModel, setup: Setup, items: Sequence[Item], methods: S
     """What measuring would take; maps are made of one image, one batch is scored and timed, nothing is kept.
 
     Returns:
-        "maps": passes of one map by method; "sanity": passes of the sanity check by method; "seconds" of a pass here;
+        "maps": passes of one map by method; "shared": passes of an image for all methods; "sanity": passes of the sanity check
+        by method; "seconds" of a pass here;
         "left_out": methods that cannot be used, with the reason.
     """
     outcome, costs = Outcome(), _Costs()
@@ -121,16 +139,18 @@ def estimate(model: LoadedModel, setup: Setup, items: Sequence[Item], methods: S
     kept = [method for method in methods if method.key not in outcome.left_out]
     noise = torch.rand(batch[:, 0].shape, generator=torch.Generator().manual_seed(plan.seed)).to(batch)
     steps = 4
-    insertion_deletion(setup.network, batch[:1], noise[:1], 0, steps=1)
+    how: dict[str, Any] = {"activation": plan.activation}
+    insertion_deletion(setup.network, batch[:1], noise[:1], 0, steps=1, **how)
     wait_for(batch.device)
     start = time.perf_counter()
-    insertion_deletion(setup.network, batch, noise, 0, steps=steps)
+    insertion_deletion(setup.network, batch, noise, 0, steps=steps, **how)
     wait_for(batch.device)
     seconds = (time.perf_counter() - start) / (2 * steps * len(batch))
     trials = STAGES * min(plan.sanity_images, len(items))
     return {
         "maps": _costs(kept, costs),
         "sanity": {method.key: trials * (costs.costs.get(method.key) or 0.0) for method in checked(kept, plan)},
+        "shared": plan.shared_passes((batch.shape[-2], batch.shape[-1])),
         "seconds": seconds,
         "left_out": outcome.left_out,
     }
@@ -226,12 +246,15 @@ def _prepare(
         reason = method.missing()
         if reason is None:
             try:
-                made = method.make(setup)
-                with _flop_counter() as counter:
-                    made(image, label, [0])
-                ready[method.key] = made
-                if method.key not in results.costs and whole:
-                    results.add({"method": method.key, "cost": round(counter.get_total_flops() / whole, 3)})
+                ready[method.key] = made = method.make(setup)
+                if method.passes is not None:
+                    cost: float | None = method.passes((image.shape[-2], image.shape[-1]))
+                else:
+                    with _flop_counter() as counter:
+                        made(image, label, [0])
+                    cost = round(counter.get_total_flops() / whole, 3) if whole else None
+                if method.key not in results.costs and cost is not None:
+                    results.add({"method": method.key, "cost": cost})
             except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if reason is not None:
@@ -264,14 +287,15 @@ def _logits(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor
     return logits
 
 
-def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> Tensor:
-    """(n,) the class of each item; the network chooses where there are none or several."""
+def _classes(network: nn.Module, items: Sequence[Item], images: Tensor) -> tuple[Tensor, list[bool]]:
+    """(n,) the class of each item; the network chooses where there are none or several. And whether it is its first choice."""
     logits = _logits(network, items, images)
     chosen = []
     for item, row in zip(items, logits, strict=True):
         among = torch.tensor(item.classes or range(len(row)), device=row.device)
         chosen.append(among[row[among].argmax()])
-    return torch.stack(chosen)
+    classes = torch.stack(chosen)
+    return classes, (classes == logits.argmax(dim=1)).tolist()
 
 
 def _timed(maps: Maps, images: Tensor, classes: Tensor, seeds: Sequence[int]) -> tuple[Tensor, float]:
@@ -284,13 +308,22 @@ def _timed(maps: Maps, images: Tensor, classes: Tensor, seeds: Sequence[int]) ->
 
 
 def _rows(
-    network: nn.Module, items: Sequence[Item], images: Tensor, maps: Tensor, classes: Tensor, plan: Plan, results: ResultsFile
+    network: nn.Module,
+    items: Sequence[Item],
+    images: Tensor,
+    maps: Tensor,
+    classes: Tensor,
+    right: Sequence[bool],
+    seen: Occlusion | None,
+    plan: Plan,
+    results: ResultsFile,
 ) -> list[dict[str, Any]]:
     """The scores of each image's map."""
     rows: list[dict[str, Any]] = [{"undefined": bool(flat)} for flat in maps.amax(dim=(1, 2)) <= maps.amin(dim=(1, 2))]
     if "curves" in plan.measures:
         how: dict[str, Any] = {"author_compatible": True} if plan.author_compatible else {"steps": plan.steps}
         how |= {} if plan.author_compatible else {"substrate": plan.substrate}
+        how["activation"] = plan.activation
         curves = insertion_deletion(network, images, maps, classes, **how)
         if not results.fractions:
             results.add({"fractions": curves.fractions.tolist()})
@@ -304,17 +337,25 @@ def _rows(
                 row[name] = round(float(area[i]), 7) if usable else None
                 row[f"{name}_curve"] = [round(value, 6) for value in curve[i].tolist()] if usable else None
     if "drop" in plan.measures:
-        drop = average_drop(network, images, maps, classes)
+        drop = average_drop(network, images, maps, classes, activation=plan.activation)
         for i, row in enumerate(rows):
             row["drop"] = None if drop.undefined[i] else round(float(drop.drop[i]), 7)
             row["increase"] = None if drop.undefined[i] else bool(drop.increase[i])
             row["activation"] = round(float(drop.activation[i]), 7)
-    if "pointing" in plan.measures:
-        for item, saliency, row in zip(items, maps, rows, strict=True):
+    if seen is not None:
+        agreement = seen.correlation(maps)
+        for value, undefined, row in zip(agreement.value.tolist(), agreement.undefined.tolist(), rows, strict=True):
+            row["occlusion"] = None if undefined else round(value, 7)
+    if {"pointing", "localisation"} & set(plan.measures):
+        for item, saliency, is_right, row in zip(items, maps, right, rows, strict=True):
             large = F.interpolate(saliency[None, None].float(), item.size, mode="bilinear", align_corners=False)[0]
-            masks = box_masks([item.boxes], item.size).to(large.device)
-            row["hit"] = bool(pointing_game(large, masks, tolerance=plan.tolerance).value)
-            row["energy"] = round(float(energy_pointing_game(large, masks).value), 7)
+            if "pointing" in plan.measures:
+                masks = box_masks([item.boxes], item.size).to(large.device)
+                row["hit"] = bool(pointing_game(large, masks, tolerance=plan.tolerance).value)
+                row["energy"] = round(float(energy_pointing_game(large, masks).value), 7)
+            if "localisation" in plan.measures:
+                row["box_error"] = bool(localisation_error(boxes_from_maps(large), [item.boxes]).value)
+                row["top1_error"] = row["box_error"] or not is_right
     return rows
 
 
@@ -328,7 +369,7 @@ def _check(
     if method.cam is None or not readable or results.sanity.get(method.key, {}).get("files") == files:
         return
     images = images.to(next(setup.network.parameters()).device)
-    classes = _classes(setup.network, readable, images)
+    classes, _ = _classes(setup.network, readable, images)
     check = randomization_check(
         setup.network, images, method.cam(setup), classes, mode=plan.sanity_mode, seed=plan.seed, stages=STAGES
     )

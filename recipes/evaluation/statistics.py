@@ -29,8 +29,8 @@ def figures_of(
     """Figures of every method over the images that have rows, keyed by the method's name.
 
     Means are over the images for which all of the methods have a map ("compared" counts them, "undefined" those where this one
-    has none); the pointing game and energy are over all images, where no map is a miss. A figure that no image has is left out.
-    Differences to the methods of `REFERENCES` come with a verdict, see `paired_verdict`.
+    has none); the pointing game, energy and boxes are over all images, where no map is a miss. A figure that no image has is
+    left out. Differences to the methods of `REFERENCES` come with a verdict, see `paired_verdict`.
 
     Args:
         items: what was measured; those without rows are passed over.
@@ -50,10 +50,16 @@ def figures_of(
             if curves := _values(rows, f"{name}_curve"):
                 figures[name] = _curve(curves, _values(rows, name), results.fractions)
         overall = _overall(rows)
-        columns = {"overall": list(overall.values()), "drop": _values(rows, "drop"), "energy": _values(every, "energy")}
+        columns = {
+            "overall": list(overall.values()),
+            "drop": _values(rows, "drop"),
+            "occlusion": _values(rows, "occlusion"),
+            "energy": _values(every, "energy"),
+        }
         figures |= {name: _mean(values) for name, values in columns.items() if values}
-        if increases := _values(rows, "increase"):
-            figures["increase"] = _share(increases)
+        shares = {name: _values(every, name) for name in ("box_error", "top1_error")}
+        shares["increase"] = _values(rows, "increase")
+        figures |= {name: _share(values) for name, values in shares.items() if values}
         if _values(every, "hit"):
             figures["pointing"] = _pointing(every, seed)
         for reference in REFERENCES:
@@ -77,16 +83,7 @@ def reading(methods: Mapping[str, dict[str, Any]]) -> str:
     """One line under the table: who leads, and who is shown to be above the centred blob."""
     scored = {name: figures["overall"]["mean"] for name, figures in methods.items() if figures.get("overall")}
     if not scored:
-        pointed = {name: figures["pointing"]["macro"] for name, figures in methods.items() if figures.get("pointing")}
-        if not pointed:
-            missing = left_out_images(methods)
-            return missing and f"{missing}: compare fewer methods by --methods."
-        leaders, share = _leaders({name: 100 * value for name, value in pointed.items()}, 1)
-        trials = _number(max(figures["images"] for figures in methods.values()), "trial")
-        what = f"({share:.1f}% of a class's images, mean over classes) in {trials}"
-        if len(leaders) == len(pointed) > 1:
-            return f"All point equally well {what}."
-        return f"{_listed(leaders)} point{'' if len(leaders) > 1 else 's'} best {what}."
+        return _reading_of_boxes(methods) or _reading_without_curves(methods)
     leaders, most = _leaders(scored, 3)
     verb = "have the same" if len(leaders) == len(scored) > 1 else "have the highest" if len(leaders) > 1 else "has the highest"
     who = "All methods" if len(leaders) == len(scored) > 1 else _listed(leaders)
@@ -107,6 +104,29 @@ def reading(methods: Mapping[str, dict[str, Any]]) -> str:
     if missing := left_out_images(methods):
         sentences.append(missing)
     return "; ".join(sentences) + "."
+
+
+def _reading_of_boxes(methods: Mapping[str, dict[str, Any]]) -> str:
+    """Who points or places boxes best; empty if neither was measured."""
+    trials = _number(max((figures["images"] for figures in methods.values()), default=0), "trial")
+    if pointed := {name: 100 * figures["pointing"]["macro"] for name, figures in methods.items() if figures.get("pointing")}:
+        leaders, share = _leaders(pointed, 1)
+        what = f"({share:.1f}% of a class's images, mean over classes) in {trials}"
+        if len(leaders) == len(pointed) > 1:
+            return f"All point equally well {what}."
+        return f"{_listed(leaders)} point{'' if len(leaders) > 1 else 's'} best {what}."
+    placed = {name: -100 * figures["box_error"]["mean"] for name, figures in methods.items() if figures.get("box_error")}
+    if not placed:
+        return ""
+    leaders, share = _leaders(placed, 1)
+    who, verb = ("All", "have") if len(leaders) == len(placed) > 1 else (_listed(leaders), "have" if len(leaders) > 1 else "has")
+    return f"{who} {verb} the fewest wrong boxes ({0 - share:.1f}%) in {trials}."
+
+
+def _reading_without_curves(methods: Mapping[str, dict[str, Any]]) -> str:
+    missing = left_out_images(methods)
+    compared = max((figures["compared"] for figures in methods.values()), default=0)
+    return missing and missing[0].upper() + missing[1:] + ("." if compared else ": compare fewer methods by --methods.")
 
 
 def left_out_images(methods: Mapping[str, dict[str, Any]]) -> str:

@@ -46,6 +46,9 @@ _NOTES = """\
 - Brackets: 95 % intervals over images (Student's t; shares: Wilson's; pointing as mean over classes: bootstrap); none where there
   are too few. A method is *shown above* another if both Student's interval and its correction for skewness leave zero out, each
   comparison by itself, from 20 images on.
+- occlusion ρ: rank correlation of what hiding a window takes from the class's probability with the map's mean in the window
+  (Grad-CAM, section 5.3). box error: share of images whose map's box (the largest part above 15 % of its maximum) overlaps none
+  of the class's boxes by half; with class: or whose class is not the network's first choice (Grad-CAM, section 4.1).
 - no map: images for which the method's map is constant. They are in no mean of any method (but misses of the pointing game), so
   that all are compared on the same images.
 - ms/image: median over batches, all methods in turn on the same batch, device synchronised. passes: the arithmetic of a map in
@@ -311,6 +314,9 @@ def _columns(methods: Mapping[str, dict[str, Any]]) -> list[tuple[str, Callable[
         ("increase % ↑", figure("increase", digits=1, scale=100), "increase"),
         ("pointing % ↑", figure("pointing", "macro", 1, 100), "pointing"),
         ("energy % ↑", figure("energy", digits=1, scale=100), "energy"),
+        ("occlusion ρ ↑", figure("occlusion"), "occlusion"),
+        ("box error % ↓", figure("box_error", digits=1, scale=100), "box_error"),
+        ("with class % ↓", figure("top1_error", digits=1, scale=100), "top1_error"),
         ("no map", count, ""),
         ("ms/image", time, "milliseconds"),
         ("passes", cost, "passes"),

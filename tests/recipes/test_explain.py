@@ -102,6 +102,18 @@ def test_maps_json_says_what_is_in_the_pictures(pictures, checkpoint, tmp_path, 
     assert written(tmp_path / "one") == ["maps.json", "one.png"]  # no sheet of one
 
 
+def test_probabilities_and_maps_of_several_labels(pictures, checkpoint, tmp_path):
+    words = [pictures / "b", "--style", "raw", "--groups", 4, "--mask-at", "target", "--target", "goldfish"]
+    for how in ("softmax", "sigmoid"):
+        assert explain(*words, "--activation", how, "--out", tmp_path / how, checkpoint=checkpoint) == 0
+    one, two = (
+        [image["maps"][0]["probability"] for image in json.loads((tmp_path / how / "maps.json").read_text())["images"]]
+        for how in ("softmax", "sigmoid")
+    )
+    assert max(one) < 0.01 and min(two) > 0.2, "of 1,000 classes one; of a yes or no"
+    assert not np.allclose(np.load(tmp_path / "softmax" / "one.npy"), np.load(tmp_path / "sigmoid" / "one.npy"), atol=1e-4)
+
+
 @pytest.mark.parametrize("names", [["a", "b"], ["goldfish", "shark"]])
 def test_a_first_choice_that_is_not_its_folder_is_marked(pictures, tmp_path, monkeypatch, names):
     made = []

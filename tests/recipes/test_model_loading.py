@@ -96,6 +96,10 @@ def test_a_checkpoint_s_own_crop_and_timm_s(monkeypatch, tmp_path):
     torch.testing.assert_close(mine.transform(picture), seen(32, 40))
     smaller = load_model(options("--ckpt", str(tmp_path / "last.ckpt"), "--size", "24"))
     torch.testing.assert_close(smaller.transform(picture), seen(24, None), msg="the shorter side belongs to the other size")
+    whole = load_model(options("--ckpt", str(tmp_path / "last.ckpt"), "--resize", "squash"))
+    squashed = picture.resize((32, 32), Image.Resampling.BILINEAR)
+    torch.testing.assert_close(whole.transform(picture), torch.tensor(np.asarray(squashed)).permute(2, 0, 1) / 255)
+    assert whole.description == f"{mine.description}, squashed"
     with pytest.raises(ValueError, match="says itself which network it holds.*leave out --model"):
         load_model(options("--ckpt", str(tmp_path / "last.ckpt"), "--model", "timm/resnet18"))
     net = timm.create_model("resnet18", num_classes=1000)

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.files import put_file
 from groupcam_aug.metrics import average_drop, insertion_deletion
+from groupcam_aug.occlusion import occlusion
 from groupcam_aug.recipes import written_files
 from groupcam_aug.recipes.classifier import load_classifier
 from groupcam_aug.recipes.cli import main
@@ -217,6 +218,39 @@ def test_a_file_name_that_is_not_utf_8(checkpoint, tmp_path):
     call = [sys.executable, "-m", "groupcam_aug.recipes.cli", "evaluate", tmp_path / "in", "--checkpoint", checkpoint, *words]
     done = subprocess.run(call, env=environment, capture_output=True, check=False)
     assert done.returncode == 1 and "not read: " in done.stdout.decode() and b"Traceback" not in done.stderr
+
+
+def test_ranks_against_hidden_windows_and_probabilities_of_several_labels(pictures, checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=False)
+    for name in ("weight", "bias"):  # scores that move with the picture
+        content["state_dict"][f"network.linear.{name}"] /= 20
+    checkpoint = tmp_path / "mild.ckpt"
+    torch.save(content, checkpoint)
+    words = [pictures / "dog", "--methods", "gradcam,occlusion,cells", "--measures", "curves,drop,occlusion", "--steps", 3]
+    words += ["--activation", "sigmoid", "--resize", "squash", "--out", tmp_path / "out"]
+    assert evaluate(*words, checkpoint=checkpoint) == 0
+    found, told = record(tmp_path / "out"), capsys.readouterr().out
+    assert "occlusion ρ" in told and "ranks against windows" in told and "sigmoid" in told and ", squashed" in told
+    classifier, _ = load_classifier(checkpoint)
+    network = classifier.network.eval()
+    shape = v2.Compose(
+        [v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
+    )
+    paths = sorted((pictures / "dog").iterdir())
+    images = torch.stack([shape(Image.open(path).convert("RGB")).as_subclass(Tensor) for path in paths])
+    maps, seen = GradCAM(network)(images, 1), occlusion(network, images, 1, activation="sigmoid")
+    curves = insertion_deletion(network, images, maps, 1, steps=3, activation="sigmoid")
+    drop = average_drop(network, images, maps, 1, activation="sigmoid")
+    kept, own = ~curves.undefined, found["methods"]["Grad-CAM"]
+    assert own["compared"] == int(kept.sum()) >= 2
+    assert own["insertion"]["auc"] == pytest.approx(float(curves.insertion_auc[kept].mean()), abs=1e-5)
+    assert own["drop"]["mean"] == pytest.approx(float(drop.drop[kept].mean()), abs=1e-5)
+    assert own["occlusion"]["mean"] == pytest.approx(float(seen.correlation(maps).value[kept].mean()), abs=1e-5)
+    other = found["methods"]["occlusion"]
+    assert other["occlusion"]["mean"] > found["methods"]["random cells"]["occlusion"]["mean"]
+    assert other["passes"] == seen.drops[0].numel() + 1
+    assert evaluate(*words, "--activation", "softmax", checkpoint=checkpoint) == 1
+    assert "activation: 'sigmoid' there, None now" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,18 @@ def test_folders_give_the_class_if_all_are_classes():
     assert not named and [item.classes for item in items] == [(), ()]
 
 
+def test_wordnet_ids_are_imagenet_s_classes():
+    from torchvision.models import ResNet18_Weights
+
+    names = ResNet18_Weights.DEFAULT.meta["categories"]
+    paths = [Path("val/n01440764/1.png"), Path("val/n02099601/2.png"), Path(f"val/{names[999]}/3.png")]
+    items, named = folder_items(paths, names)
+    assert named and [item.classes for item in items] == [(0,), (207,), (999,)]
+    assert names[0] == "tench" and names[207] == "golden retriever"
+    assert not folder_items([Path("n00000001/1.png")], names)[1] and not folder_items(paths[:1], names[::-1])[1]
+    assert folder_items(paths[:1], ["n01440764", "n02"])[0][0].classes == (0,), "a network of such names has them already"
+
+
 def test_a_file_that_changes_has_another_stamp(tmp_path):
     assert Item("k", tmp_path / "a").stamp == ""
     (tmp_path / "a").write_bytes(b"1")
@@ -85,6 +97,18 @@ def test_voc_through_torchvision(checkpoint, tmp_path, capsys):
     assert "pointing %" in told and "insertion " not in told and "2 images, 3 classes in them (1 more" in told
     assert evaluate(*words, "--measures", "curves,pointing", "--restart", "--steps", 2, checkpoint=checkpoint) == 0
     assert "insertion " in capsys.readouterr().out
+    words[words.index("--out") + 1] = tmp_path / "boxes"
+    assert evaluate(*words, "--measures", "localisation", checkpoint=checkpoint) == 0
+    blob = record(tmp_path / "boxes")["methods"]["centred blob"]
+    # Above 15 % of the maximum it is nearly as large as the picture, whose box it meets; the first corner's it does not.
+    assert blob["box_error"]["mean"] == pytest.approx(1 / 3, abs=1e-5) and blob["top1_error"]["mean"] >= blob["box_error"]["mean"]
+    told = capsys.readouterr().out
+    assert "box error %" in told and "with class %" in told and "IoU" in told and "pointing %" not in told
+    rows = [line for line in lines(tmp_path / "boxes") if line.get("method") == "centre"]
+    assert {row["label"]: row["box_error"] for row in rows if "000001" in row.get("file", "")} == {
+        "dog": False,
+        "tvmonitor": True,
+    }
     assert evaluate("--voc", tmp_path, "--year", 2012, checkpoint=checkpoint) == 1
     assert "no VOC 2012 'val'" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """Other libraries' maps: theirs, beside ours, and how to get them where they are missing."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ def test_other_libraries_run_beside_ours(pictures, checkpoint, tmp_path):
     found = record(tmp_path / "out")
     costs = {name: round(own["passes"]) for name, own in found["methods"].items() if own["kind"] == "peer"}
     # A pass for every channel; forward and backward, twice as dear as forward, for every step or copy.
-    assert costs == {"Score-CAM": 17, "Grad-CAM++": 3, "integrated gradients": 100, "SmoothGrad": 50}
+    gradients = dict.fromkeys(("Grad-CAM++", "LayerCAM", "HiResCAM", "XGradCAM"), 3)
+    assert costs.items() >= {"Score-CAM": 17, **gradients, "integrated gradients": 100, "SmoothGrad": 50}.items()
+    assert {"EigenCAM", "Ablation-CAM"} <= set(costs) and ("SmoothGrad-CAM++" in costs) == (find_spec("torchcam") is not None)
     assert "it has no nn.ReLU module" in found["left_out"]["guided backprop"], "which captum would pass over in silence"
 
 
@@ -43,6 +46,58 @@ def test_other_libraries_maps_are_theirs():
     torch.testing.assert_close(found["smoothgrad"], again, atol=1e-5, rtol=0)
 
 
+def features_and_slopes(network, image, label):
+    """Activations (K, h, w) of PooledNet's last ReLU, and the gradient of the logit there."""
+    x = network.relu1(network.bn1(network.conv1(image[None])))
+    features = network.relu2(network.conv2(x)) if hasattr(network, "conv2") else x
+    features = features.detach().requires_grad_()
+    logit = network.fc(network.pool(features).flatten(1))[0, label]
+    return features[0].detach(), torch.autograd.grad(logit, features)[0][0]
+
+
+def by_hand(key, features, slopes):
+    """The maps as their papers write them, before the last ReLU."""
+    if key == "layercam":
+        return (slopes.relu() * features).sum(dim=0)
+    if key == "hirescam":
+        return (slopes * features).sum(dim=0)
+    weights = (slopes * features).sum(dim=(1, 2)) / (features.sum(dim=(1, 2)) + 1e-7)  # xgradcam
+    return (weights[:, None, None] * features).sum(dim=0)
+
+
+@pytest.mark.parametrize("key", ["layercam", "hirescam", "xgradcam"])
+def test_cam_variants_are_those_of_their_papers(key):
+    """Of grad-cam, called as here; and by the formula."""
+    pytest.importorskip("pytorch_grad_cam")
+    torch.manual_seed(1)
+    network = PooledNet().eval()
+    images, labels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
+    method = next(method for method in EXTERNAL_METHODS if method.key == key)
+    setup, before = Setup.of(network, images[:1]), snapshot(network)
+    found = method.make(setup)(images, labels, [0, 0])
+    assert_same(before, snapshot(network))
+    for i in range(2):
+        grid = by_hand(key, *features_and_slopes(network, images[i], labels[i])).relu()
+        large = torch.nn.functional.interpolate(grid[None, None], (32, 32), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(found[i], rescaled(large)[0], atol=2e-3, rtol=0)  # grad-cam enlarges by OpenCV
+
+
+def test_ablation_eigen_and_smooth_cams_run_and_the_same_seed_gives_the_same_map():
+    pytest.importorskip("pytorch_grad_cam")
+    pytest.importorskip("torchcam")
+    torch.manual_seed(1)
+    network = PooledNet().eval()
+    images, labels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
+    setup, before = Setup.of(network, images[:1]), snapshot(network)
+    for key in ("ablationcam", "eigencam", "smoothgradcam++"):
+        made = next(method for method in EXTERNAL_METHODS if method.key == key).make(setup)
+        maps = made(images, labels, [3, 4])
+        assert maps.shape == (2, 32, 32) and (float(maps.amin()), float(maps.amax())) == (0, 1), key
+        torch.testing.assert_close(made(images.flip(0), labels.flip(0), [4, 3]).flip(0), maps, atol=1e-5, rtol=0)
+    assert not torch.equal(made(images, labels, [5, 6]), maps), "the noise is that of the seed"
+    assert_same(before, snapshot(network))
+
+
 def guided_by_hand(network, images, labels):
     from groupcam_aug.guided import _GuidedReLUs
 
@@ -58,12 +113,12 @@ def rescaled(maps):
 
 
 def test_missing_libraries_are_named_with_the_way_to_get_them(pictures, checkpoint, tmp_path, monkeypatch, capsys):
-    for name in ("captum", "captum.attr", "pytorch_grad_cam"):
+    for name in ("captum", "captum.attr", "pytorch_grad_cam", "torchcam", "torchcam.methods"):
         monkeypatch.setitem(sys.modules, name, None)
     words = [pictures, "--measures", "curves", "--steps", 2, "--limit", 2, "--out", tmp_path / "out"]
     assert evaluate(*words, "--methods", "gradcam", "--compare", checkpoint=checkpoint) == 1, "asked for, not done"
     told, found = capsys.readouterr().out, record(tmp_path / "out")
-    assert set(found["methods"]) == {"Grad-CAM"} and len(found["left_out"]) == 5
+    assert set(found["methods"]) == {"Grad-CAM"} and len(found["left_out"]) == 11
     assert "pip install 'groupcam-aug[compare]'" in found["left_out"]["Score-CAM"] and "left out: SmoothGrad" in told
     assert evaluate(*words, "--methods", "scorecam", checkpoint=checkpoint) == 1
     assert "scorecam: pytorch_grad_cam cannot be imported" in capsys.readouterr().err

@@ -6,8 +6,11 @@ from models import PooledNet
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.baselines import centred_blob, random_cells
+from groupcam_aug.map_ops import minmax
+from groupcam_aug.occlusion import occlusion
 from groupcam_aug.recipes.evaluation.map_method import Setup
-from groupcam_aug.recipes.evaluation.methods import METHODS, RENAMED, ablation, choose
+from groupcam_aug.recipes.evaluation.methods import METHODS, RENAMED, ablation, choose, rise_method
+from groupcam_aug.rise import rise
 
 KNOWN = {method.key: method for method in METHODS}
 OURS = {
@@ -42,6 +45,28 @@ def test_ours_are_those_of_the_library(key, setup, batch):
     assert {method.key for method in METHODS if method.kind == "ours"} == set(OURS)
 
 
+def test_rise_and_occlusion_are_those_of_the_library_and_are_not_among_other_libraries(setup, batch):
+    images, labels, seeds = batch
+    few = rise_method(30)
+    expected = minmax(rise(setup.network, images, labels, masks=30))
+    assert torch.equal(few.make(setup)(images, labels, seeds), expected) and few.passes((24, 24)) == 31
+    expected = minmax(occlusion(setup.network, images, labels).maps)
+    torch.testing.assert_close(KNOWN["occlusion"].make(setup)(images, labels, seeds), expected)
+    assert KNOWN["occlusion"].passes((224, 224)) == 170 and KNOWN["rise"].passes((9, 9)) == 4001
+    assert not {"rise", "occlusion"} & {method.key for method in choose(None, True)}, "dear, and asked for by name"
+    assert [method.key for method in choose("rise,occlusion", False)] == ["rise", "occlusion"]
+
+
+@pytest.mark.parametrize("key", ["groupcam", "paper", "fast", "occlusion"])
+def test_sigmoid_reaches_the_methods_that_read_probabilities(key, setup, batch):
+    images, labels, seeds = batch
+    sigmoid = Setup.of(setup.network, images[:1], activation="sigmoid")
+    found = KNOWN[key].make(sigmoid)(images, labels, seeds)
+    assert not torch.allclose(found, KNOWN[key].make(setup)(images, labels, seeds), atol=1e-4)
+    if key == "groupcam":
+        assert torch.equal(found, GroupCAM(setup.network, groups=8, activation="sigmoid")(images, labels))
+
+
 def test_presets_are_called_as_in_training():
     """And their maps are those that training makes; the shares `p` have no meaning here."""
     assert {"paper", "balanced", "fast"} <= set(KNOWN) and all(KNOWN[key].name == key for key in ("paper", "balanced", "fast"))
@@ -70,7 +95,7 @@ def test_a_call_chooses_by_key():
     ) == []
     usual = choose(None, False)
     assert all(method.default and method.kind != "peer" for method in usual) and "groupcam-stage" not in {m.key for m in usual}
-    assert [m.kind for m in choose("none", True)] == ["peer"] * sum(m.kind == "peer" for m in METHODS)
+    assert [m.kind for m in choose("none", True)] == ["peer"] * sum(bool(m.needs) for m in METHODS)
     with pytest.raises(ValueError, match="no method 'gradcamm'; did you mean 'gradcam'"):
         choose("gradcamm", False)
 

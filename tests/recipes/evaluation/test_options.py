@@ -27,6 +27,14 @@ def test_measures_follow_from_the_data(capsys):
             parsed(*words)
 
 
+def test_boxes_need_data_that_have_them_and_whole_pictures(capsys):
+    assert parsed("--voc", "data").resize == "squash" and parsed("a.png").resize == "crop"
+    assert parsed("a.png", "--measures", "occlusion").measures == ("occlusion",)
+    with pytest.raises(SystemExit):
+        parsed("a.png", "--measures", "localisation")
+    assert "localisation needs --voc or --coco" in capsys.readouterr().err
+
+
 def test_the_default_is_a_first_look_and_all_can_be_asked_for(capsys):
     assert (
         parsed("a.png").limit == 20

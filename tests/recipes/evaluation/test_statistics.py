@@ -77,7 +77,9 @@ def test_a_method_without_any_map_costs_no_images_and_one_with_others_maps_costs
     assert "left out" not in reading(found)
     found = scored(tmp_path / "b", {"gradcam": [0.5, None], "fast": [None, 0.6]})
     assert not any("overall" in own for own in found.values())
-    assert "over the 0 of 2 images" in reading(found) and "compare fewer methods by --methods" in reading(found)
+    assert reading(found).startswith("Means are over the 0 of 2 images") and "compare fewer methods by --methods" in reading(
+        found
+    )
 
 
 def pointed(folder, hits, labels):
@@ -125,6 +127,13 @@ def test_rows_of_an_ablation_are_the_figures_of_its_methods(tmp_path):
     first, second = ablation_rows({1.0: chosen[0], 2.0: chosen[1]}, items, results)
     assert first["compared"] == second["compared"] == 2, "of Group-CAM and Grad-CAM both"
     assert first["insertion"]["mean"] == pytest.approx(0.8) and second["insertion"]["mean"] == pytest.approx(0.45)
+
+
+def test_reading_of_boxes_alone():
+    figures = {name: {"kind": "ours", "undefined": 1, "images": 3, "compared": 2, "box_error": {"mean": 1 / 3}} for name in "AB"}
+    assert reading(figures) == "All have the fewest wrong boxes (33.3%) in 3 trials."
+    figures["B"]["box_error"] = {"mean": 0.0}
+    assert reading(figures) == "B has the fewest wrong boxes (0.0%) in 3 trials."
 
 
 def test_reading_of_the_pointing_game_alone(tmp_path):
