@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from groupcam_aug.arguments import check_choice, check_seed, check_whole
+from groupcam_aug.arguments import check_choice, check_flag, check_seed, check_whole
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import CAM, Output, check_images
 from groupcam_aug.extra import Extra, Extras, read_extra
@@ -41,6 +41,7 @@ class Randomization:
     stages: tuple[str, ...]  # from the output down; the modules re-initialised at each stage ("cascading": and all before)
     rho: Tensor  # (S, N) Spearman's rho of each map with the original one; NaN where one of the two does not exist
     floor: float  # mean rho between the original maps of different images: what maps have in common without any meaning
+    maps: Tensor | None = None  # (S + 1, N, h, w), unscaled: the original ones, then those of each stage; if they were kept
 
     @property
     def spearman(self) -> list[float]:
@@ -103,6 +104,7 @@ def randomization_check(
     seed: int = 0,
     stages: Sequence[str] | int | None = None,
     grid: int = 14,
+    keep_maps: bool = False,
     output: Output = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     extra: Extras = None,
@@ -125,6 +127,7 @@ def randomization_check(
             at most so many stages; None = every module with parameters by itself, in reverse order of the forward pass, the
             classifier first.
         grid: most cells along a side. Default: 14.
+        keep_maps: put the maps of all stages into the result, to be looked at; they are kept on the CPU. Default: False.
         output: where the logits are in what the network returns; default: as `cam` does. Used if `targets` is None.
         preprocess: applied to images before the network sees them; default: as `cam` does.
         extra: what the network takes beside images, one row per image; see `GroupCAM`. Then `cam(images, targets, extra)` is
@@ -139,6 +142,7 @@ def randomization_check(
     check_choice("mode", mode, ("cascading", "independent"))
     check_seed(seed)
     check_whole("grid", grid, 1)
+    check_flag("keep_maps", keep_maps)
     network, images = unwrap(model), check_images(images, targets)
     further = read_extra(extra, images)
     if not len(images):
@@ -159,14 +163,19 @@ def randomization_check(
             plan = _stages(network, stages, lambda: plain.probed(images[:1]))
     original = _maps(cam, images, targets, further)
     grid = _coarsest(cam, original, grid)
-    rows = []
+    rows, kept = [], [original.cpu()] if keep_maps else []
     for i in range(len(plan)):
         members = [name for _, names in (plan[: i + 1] if mode == "cascading" else plan[i : i + 1]) for name in names]
         with _reinitialised(network, members, seed):
-            change = map_change(original, _maps(cam, images, targets, further), grid=grid)
+            made = _maps(cam, images, targets, further)
+            change = map_change(original, made, grid=grid)
+        if keep_maps:
+            kept.append(made.cpu())
         rows.append(torch.where(change.both, change.spearman, torch.full_like(change.spearman, float("nan"))))
     floor = map_floor(original, grid=grid).item()
-    return Randomization(mode, tuple(label for label, _ in plan), torch.stack(rows).cpu(), floor)
+    return Randomization(
+        mode, tuple(label for label, _ in plan), torch.stack(rows).cpu(), floor, torch.stack(kept) if keep_maps else None
+    )
 
 
 @contextmanager

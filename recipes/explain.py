@@ -37,7 +37,7 @@ from groupcam_aug.recipes.explain_methods import (
     ranking,
 )
 from groupcam_aug.recipes.image_files import find_images, shown
-from groupcam_aug.recipes.map_sheet import MOST, drawn, sheet
+from groupcam_aug.recipes.map_sheet import MOST, drawn, percent, sheet
 from groupcam_aug.recipes.model_loading import LoadedModel, load_model, read_images
 from groupcam_aug.recipes.terminal import counted, say
 from groupcam_aug.recipes.written_files import WrittenFiles
@@ -150,7 +150,7 @@ def explain(
             pixels = to_uint8(images, model.mean, model.std)
             for i, path in enumerate(batch):
                 chosen, own = classes[i].tolist(), [[one[i] for one in of_class] for of_class in maps]
-                labels = [f"{model.class_names[c]} {_percent(share)}" for c, share in zip(chosen, shares[i], strict=True)]
+                labels = [f"{model.class_names[c]} {percent(share)}" for c, share in zip(chosen, shares[i], strict=True)]
                 entries = _entries(model, methods, chosen, shares[i], own)
                 records.append({"image": str(path), "file": names[path], "maps": entries})
                 if options.curve:
@@ -279,11 +279,6 @@ def _told(
     fine = ", ".join(method.name for method in methods if method.key in FINE)
     alike = f"{fine}: the highest {1 - MOST:.1%} of the pixels are shown alike" if fine else ""
     return {**which, **layer, **settings, "network": model.description}, [*first, alike, model.description]
-
-
-def _percent(share: float) -> str:
-    """A probability as a label says it."""
-    return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%" if share >= 1e-4 else "<0.01%"
 
 
 def _names(paths: list[Path], suffix: str, taken: Sequence[str]) -> dict[Path, str]:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from groupcam_aug.draw import heat_map, overlay, panels, to_uint8
 
-__all__ = ["MOST", "drawn", "sheet"]
+__all__ = ["MOST", "drawn", "percent", "sheet"]
 
 SIZE = 160  # of a picture on a sheet, in pixels
 BAR = (128, 12)
@@ -44,6 +44,7 @@ def sheet(
     *,
     coloured: bool | None = None,
     titles: Sequence[str] | None = None,
+    size: int = SIZE,
 ) -> Image.Image:
     """Rows of pictures under a heading and the colour scale.
 
@@ -54,8 +55,9 @@ def sheet(
         signed: there are signed maps, as of guided Grad-CAM, each on a scale of its own.
         coloured: there are maps in colours. Default: None, where none are signed.
         titles: one per column. Default: none.
+        size: of a picture, in pixels. Default: 160.
     """
-    body = panels(rows, titles, captions=captions, size=SIZE)
+    body = panels(rows, titles, captions=captions, size=size)
     coloured = not signed if coloured is None else coloured
     font, gap = ImageFont.load_default(13), 8
     lines = [part for line in heading if line for part in _broken(line, font, body.width - 2 * gap)]
@@ -74,6 +76,11 @@ def sheet(
         pen.text((gap + 20 + BAR[0], y), "1, the highest value of each map", "black", font)
     page.paste(body, (0, page.height - body.height))
     return page
+
+
+def percent(share: float) -> str:
+    """A probability as a label says it."""
+    return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%" if share >= 1e-4 else "<0.01%"
 
 
 def _high(saliency: Tensor) -> Tensor:

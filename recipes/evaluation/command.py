@@ -21,7 +21,8 @@ from groupcam_aug.recipes.evaluation.map_method import Method, Setup
 from groupcam_aug.recipes.evaluation.methods import METHODS, ablation, choose
 from groupcam_aug.recipes.evaluation.options import build_parser, check
 from groupcam_aug.recipes.evaluation.results_file import Outcome, Plan, ResultsFile
-from groupcam_aug.recipes.evaluation.runner import estimate, fingerprint, first_image, measure, preprocessing_of
+from groupcam_aug.recipes.evaluation.runner import STAGES, estimate, fingerprint, first_image, measure, preprocessing_of
+from groupcam_aug.recipes.evaluation.sanity_pictures import pictured, sanity_pictures
 from groupcam_aug.recipes.evaluation.statistics import ablation_rows, figures_of, make_record
 from groupcam_aug.recipes.evaluation.tables_and_plots import files_in, show, write_files
 from groupcam_aug.recipes.image_files import find_images, shown
@@ -54,7 +55,9 @@ def run(command: str, words: list[str]) -> int:
                     raise ValueError(f"{method.key}: {reason}")
         if options.run is not None:
             records = find_records(options.run)
-        files_in(out)
+        if options.sanity_pictures and not pictured(methods):
+            raise ValueError("--sanity-pictures is for methods that look at the network: add one to --methods, such as gradcam")
+        files_in(out).check([f"sanity_{method.key}.png" for method in pictured(methods) if options.sanity_pictures])
         model = load_model(options)
         items, classes, data = _items(options, model)
         plan = _plan(options)
@@ -81,6 +84,10 @@ def run(command: str, words: list[str]) -> int:
             say(console, f"{method.name}: {reason}", mark="left out:", style="yellow")
     with refusing():
         costs = estimate(model, setup, items, every, plan)
+    if options.sanity_pictures:
+        images = 2 * STAGES * min(plan.sanity_images, len(items))
+        passes = images * sum(costs["maps"].get(method.key, 0.0) for method in pictured(methods))
+        say(console, f"sanity pictures: {passes:,.0f} passes, about {_duration(passes * costs['seconds'])}, beside those below")
     if options.dry_run:
         _dry_run(console, costs, items, every, plan, results, out)
         return 0
@@ -101,6 +108,14 @@ def run(command: str, words: list[str]) -> int:
     more = ""
     with refusing():
         files = write_files(out, record)
+        if options.sanity_pictures:
+            pictures = sanity_pictures(model, setup, items, methods, plan, outcome, lambda line: say(console, line))
+            for name, content in pictures.items():
+                files_in(out).put(name, content)
+            files += pictures
+            for key, reason in outcome.left_out.items():
+                if f"sanity_{key}.png" not in pictures:
+                    say(console, f"{key}: {reason}", mark="no sanity pictures:", style="yellow")
         if records is not None:
             run = current_run(records)
             of_run = record if run is None else {"run": run, **record}

@@ -39,7 +39,7 @@ from groupcam_aug.recipes.image_files import shown
 from groupcam_aug.recipes.model_loading import LoadedModel, read_images
 from groupcam_aug.sanity import randomization_check
 
-__all__ = ["checked", "estimate", "fingerprint", "first_image", "measure", "preprocessing_of"]
+__all__ = ["STAGES", "checked", "estimate", "fingerprint", "first_image", "measure", "picked", "preprocessing_of"]
 
 STAGES = 8  # at most so many in the sanity check
 
@@ -174,6 +174,14 @@ def first_image(model: LoadedModel, items: Sequence[Item], failed: dict[Path, st
             _logits(model.network, readable, images)
             return images
     raise ValueError(f"none of the {len(items)} files is an image that can be read: {next(iter(failed.values()), 'no files')}")
+
+
+def picked(model: LoadedModel, items: Sequence[Item], plan: Plan, failed: dict[Path, str]) -> tuple[list[Item], Tensor, Tensor]:
+    """The few items of the sanity check, evenly picked, their images (n, 3, H, W) on the network's device and classes (n,)."""
+    paths = evenly([item.path for item in items if item.path not in failed], plan.sanity_images)
+    readable, images = _read(model, [next(item for item in items if item.path == path) for path in paths], failed)
+    images = images.to(next(model.network.parameters()).device)
+    return readable, images, _classes(model.network, readable, images)[0] if readable else torch.empty(0)
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -363,13 +371,10 @@ def _check(
     model: LoadedModel, setup: Setup, items: Sequence[Item], method: Method, plan: Plan, results: ResultsFile, outcome: Outcome
 ) -> None:
     """The sanity check of one method, on a few images evenly picked."""
-    picked = evenly([item.path for item in items if item.path not in outcome.failed], plan.sanity_images)
-    readable, images = _read(model, [next(item for item in items if item.path == path) for path in picked], outcome.failed)
+    readable, images, classes = picked(model, items, plan, outcome.failed)
     files = [f"{item.key} {item.stamp}" for item in readable]
     if method.cam is None or not readable or results.sanity.get(method.key, {}).get("files") == files:
         return
-    images = images.to(next(setup.network.parameters()).device)
-    classes, _ = _classes(setup.network, readable, images)
     check = randomization_check(
         setup.network, images, method.cam(setup), classes, mode=plan.sanity_mode, seed=plan.seed, stages=STAGES
     )

@@ -69,7 +69,7 @@ PUBLIC = {
     ),
     randomization_check: (
         of_network(randomization_check, cam=GradCAM),
-        {"mode": WORD, "seed": SEED, "grid": (*WHOLE, 0), "stages": (math.nan, 1.5, "", True, 0)},
+        {"mode": WORD, "seed": SEED, "grid": (*WHOLE, 0), "keep_maps": FLAG, "stages": (math.nan, 1.5, "", True, 0)},
     ),
     metrics.insertion_deletion: (of_network(metrics.insertion_deletion, maps=MAPS), CURVES),
     metrics.average_drop: (of_network(metrics.average_drop, maps=MAPS), {"substrate": WORD, "chunk": OR_NONE}),

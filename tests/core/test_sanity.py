@@ -329,6 +329,15 @@ def test_the_class_is_fixed(net, images):
     assert len(asked) == 5 and all(torch.equal(targets, expected) for targets in asked)
 
 
+def test_maps_are_kept_if_asked_for(net, images):
+    found = randomization_check(net, images, GradCAM(net, "relu2"), 1, keep_maps=True, mode="independent")
+    assert found.maps.shape[:2] == (len(found.stages) + 1, len(images))
+    assert torch.equal(found.maps[0], GradCAM(net, "relu2").raw(images, 1))
+    with randomized(net, found.stages[1]):
+        assert torch.equal(found.maps[2], GradCAM(net, "relu2").raw(images, 1))
+    assert randomization_check(net, images, GradCAM(net, "relu2"), 1).maps is None
+
+
 def test_values_are_those_of_map_change(net, images):
     """Per stage the mean rho over what is alive, on the layer's grid; undefined maps are counted."""
     cam = GradCAM(net, "relu2")

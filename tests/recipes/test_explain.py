@@ -17,6 +17,7 @@ from groupcam_aug.recipes import explain as explaining
 from groupcam_aug.recipes.classifier import Classifier
 from groupcam_aug.recipes.cli import main
 from groupcam_aug.recipes.data import eval_transform, normalised
+from groupcam_aug.recipes.map_sheet import percent
 from groupcam_aug.recipes.model_loading import LoadedModel, read_images
 
 
@@ -240,7 +241,7 @@ def test_methods_have_a_column_each_and_classes_a_row(pictures, checkpoint, tmp_
     ((rows, titles, captions),) = made
     assert titles == ["", "Grad-CAM", "Group-CAM", "guided backpropagation", "centred blob"]
     assert [len(row) for row in rows] == [5, 5] and len(set(captions[0][1:])) == len(set(captions[1][1:])) == 1
-    assert captions[0][1] == f"{entries[0]['class']} {explaining._percent(entries[0]['probability'])}"
+    assert captions[0][1] == f"{entries[0]['class']} {percent(entries[0]['probability'])}"
     monkeypatch.undo()
     monkeypatch.setattr("groupcam_aug.recipes.explain.ON_SHEET", 4)  # two images of two rows
     assert explain(pictures, *words, "--out", tmp_path / "pages", checkpoint=checkpoint) == 0
@@ -262,14 +263,6 @@ def test_curves_lie_beside_the_pictures(pictures, checkpoint, tmp_path, capsys):
     (pictures / "b" / "two.jpg").rename(pictures / "b" / "one_curves.jpg")
     assert explain(pictures / "b", *words, tmp_path / "other", checkpoint=checkpoint) == 1
     assert "'one_curves.png' would be the name of two pictures" in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize(
-    "share, text",
-    [(1.0, "100%"), (0.624, "62%"), (0.01, "1%"), (0.0042, "0.4%"), (0.0004, "0.04%"), (1e-5, "<0.01%"), (0, "<0.01%")],
-)
-def test_probabilities_as_labels_say_them(share, text):
-    assert explaining._percent(share) == text
 
 
 def test_no_image_is_overwritten_and_none_of_ours_is_taken_for_one(pictures, checkpoint, tmp_path, monkeypatch, capsys):

@@ -1,12 +1,13 @@
 """Sheets of maps: a missing map says so, and heading and colour scale stand above."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from groupcam_aug.draw import heat_map, overlay, panels
-from groupcam_aug.recipes.map_sheet import SIZE, drawn, sheet
+from groupcam_aug.recipes.map_sheet import SIZE, drawn, percent, sheet
 
 PIXELS = torch.full((3, 32, 32), 90, dtype=torch.uint8)
 
@@ -65,3 +66,11 @@ def test_heading_and_colour_scale_stand_above_the_rows():
     assert both.height > sheet(rows, captions, ["several"], True, titles=["", "Grad-CAM"]).height > both.height - 40
     signed = pil_to_tensor(sheet(rows, captions, ["guided Grad-CAM"], True))[:, : -body.height]
     assert (signed.int() - signed[:1].int()).abs().max() == 0  # no colours: each map has a scale of its own
+
+
+@pytest.mark.parametrize(
+    "share, text",
+    [(1.0, "100%"), (0.624, "62%"), (0.01, "1%"), (0.0042, "0.4%"), (0.0004, "0.04%"), (1e-5, "<0.01%"), (0, "<0.01%")],
+)
+def test_probabilities_as_labels_say_them(share, text):
+    assert percent(share) == text
