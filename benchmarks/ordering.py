@@ -18,12 +18,13 @@ from typing import Any
 
 from common import EFFICIENTNET, Setting, add_device_options, conditions, data_folder, filed, report
 
+from groupcam_aug.checkpoints import fingerprint
 from groupcam_aug.recipes.evaluation.command import evaluate
 from groupcam_aug.recipes.evaluation.datasets import Item
 from groupcam_aug.recipes.evaluation.map_method import Setup
 from groupcam_aug.recipes.evaluation.methods import METHODS, choose, rise_method
 from groupcam_aug.recipes.evaluation.results_file import Plan, ResultsFile
-from groupcam_aug.recipes.evaluation.runner import fingerprint, first_image
+from groupcam_aug.recipes.evaluation.runner import first_image
 from groupcam_aug.recipes.evaluation.statistics import figures_of, make_record
 from groupcam_aug.recipes.evaluation.tables_and_plots import write_files
 from groupcam_aug.recipes.model_loading import load_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["read_checkpoint", "read_state_dict", "state_dict_of"]
+__all__ = ["fingerprint", "read_checkpoint", "read_state_dict", "state_dict_of"]
 
 _NESTED = ("state_dict", "model")  # keys that a state dict is found under
 _PREFIXES = ("module.", "network.", "model.")  # that wrappers leave on every key
+
+
+def fingerprint(network: nn.Module) -> str:
+    """What tells a network's parameters and buffers from others, 16 characters: results of other weights must not be mixed."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_checkpoint(path: str | Path) -> Any:

@@ -448,31 +448,67 @@ class GradCAM(CAM):
         maps = self._raw_per_layer(images, targets, extra)
         return maps if isinstance(self.layer, list) else maps[0]
 
+    def weights(self, images: Tensor, targets: Targets = None, extra: Extras = None) -> Tensor | list[Tensor]:
+        """The neuron importance weights w_k, times `sign`; arguments and lists as for a call.
+
+        ReLU(sum over k of w_k A_k) is the map (`raw`); the A_k are `activations`.
+
+        Returns:
+            (N, K), float32 (float64 for float64 images), of any size and sign.
+        """
+        weights = self._per_layer(lambda part, rows, names: self._weigh(part, rows, names)[0], images, targets, extra)
+        if not weights:
+            raise ValueError("images holds no image: give at least one")
+        return weights if isinstance(self.layer, list) else weights[0]
+
+    def activations(self, images: Tensor, extra: Extras = None) -> Tensor | list[Tensor]:
+        """The activations A_k of the layer on its own grid, (N, K, u, v), as the map is made of them; lists as for a call."""
+
+        def read(part: Tensor, _targets: Targets, names: list[str]) -> list[Tensor]:
+            outputs, _ = self._observe(part, names)
+            return [self.grid(name, outputs[name], part, matters=True).read(outputs[name]) for name in names]
+
+        activations = self._per_layer(read, images, None, extra)
+        if not activations:
+            raise ValueError("images holds no image: give at least one")
+        return activations if isinstance(self.layer, list) else activations[0]
+
     def _raw_per_layer(self, images: Tensor, targets: Targets, extra: Extras) -> list[Tensor]:
+        def work(part: Tensor, of_part: Targets, names: list[str]) -> list[Tensor]:
+            weighed = zip(*self._weigh(part, of_part, names), strict=True)
+            return [(weights[..., None, None] * activations).sum(dim=1).relu() for weights, activations in weighed]
+
+        maps = self._per_layer(work, images, targets, extra)
+        empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
+        return maps or [empty] * (len(self.layer) if isinstance(self.layer, list) else 1)
+
+    def _per_layer(
+        self, work: Callable[[Tensor, Targets, list[str]], list[Tensor]], images: Tensor, targets: Targets, extra: Extras
+    ) -> list[Tensor]:
+        """`work(images, their targets, layers)`, a tensor a layer, on parts of the batch that fit into a pass; put together."""
         images, further = check_images(images, targets), read_extra(extra, images)
         with as_found(self.network, images.device):
             images = usable(images)
-            with self.passing(further.usable(), targets):
-                maps = self.mapped(images, lambda part, _: self._maps(images[part], targets_of(targets, part, len(images))))
-        self.recheck = False
-        if not maps:
-            empty = images.new_zeros(images[:, 0].shape, dtype=arithmetic(images))
-            return [empty] * (len(self.layer) if isinstance(self.layer, list) else 1)
-        return [torch.cat(parts) for parts in zip(*maps, strict=True)]
 
-    def _maps(self, images: Tensor, targets: Targets) -> list[Tensor]:
-        if self.layer is None:
-            self.layer = self.find(images)
-        names = [self.layer] if isinstance(self.layer, str) else self.layer
+            def on(rows: slice, _chunk: int) -> list[Tensor]:
+                if self.layer is None:
+                    self.layer = self.find(images[rows])
+                names = [self.layer] if isinstance(self.layer, str) else self.layer
+                return work(images[rows], targets_of(targets, rows, len(images)), names)
+
+            with self.passing(further.usable(), targets):
+                results = self.mapped(images, on)
+        self.recheck = False
+        return [torch.cat(parts) for parts in zip(*results, strict=True)]
+
+    def _weigh(self, images: Tensor, targets: Targets, names: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights (n, K) and activations (n, K, u, v) of each layer; inside `as_found`."""
         outputs, logits = self._observe(images, names, leaves=names)
         grids = {name: self.grid(name, output, images, matters=True) for name, output in outputs.items()}
         target = self.target(targets, images, logits, arithmetic(images), "sigmoid")
         slopes = dict(zip(outputs, slopes_of(target.value, logits, list(outputs.values()), list(outputs)), strict=True))
-        maps = []
-        for name in names:
-            weights = self.sign * grids[name].read(slopes[name]).to(arithmetic(images)).mean(dim=(2, 3), keepdim=True)
-            maps.append((weights * grids[name].read(outputs[name].detach())).sum(dim=1).relu())
-        return maps
+        weights = [self.sign * grids[name].read(slopes[name]).to(arithmetic(images)).mean(dim=(2, 3)) for name in names]
+        return weights, [grids[name].read(outputs[name].detach()) for name in names]
 
 
 def _for_each(logits: Tensor, count: int) -> Tensor:

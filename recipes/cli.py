@@ -42,6 +42,9 @@ COMMANDS = (
     Command("test", "loss and accuracy on the test data", f"{_TRAINING}:run", f"{_TRAINING}:build_parser"),
     Command("predict", "class probabilities for the test data", f"{_TRAINING}:run", f"{_TRAINING}:build_parser"),
     Command("explain", "draw what in an image speaks for a class", f"{_R}.explain:run"),
+    Command(
+        "name-units", "what the units of a layer detect, for explain --words", f"{_R}.unit_names:run", f"{_PARSERS}:name_units"
+    ),
     Command("fidelity", "which cheap mode keeps the masks, on your network and images", f"{_R}.fidelity:run"),
     Command(
         "evaluate",
@@ -67,6 +70,7 @@ EXAMPLES = """examples:
   groupcam-aug recipes copy resnet50_folder
   groupcam-aug fit --config resnet50_folder.yaml --data.root my_photographs
   groupcam-aug explain photo.jpg --checkpoint last.ckpt
+  groupcam-aug name-units last.ckpt
   groupcam-aug fidelity my_photographs --checkpoint last.ckpt
   groupcam-aug evaluate my_photographs --checkpoint last.ckpt --limit 100
   groupcam-aug test --ckpt_path last.ckpt --data.root my_photographs

@@ -40,6 +40,7 @@ from groupcam_aug.recipes.image_files import find_images, shown
 from groupcam_aug.recipes.map_sheet import MOST, drawn, percent, sheet
 from groupcam_aug.recipes.model_loading import LoadedModel, load_model, read_images
 from groupcam_aug.recipes.terminal import counted, say
+from groupcam_aug.recipes.unit_names import UnitWords, sentence, table_beside
 from groupcam_aug.recipes.written_files import WrittenFiles
 
 __all__ = ["explain", "run"]
@@ -55,6 +56,8 @@ def run(command: str, words: list[str]) -> int:
     if options.target is not None and options.top is not None:
         parser.error("--target and --top exclude each other: --target several times gives several classes")
     options.top = 1 if options.top is None else options.top
+    if options.words == "" and options.checkpoint is None:
+        parser.error("--words: there is no checkpoint beside which a table could lie: name it, --words FILE")
     if options.top < 1 or options.batch_size < 1:
         parser.error("--top and --batch-size must be at least 1")
     console = Console(stderr=True)
@@ -115,6 +118,7 @@ def explain(
     files.check(written)
     rows, captions, records = list[list[Any]](), list[list[str]](), list[dict[str, Any]]()
     ready: dict[str, Maps] = {}
+    words_of: UnitWords | None = None
     about: dict[str, Any] = {}
     heading: list[str] = []
     titles = ["", *(method.name for method in methods)] if several else ["", *[methods[0].name] * count]
@@ -139,6 +143,9 @@ def explain(
                 setup = _setup(model, images, options, methods)
                 ready = {method.key: maps_of(method, setup) for method in methods}
                 about, heading = _told(model, setup, methods, options)
+                if options.words is not None:
+                    table = options.words or table_beside(options.checkpoint)
+                    words_of = UnitWords(table, model.network, options.layer, images[:1])
             probability = logits if sum_to_one(logits) else _probabilities(logits, options.activation)
             if fixed is None:
                 classes = probability.topk(count, dim=1).indices
@@ -147,11 +154,16 @@ def explain(
             shares = probability.gather(1, classes).tolist()
             seeds = [zlib.crc32(os.fsencode(names[path])) for path in batch]
             maps = [[ready[method.key](images, chosen, seeds) for method in methods] for chosen in classes.unbind(dim=1)]
+            spoken = [words_of(images, each_class) for each_class in classes.unbind(dim=1)] if words_of else []
             pixels = to_uint8(images, model.mean, model.std)
             for i, path in enumerate(batch):
                 chosen, own = classes[i].tolist(), [[one[i] for one in of_class] for of_class in maps]
                 labels = [f"{model.class_names[c]} {percent(share)}" for c, share in zip(chosen, shares[i], strict=True)]
                 entries = _entries(model, methods, chosen, shares[i], own)
+                for words, start in zip(spoken, range(0, len(entries), len(methods)), strict=bool(spoken)):
+                    say(console, f"{path.name}: {sentence(entries[start]['class'], words[i])}")
+                    for entry in entries[start : start + len(methods)]:
+                        entry["words"] = words[i]
                 records.append({"image": str(path), "file": names[path], "maps": entries})
                 if options.curve:
                     records[-1]["curves"] = curved[path]

@@ -38,6 +38,7 @@ class LoadedModel:
     std: Sequence[float]
     class_names: Sequence[str]
     description: str  # in a line
+    size: int = 224  # pixels a side
 
     def class_index(self, name: str) -> int:
         """The index of a class given by name, or by number where none has such a name.
@@ -105,7 +106,7 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         shape = eval_transform(size, resize if resize is None or resize >= size else None)
     names, how = _class_names(options.classes, names, count), ", squashed" if options.resize == "squash" else ""
     return LoadedModel(
-        network, lambda picture: finish(shape(picture)).as_subclass(Tensor), mean, std, names, f"{name}, {size} px{how}"
+        network, lambda picture: finish(shape(picture)).as_subclass(Tensor), mean, std, names, f"{name}, {size} px{how}", size
     )
 
 

@@ -7,7 +7,19 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Renamed", "add_activation", "add_network", "completion", "demo", "explain", "export", "fidelity", "recipes", "report"]
+__all__ = [
+    "Renamed",
+    "add_activation",
+    "add_network",
+    "completion",
+    "demo",
+    "explain",
+    "export",
+    "fidelity",
+    "name_units",
+    "recipes",
+    "report",
+]
 
 EXPLAIN = """examples:
   groupcam-aug explain photo.jpg --checkpoint last.ckpt
@@ -30,11 +42,17 @@ FIDELITY = """Which cheap preset keeps the masks of `paper`, on your own network
 
 Compares the masks of every mode with those of `paper`, sets them against the method's own noise, and names the cheapest mode
 that is as good. Classes are the network's own first choice; a folder with a sub-folder for each class gives its own."""
+NAME_UNITS = """What the units (channels) of a layer detect, by network dissection (Bau et al. 2017) on drawn objects.
+
+A unit gets the name of the concept (a colour, a shape, a texture) whose pixels its strongest responses overlap best, if they
+overlap enough; the overlap on other drawings is reported beside it. `groupcam-aug explain --words` then says which named units
+spoke for a class, and which against it."""
 COMPLETION = """examples:
   eval "$(groupcam-aug completion bash)"                                        # in this shell; in ~/.bashrc for all
   groupcam-aug completion zsh > ~/.zsh/completions/_groupcam-aug                # a folder in $fpath
   groupcam-aug completion tcsh > ~/.groupcam-aug.csh                            # and source it"""
 WEIGHTS = "importance weights of the maps: none as in the presets, or gradient, specific to the class (default: %(default)s)"
+WORDS = "say which named units speak for the class: a table of name-units for this network (default: the one beside --checkpoint)"
 MODES = (
     "presets (balanced, fast), or where masks are applied: stage, target, or a layer's name, with ', zero' against zeros; "
     "any with ', bf16-mixed' in half precision; beside paper, which they are compared with (default: all of %(default)s)"
@@ -114,6 +132,7 @@ def explain(command: str) -> argparse.ArgumentParser:
     group.add_argument("--groups", type=int, help="groups of Group-CAM (default: 32, or as many as the layer has channels)")
     group.add_argument("--mask-at", help="of Group-CAM: input, stage, target or a layer's name (default: input)")
     add_activation(group)
+    group.add_argument("--words", nargs="?", const="", metavar="FILE", help=WORDS)
     group = parser.add_argument_group("output")
     group.add_argument("--style", choices=("overlay", "heatmap", "raw"), default="overlay", help="raw: .npy, (classes, H, W)")
     group.add_argument(
@@ -121,6 +140,23 @@ def explain(command: str) -> argparse.ArgumentParser:
     )
     group.add_argument("--out", default="explained", metavar="DIR", help="folder to write to (default: explained)")
     group.add_argument("--batch-size", type=int, default=16, help="images per call (default: %(default)s)")
+    return parser
+
+
+def name_units(command: str) -> argparse.ArgumentParser:
+    """``groupcam-aug name-units``."""
+    parser = _parser(command, NAME_UNITS)
+    parser.add_argument("file", nargs="?", metavar="CHECKPOINT", help="a .ckpt of `groupcam-aug fit`; the same as --checkpoint")
+    add_network(parser)
+    parser.add_argument("--layer", help="whose units (default: found, as by `groupcam-aug explain`)")
+    parser.add_argument("--images", type=int, default=600, help="drawings to learn from; as many check (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=0.005, help="of a unit's responses that are its map (default: %(default)s)"
+    )
+    parser.add_argument("--iou", type=float, default=0.04, help="least overlap of a name (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawings (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=50, help="images per call (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE", help="JSON to write (default: CHECKPOINT.units.json)")
     return parser
 
 

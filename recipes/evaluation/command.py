@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from groupcam_aug.callbacks.report import current_run, render
+from groupcam_aug.checkpoints import fingerprint
 from groupcam_aug.files import put_file
 from groupcam_aug.recipes.cli import refusing
 from groupcam_aug.recipes.evaluation.datasets import Item, coco_items, evenly, folder_items, read_class_map, voc_items
@@ -21,7 +22,7 @@ from groupcam_aug.recipes.evaluation.map_method import Method, Setup
 from groupcam_aug.recipes.evaluation.methods import METHODS, ablation, choose
 from groupcam_aug.recipes.evaluation.options import build_parser, check
 from groupcam_aug.recipes.evaluation.results_file import Outcome, Plan, ResultsFile
-from groupcam_aug.recipes.evaluation.runner import STAGES, estimate, fingerprint, first_image, measure, preprocessing_of
+from groupcam_aug.recipes.evaluation.runner import STAGES, estimate, first_image, measure, preprocessing_of
 from groupcam_aug.recipes.evaluation.sanity_pictures import pictured, sanity_pictures
 from groupcam_aug.recipes.evaluation.statistics import ablation_rows, figures_of, make_record
 from groupcam_aug.recipes.evaluation.tables_and_plots import files_in, show, write_files

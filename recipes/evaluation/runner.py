@@ -39,7 +39,7 @@ from groupcam_aug.recipes.image_files import shown
 from groupcam_aug.recipes.model_loading import LoadedModel, read_images
 from groupcam_aug.sanity import randomization_check
 
-__all__ = ["STAGES", "checked", "estimate", "fingerprint", "first_image", "measure", "picked", "preprocessing_of"]
+__all__ = ["STAGES", "checked", "estimate", "first_image", "measure", "picked", "preprocessing_of"]
 
 STAGES = 8  # at most so many in the sanity check
 
@@ -182,15 +182,6 @@ def picked(model: LoadedModel, items: Sequence[Item], plan: Plan, failed: dict[P
     readable, images = _read(model, [next(item for item in items if item.path == path) for path in paths], failed)
     images = images.to(next(model.network.parameters()).device)
     return readable, images, _classes(model.network, readable, images)[0] if readable else torch.empty(0)
-
-
-def fingerprint(network: nn.Module) -> str:
-    """A fingerprint of the network's parameters and buffers: rows of a checkpoint that was written over must not be mixed."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def preprocessing_of(model: LoadedModel) -> str:

@@ -42,6 +42,23 @@ class EchoNet(nn.Module):
         return self.fc(self.pool(self.body(self.features(x))).flatten(1))
 
 
+class Coloured(nn.Module):
+    """By construction: unit 0 answers to green alone, unit 1 to red alone, unit 2 to nothing; two classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 3, 1)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(3, 2, bias=False)
+        with torch.no_grad():
+            self.body.weight.copy_(torch.tensor([[-1.0, 1, -1], [1, -1, -1], [0, 0, 0]])[..., None, None])
+            self.body.bias.copy_(torch.tensor([-0.1, -0.1, 0]))
+            self.fc.weight.copy_(torch.tensor([[1.0, -0.5, 0], [-1, 2, 0]]))
+
+    def forward(self, x):
+        return self.fc(self.relu(self.body(x)).mean(dim=(2, 3)))
+
+
 class MeanNet(nn.Module):
     """p(class 1) = the mean of the image under a weighting of its pixels, in closed form: softmax(log(1 - m), log m) = (1 - m, m)."""
 
