@@ -18,11 +18,14 @@ from groupcam_aug.augment import Fill, MaskFrom, SaliencyBlur
 from groupcam_aug.callbacks.glue.arguments import plain_values
 from groupcam_aug.callbacks.glue.batch import (
     BatchKey,
+    ExtraKeys,
     Step,
     batch_generator,
+    check_extra_keys,
     check_keys,
     has_run_out,
     read_batch,
+    read_batch_extra,
     replace_item,
     warn_of_several_labels,
 )
@@ -38,6 +41,7 @@ from groupcam_aug.callbacks.records.epoch_means import EpochMeans
 from groupcam_aug.callbacks.records.sample_grid import Samples, is_kept
 from groupcam_aug.callbacks.records.step_timer import StepTimer
 from groupcam_aug.cost import cost_in_forwards
+from groupcam_aug.extra import Extra, Extras
 from groupcam_aug.presets import PRESETS, describe
 from groupcam_aug.saliency import GroupCAM
 
@@ -139,6 +143,8 @@ class GroupCAMAugmentation(BatchCallback):
         mask_key: where object masks are, likewise: (N, H, W) or (N, 1, H, W) of any size, bool or in [0, 1]; all zero for an
             image of which nothing is known. They replace the maps, or with another `source` than "masks" only measure.
             None: the batches have none.
+        extra_keys: where the inputs are that the mapped network takes beside images, one row per image each: a list of such keys,
+            for positional arguments in that order, or {argument's name: key} for keyword ones. None: images are all it takes.
         activation: what turns logits into scores: "softmax", or "sigmoid" for multi-label and single-logit heads.
         output: where the logits are in what the network returns: key, index, attribute or callable.
         preprocess: applied to images before the borrowed network sees them, for modules that normalise in `training_step`.
@@ -185,6 +191,7 @@ class GroupCAMAugmentation(BatchCallback):
         image_key: BatchKey = 0,
         target_key: BatchKey | None = 1,
         mask_key: BatchKey | None = None,
+        extra_keys: ExtraKeys | None = None,
         activation: Literal["softmax", "sigmoid"] = "softmax",
         output: int | str | Callable[[Any], Tensor] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -211,6 +218,7 @@ class GroupCAMAugmentation(BatchCallback):
         for name, word in (("network", network), ("layer", layer), ("mask_at", mask_at)):
             check_name(name, word)
         check_keys(image_key=image_key, target_key=target_key, mask_key=mask_key)
+        check_extra_keys(extra_keys)
         if not isinstance(source, str | PathLike | nn.Module):
             raise TypeError(f"source must be 'self', 'ema', 'masks', a network or a checkpoint's path, got {source!r:.60}")
         if labels == "mixed" and (fill != "other" or target_key is None):
@@ -225,7 +233,7 @@ class GroupCAMAugmentation(BatchCallback):
         self.network, self.source, self.source_target = network, source, source_target
         self.labels, self.seed, self.record, self.log_images = labels, seed, record, log_images
         self.start_epoch, self.stop_epoch, self.every_n_steps = start_epoch, stop_epoch, every_n_steps
-        self.image_key, self.target_key, self.mask_key = image_key, target_key, mask_key
+        self.image_key, self.target_key, self.mask_key, self.extra_keys = image_key, target_key, mask_key, extra_keys
         self.layer, self.groups, self.weights, self.activation, self.chunk = layer, groups, weights, activation, chunk
         self.output, self.preprocess, self.compile, self.precision = output, preprocess, compile, precision
         self.mask_at = defaults["mask_at"] if mask_at is None else mask_at
@@ -355,6 +363,8 @@ class GroupCAMAugmentation(BatchCallback):
         if trial and (fit.checked or not len(images)):
             return batch
         runs_network = self._runs_network()
+        keys = self.extra_keys if runs_network else None
+        extra = read_batch_extra(trainer, batch, keys, images, type(self).__name__)
         if runs_network and not fit.source.start(self._average):
             if not trial:
                 warn(trainer, "the network's lazy modules take their shape in the first step: that batch is not augmented")
@@ -364,11 +374,14 @@ class GroupCAMAugmentation(BatchCallback):
             with (
                 trainer.profiler.profile(f"[Callback]{self.state_key}.augment"),
                 keeping_random_numbers(trainer) if trial else fit.timer.measure(images.device),
-                fit.source.borrowed(images, type(self).__name__) if runs_network else nullcontext() as cam,
+                fit.source.borrowed(images, type(self).__name__, extra) if runs_network else nullcontext() as cam,
             ):
                 maps = masks if self.source == "masks" else None
-                result = self.augment.augment_at(images, targets, drawn[:1].new_zeros(1) if trial else drawn, generator, maps)
-                mixed = self.augment.mixed_labels(targets, result, fit.source.classes(images)) if self.labels == "mixed" else None
+                index = drawn[:1].new_zeros(1) if trial else drawn
+                result = self.augment.augment_at(images, targets, index, generator, maps, extra.given())
+                mixed = None
+                if self.labels == "mixed":
+                    mixed = self.augment.mixed_labels(targets, result, fit.source.classes(images, extra))
         except (ValueError, TypeError) as error:
             if fit.checked:
                 raise
@@ -377,7 +390,7 @@ class GroupCAMAugmentation(BatchCallback):
             self.in_extra_forward = False
         if not fit.checked:
             fit.checked = True
-            fit.plan = self._plan(fit, images[:_COUNTED])
+            fit.plan = self._plan(fit, images[:_COUNTED], extra[slice(_COUNTED)])
             announce(trainer, fit.plan)
             if cam is not None:
                 cam.recheck = trial  # the labels of one image have been looked at
@@ -403,11 +416,11 @@ class GroupCAMAugmentation(BatchCallback):
         inside = self.start_epoch <= epoch and (self.stop_epoch is None or epoch < self.stop_epoch)
         return inside and number % self.every_n_steps == 0
 
-    def _map(self, images: Tensor, targets: Any) -> Tensor:
+    def _map(self, images: Tensor, targets: Any, extra: Extras = None) -> Tensor:
         """Maps for `SaliencyBlur`, which knows no Trainer."""
         if self._fit is None or self._fit.source.cam is None:
             raise RuntimeError("GroupCAMAugmentation.augment maps within a fit only; elsewhere use groupcam_aug.SaliencyBlur")
-        return self._fit.source.cam(images, targets if self.source_target == "label" else None)
+        return self._fit.source.cam(images, targets if self.source_target == "label" else None, extra)
 
     def _make_cam(self, network: nn.Module, **changed: Any) -> GroupCAM:
         return GroupCAM.for_training(network, **{name: getattr(self, name) for name in _METHOD} | changed)
@@ -436,14 +449,14 @@ class GroupCAMAugmentation(BatchCallback):
             facts |= {"layer": cam.layer, "layer_shape": cam.layer_shape}
         return self._settings | facts
 
-    def _plan(self, fit: _Fit, images: Tensor) -> str:
+    def _plan(self, fit: _Fit, images: Tensor, extra: Extra) -> str:
         """What is done, and at what cost, which is counted on these images: outside what is timed, some 2 F for `fast`."""
         cam, cost, why = None if self.source == "masks" else fit.source.cam, math.nan, ""
         if cam is not None and cam.layer_shape:
             self.in_extra_forward = True
             try:
-                with keeping_random_numbers(fit.trainer), fit.source.borrowed(images, type(self).__name__):
-                    cost = cost_in_forwards(cam, images)
+                with keeping_random_numbers(fit.trainer), fit.source.borrowed(images, type(self).__name__, extra):
+                    cost = cost_in_forwards(cam, images, extra=extra.given())
             except Exception as error:  # of any class: what a network does under a counter is no reason to end a training
                 why = f" ({type(error).__name__}: {error})"
             finally:

@@ -121,9 +121,10 @@ class CAM:
         except TypeError as error:
             if _takes(self.network.forward, images, extra):
                 raise
+            how = "a tuple of positional ones or a dict by name" if extra else "none are given"
             raise TypeError(
-                f"{type(self.network).__name__} does not take what it is given ({error}): extra= holds the inputs beside the "
-                f"images, {'none are given' if not extra else 'a tuple of positional ones or a dict by name'}"
+                f"{type(self.network).__name__} does not take what it is given ({error}): extra= (of a callback extra_keys=) is "
+                f"for inputs beside the images, {how}"
             ) from error
 
     def _outputs(self, images: Tensor, run: Callable[..., Any] | None = None) -> Tensor:

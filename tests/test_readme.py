@@ -84,6 +84,16 @@ def test_blocks_of_the_measuring_page_run(capsys):
     assert len(names["check"].spearman) == 4
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_of_the_page_on_more_inputs_run():
+    names = {}
+    torch.manual_seed(0)
+    for block in python_blocks("more_inputs"):
+        exec(compile(block, "more_inputs.md", "exec"), names)
+    assert names["maps"].shape == names["second_word"].shape == (2, 32, 32) and names["augmented"].shape == (2, 3, 32, 32)
+    assert (names["two_questions"][0] - names["two_questions"][1]).abs().max() > 0.01
+
+
 def test_the_pages_name_what_there_is():
     from groupcam_aug import metrics
 

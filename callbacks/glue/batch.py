@@ -13,23 +13,29 @@ from torch import Tensor
 from groupcam_aug.augment import Augmented
 from groupcam_aug.callbacks.glue.compat import misconfigured, warn
 from groupcam_aug.cam import is_channels_last
+from groupcam_aug.extra import Extra, read_extra
 from groupcam_aug.saliency import GroupCAM
 
 __all__ = [
     "BatchKey",
+    "ExtraKeys",
     "Step",
     "batch_generator",
     "check_batch_images",
+    "check_extra_keys",
     "check_keys",
     "describe",
     "get_item",
     "has_run_out",
     "read_batch",
+    "read_batch_extra",
     "replace_item",
     "warn_of_several_labels",
 ]
 
 BatchKey = int | str | Sequence[int | str] | tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]
+
+ExtraKeys = list[BatchKey] | dict[str, BatchKey]
 
 
 class Step(NamedTuple):
@@ -107,6 +113,33 @@ def read_batch(trainer: Any, batch: Any, image_key: BatchKey, target_key: BatchK
     return check_batch_images(trainer, images, batch, image_key, "or scale and normalise them before training_step"), targets
 
 
+def read_batch_extra(trainer: Any, batch: Any, keys: ExtraKeys | None, images: Tensor, who: str) -> Extra:
+    """What the network takes beside the images of a batch.
+
+    Args:
+        trainer: of the fit.
+        batch: as `training_step` would get it.
+        keys: where it is: a list of keys, for positional arguments, or the key of each keyword argument. None: nothing.
+        images: (N, C, H, W) of the batch.
+        who: the callback's name, for messages.
+
+    Raises:
+        MisconfigurationException: nothing under a key, or something else than one row per image; the message says what is there.
+    """
+    if not keys:
+        return read_extra(None, images)
+    try:
+        if isinstance(keys, Mapping):
+            return read_extra({name: get_item(batch, key) for name, key in keys.items()}, images)
+        return read_extra([get_item(batch, key) for key in keys], images)
+    except KeyError as error:
+        raise misconfigured(
+            trainer, f"{error.args[0]}. Say where the network's further inputs are: {who}(extra_keys=...)"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise misconfigured(trainer, f"extra_keys={keys!r}: {error}. The batch holds {describe(batch)}") from error
+
+
 def check_batch_images(trainer: Any, images: Any, batch: Any, image_key: BatchKey, instead: str) -> Tensor:
     """The images, if they are a floating-point batch (N, C, H, W); `instead` says what helps besides naming others.
 
@@ -148,6 +181,19 @@ def check_keys(**keys: Any) -> None:
                 f"{name} must be an index, a key, a list of them{', ' if optional else ' or '}a (getter, setter) pair"
                 f"{' or None' if optional else ''}; got {key!r}"
             )
+
+
+def check_extra_keys(keys: Any) -> None:
+    """Raise a TypeError unless these are `ExtraKeys` or None."""
+    if keys is not None and not isinstance(keys, list | tuple | dict):
+        raise TypeError(
+            f"extra_keys must be a list of keys (positional arguments), a dict {{argument: key}}, or None; got {keys!r}"
+        )
+    named = keys if isinstance(keys, dict) else {f"[{i}]": key for i, key in enumerate(keys or ())}
+    for name, key in named.items():
+        if not isinstance(name, str) or key is None:
+            raise TypeError(f"extra_keys must hold keys of the batch, by the names of arguments if it is a dict; got {keys!r}")
+        check_keys(**{f"extra_keys{name}" if name.startswith("[") else f"extra_keys[{name!r}]": key})
 
 
 def replace_item(batch: Any, key: BatchKey, value: Any) -> Any:

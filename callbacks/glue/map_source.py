@@ -16,6 +16,7 @@ from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.callbacks.glue.compat import misconfigured
 from groupcam_aug.callbacks.glue.network import borrowed_network, find_network, has_lazy_parameters
 from groupcam_aug.checkpoints import state_dict_of
+from groupcam_aug.extra import NOTHING, Extra
 from groupcam_aug.moving_average import moving_average
 from groupcam_aug.saliency import GroupCAM
 
@@ -83,12 +84,13 @@ class MapSource:
         return True
 
     @contextmanager
-    def borrowed(self, images: Tensor, who: str) -> Iterator[GroupCAM]:
+    def borrowed(self, images: Tensor, who: str, extra: Extra = NOTHING) -> Iterator[GroupCAM]:
         """The network ready to be mapped: on the images' device, logging muted, in the Trainer's precision.
 
         Args:
             images: (N, C, H, W) that are to be mapped.
             who: the callback's name, for messages.
+            extra: further inputs of the network for them.
 
         Raises:
             RuntimeError: not started.
@@ -103,16 +105,17 @@ class MapSource:
             self._follow(images)
         with borrowed_network(self.trainer, self.cam.network, who, check=first):
             if first:
-                self._check_dtype(self.cam, images[:1])
-                self._check_classes(self.cam, images[:1])
+                one = extra[slice(1)]
+                self._check_dtype(self.cam, images[:1], one)
+                self._check_classes(self.cam, images[:1], one)
             yield self.cam
 
-    def classes(self, images: Tensor) -> int:
+    def classes(self, images: Tensor, extra: Extra = NOTHING) -> int:
         """How many classes the network has, by one forward pass of one of the images (N, C, H, W), once."""
         if self.cam is None:
             raise RuntimeError("MapSource.classes before MapSource.start")
         if self._classes is None:
-            with torch.no_grad(), as_found(self.cam.network, images.device):
+            with torch.no_grad(), as_found(self.cam.network, images.device), self.cam.passing(extra[slice(1)]):
                 self._classes = self.cam.logits(images[:1]).shape[-1]
         return self._classes
 
@@ -149,13 +152,13 @@ class MapSource:
         if self.cam is not None and self.choice != "self" and parameter is not None:
             self.cam.network.to(device=images.device, dtype=parameter.dtype)
 
-    def _check_dtype(self, cam: GroupCAM, image: Tensor) -> None:
+    def _check_dtype(self, cam: GroupCAM, image: Tensor, extra: Extra) -> None:
         """Say what is wrong where the network does not take images of that precision; forwards that cast them are fine."""
         dtype = next((parameter.dtype for parameter in cam.network.parameters() if parameter.is_floating_point()), image.dtype)
         if image.dtype == dtype:
             return
         try:
-            with as_found(cam.network, image.device):
+            with as_found(cam.network, image.device), cam.passing(extra):
                 cam.logits(image)
         except RuntimeError as error:
             raise misconfigured(
@@ -164,11 +167,16 @@ class MapSource:
                 f"dataset, images.to({dtype}), or give a Trainer(precision=...) that does",
             ) from error
 
-    def _check_classes(self, cam: GroupCAM, image: Tensor) -> None:
+    def _check_classes(self, cam: GroupCAM, image: Tensor, extra: Extra) -> None:
         if self.choice == "self" or self.other_classes:
             return
         student = GroupCAM.for_training(self._in_training(), output=cam.output, preprocess=cam.preprocess)
-        with as_found(student.network, image.device), as_found(cam.network, image.device):
+        with (
+            as_found(student.network, image.device),
+            as_found(cam.network, image.device),
+            student.passing(extra),
+            cam.passing(extra),
+        ):
             in_training, in_source = (each.logits(image).shape[-1] for each in (student, cam))
         if in_training != in_source:
             raise misconfigured(

@@ -20,7 +20,7 @@ AS_IT_IS = "config"  # the arm that leaves the config's own augmentation as it s
 CLASSIFIER = "groupcam_aug.recipes.classifier.Classifier"
 # What an arm takes over from the config's augmentation: where things are and when, not the form that is compared.
 INHERITED = (
-    *("network", "layer", "image_key", "target_key", "mask_key", "output", "preprocess", "activation"),
+    *("network", "layer", "image_key", "target_key", "mask_key", "extra_keys", "output", "preprocess", "activation"),
     *("chunk", "start_epoch", "stop_epoch", "every_n_steps"),
 )
 # Callbacks that end a training early, choose an epoch, or show what a trial shows itself.

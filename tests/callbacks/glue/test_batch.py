@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Trainer
 
-from groupcam_aug.callbacks.glue.batch import describe, get_item, replace_item
+from groupcam_aug.callbacks.glue.batch import check_extra_keys, describe, get_item, read_batch_extra, replace_item
 
 Pair = namedtuple("Pair", ["image", "label"])
 
@@ -86,3 +88,42 @@ def test_describe():
     assert describe(Pair(X, 3)) == "Pair(image: float32 tensor (2, 3, 4, 4), label: int)"
     assert describe([X]) == "[0: float32 tensor (2, 3, 4, 4)]" and describe(Y) == "a int64 tensor (2,)"
     assert "image" in describe(types.SimpleNamespace(image=X)) and describe(3) == "int"
+
+
+def test_further_inputs_of_a_batch():
+    batch = {"image": X, "text": {"ids": torch.arange(6).view(2, 3), "lengths": torch.tensor([3, 2])}}
+    ids = ["text", "ids"]
+    assert not read_batch_extra(None, batch, None, X, "Who") and not read_batch_extra(None, batch, [], X, "Who")
+    one = read_batch_extra(None, batch, [ids, lambda_pair()], X, "Who")
+    assert torch.equal(one.args[0], batch["text"]["ids"]) and one.args[1].tolist() == [3, 2] and not one.kwargs
+    named = read_batch_extra(None, batch, {"question": ids, "text": "text"}, X, "Who")
+    assert not named.args and named.kwargs["text"]["lengths"].tolist() == [3, 2]
+
+
+def lambda_pair():
+    return (lambda batch: batch["text"]["lengths"], lambda batch, value: batch)
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        (["question"], r"'question' is not in the batch, which holds .*'text'.*Who\(extra_keys=\.\.\.\)"),
+        (["words"], r"extra_keys=\['words'\]: extra\[0\] has the shape \(3,\) for 2 images.*The batch holds"),
+        ({"t": "text"}, r"extra\['t'\] is a str"),
+    ],
+)
+def test_further_inputs_that_are_not_there(keys, words):
+    batch = {"image": X, "text": "what is it", "words": torch.arange(3)}
+    with pytest.raises(MisconfigurationException, match=words):
+        read_batch_extra(Trainer(logger=False, accelerator="cpu"), batch, keys, X, "Who")
+
+
+@pytest.mark.parametrize("keys", ["question", 2, [None], [1.5], {1: "a"}, {"a": None}, {"a": 2.5}, [["a", None]]])
+def test_keys_of_further_inputs_of_the_wrong_kind(keys):
+    with pytest.raises(TypeError, match="extra_keys"):
+        check_extra_keys(keys)
+
+
+def test_keys_of_further_inputs():
+    for keys in (None, [], [2], ["a", ["b", 0]], {"question": 2, "x": ["b", 0]}, [lambda_pair()]):
+        check_extra_keys(keys)
