@@ -62,7 +62,7 @@ def choose_methods(keys: Sequence[str], groups: int | None, mask_at: str) -> lis
 
     def groupcam(setup: Setup) -> Maps:
         count = setup.groups(32) if groups is None else groups
-        cam = GroupCAM(setup.network, setup.asked, groups=count, mask_at=mask_at, activation=setup.activation)
+        cam = setup.as_found(GroupCAM(setup.network, setup.layer, groups=count, mask_at=mask_at, activation=setup.activation))
         return lambda images, classes, _seeds: cam(images, classes)
 
     known = {method.key: method for method in (*METHODS, *_OWN)}
@@ -108,11 +108,12 @@ def _plain(make: Callable[[Setup], Callable[[Tensor, Tensor], Tensor]]) -> Calla
 
 
 def _against(setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:
-    return GradCAM(setup.network, setup.asked, sign=-1)  # type: ignore[return-value]
+    return setup.as_found(GradCAM(setup.network, setup.layer, sign=-1))  # type: ignore[return-value]
 
 
 def _guided_grad_cam(setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda images, classes: guided_grad_cam(setup.network, images, classes, setup.asked)
+    layer = None if setup.rectified else setup.layer  # one that is named is read as it is
+    return lambda images, classes: guided_grad_cam(setup.network, images, classes, layer)
 
 
 def _guided_backprop(setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:

@@ -7,17 +7,18 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from groupcam_aug.saliency import GroupCAM
+from groupcam_aug.saliency import GradCAM, GroupCAM
 from groupcam_aug.targets import Activation
 
 __all__ = ["Maps", "Method", "Setup"]
 
 Maps = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """Images (n, 3, H, W), classes (n,) and a seed for each image -> maps (n, H, W) in [0, 1]."""
+_Cam = TypeVar("_Cam", GroupCAM, GradCAM)
 EXTRA = "pip install 'groupcam-aug[compare]'"
 
 
@@ -28,7 +29,7 @@ class Setup:
     network: nn.Module
     layer: str
     channels: int  # of that layer
-    asked: str | None = None  # the layer that maps are asked of; None: the one found, and what the network rectifies behind it
+    rectified: frozenset[str] = frozenset()  # that layer, if it was found and is read behind the network's ReLU: `CAM.rectified`
     activation: Activation = "softmax"
 
     @classmethod
@@ -36,7 +37,12 @@ class Setup:
         """Find the layer (None) or check it, and count its channels, with one image (1, 3, H, W)."""
         cam = GroupCAM(network, layer, groups=1, weights="none", denoise=None, activation=activation)
         cam(images, 0)
-        return cls(network, str(cam.layer), cam.layer_shape[0], layer, activation)
+        return cls(network, str(cam.layer), cam.layer_shape[0], frozenset(cam.rectified), activation)
+
+    def as_found(self, cam: _Cam) -> _Cam:
+        """`cam` of the layer by its name, so that it does not pay for the search, but reading it as it was found."""
+        cam.rectified |= self.rectified
+        return cam
 
     def groups(self, wanted: int) -> int:
         """G, at most as many as there are channels."""

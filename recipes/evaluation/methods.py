@@ -79,16 +79,16 @@ def _ours(make: Callable[..., Any], **options: Any) -> Callable[[Setup], Maps]:
 
 def _full(setup: Setup, **options: Any) -> GroupCAM:
     options = {"groups": setup.groups(32), "activation": setup.activation, **options}
-    return GroupCAM(setup.network, setup.asked, **options)
+    return setup.as_found(GroupCAM(setup.network, setup.layer, **options))
 
 
 def _training(setup: Setup, **options: Any) -> GroupCAM:
-    how = {"groups": setup.groups(16), "activation": setup.activation, **options}
-    return GroupCAM.for_training(setup.network, setup.asked, **how)
+    options = {"groups": setup.groups(16), "activation": setup.activation, **options}
+    return setup.as_found(GroupCAM.for_training(setup.network, setup.layer, **options))
 
 
 def _gradcam(setup: Setup) -> GradCAM:
-    return GradCAM(setup.network, setup.asked)
+    return setup.as_found(GradCAM(setup.network, setup.layer))
 
 
 def rise_method(masks: int) -> Method:

@@ -70,7 +70,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     group.add_argument("--substrate", choices=("blur", "zeros", "mean"), default="blur", help="(default: %(default)s)")
     group.add_argument("--author-compatible", action="store_true", help="the authors' code: 112 steps, blur and zeros")
     group.add_argument("--sanity-mode", choices=("cascading", "independent"), default="cascading", help="(default: %(default)s)")
-    group.add_argument("--sanity-images", type=int, default=4, metavar="N", help="(default: %(default)s)")
+    group.add_argument("--sanity-images", type=int, default=8, metavar="N", help="(default: %(default)s)")
     pictures = "maps of a few images while layers are re-initialised, in both modes, for each method: OUT/sanity_METHOD.png"
     group.add_argument("--sanity-pictures", action="store_true", help=pictures)
     group = parser.add_argument_group("run")

@@ -58,7 +58,7 @@ class Plan:
     author_compatible: bool = False
     tolerance: float = 15.0  # of the pointing game, in pixels of the file
     sanity_mode: Literal["cascading", "independent"] = "cascading"
-    sanity_images: int = 4
+    sanity_images: int = 8
     seed: int = 0
     batch_size: int = 16
     activation: Activation = "softmax"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from PIL import Image
@@ -85,23 +86,26 @@ def sanity_pictures(
 
 def verdict(check: Randomization) -> str:
     """Whether the maps go when the weights do, or why that is not said."""
-    if check.mode == "independent":
-        return "no verdict, for one stage alone may hardly matter to the network: a map that stays is no fault of the method"
-    left, count = int(check.rho[-1].isnan().logical_not().sum()), check.rho.shape[1]
+    left, count = check.rho.isnan().logical_not().sum(dim=1).tolist(), check.rho.shape[1]
+    alone = check.mode == "independent"
     if check.passed is None:
-        more = (
-            f"take more images by --sanity-images (at least {LEAST})" if count < LEAST else "take more images by --sanity-images"
-        )
-        return f"no verdict, for {left} of {count} maps are left at the end and {LEAST} are needed: {more}"
-    like = f"likeness to the original maps at the end {check.spearman[-1]:.2f}, of other images' maps {check.floor:.2f}"
-    return f"{'passed' if check.passed else 'FAILED'}: {like}"
+        fewest, where = (min(left), "behind some stage") if alone else (left[-1], "at the end")
+        more = f"take more images by --sanity-images{f' (at least {LEAST})' if count < LEAST else ''}"
+        return f"no verdict, for {fewest} of {count} maps are left {where} and {LEAST} are needed: {more}"
+    said = "passed" if check.passed else "FAILED"
+    if alone:
+        rest = "each stage by itself takes maps down to it"
+        if check.standing:
+            rest = f"re-initialised alone, these leave maps above it: {', '.join(check.standing)}"
+        return f"{said}: likeness of other images' maps is {check.floor:.2f}; {rest}"
+    return f"{said}: likeness to the original maps at the end {check.spearman[-1]:.2f}, of other images' maps {check.floor:.2f}"
 
 
 def _made_anew(method: Method, setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:
     """A method that may work on a copy of the network: made again for the weights of the moment."""
 
     def maps(images: Tensor, classes: Tensor) -> Tensor:
-        now = Setup(setup.network, setup.layer, setup.channels)
+        now = replace(setup)  # another copy of the network, where there is one
         return method.make(now)(images, classes, range(len(images)))
 
     return maps

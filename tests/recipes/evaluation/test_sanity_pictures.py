@@ -34,7 +34,10 @@ def test_a_verdict_or_the_reason_for_none():
     assert verdict(result(rho=0.9)).startswith("FAILED: likeness to the original maps at the end 0.90")
     few = verdict(result(left=3))
     assert few.startswith("no verdict, for 3 of 6 maps are left at the end and 5 are needed") and "--sanity-images" in few
-    assert verdict(result("independent")).startswith("no verdict, for one stage alone may hardly matter")
+    alone = "likeness of other images' maps is 0.30; "
+    assert verdict(result("independent")) == f"passed: {alone}each stage by itself takes maps down to it"
+    assert verdict(result("independent", rho=0.9)) == f"FAILED: {alone}re-initialised alone, these leave maps above it: fc, conv"
+    assert verdict(result("independent", left=3)).startswith("no verdict, for 3 of 6 maps are left behind some stage")
 
 
 def edges(images, _classes, _seeds):
@@ -68,7 +71,7 @@ def test_each_method_has_a_picture_of_the_checks_own_maps(given, monkeypatch):
     assert [line.split(":")[0] for line in said] == [
         f"Sanity pictures of {name}, {mode}" for name in ("Grad-CAM", "edges") for mode in ("cascading", "independent")
     ]
-    assert "FAILED" in said[2] and "no verdict, for one stage" in said[3], "a map that ignores the network stays"
+    assert "FAILED" in said[2] and "FAILED" in said[3], "a map that ignores the network stays"
     for rows, captions, heading, titles in sheets:
         assert titles[1] == "trained" and titles[-1] == f"stage {len(titles) - 2}" and len(titles) <= STAGES + 2
         assert all(len(row) == len(titles) for row in (*rows, *captions)) and len(rows) == pictures_of.SHOWN
