@@ -140,26 +140,26 @@ def maps_of_questions(cam, batch: dict[str, Tensor]) -> list[Tensor]:
 
 
 def maps_of_words(cam, batch: dict[str, Tensor]) -> list[Tensor]:
-    """Maps (N, 32, 64) of the names of the left and of the right object in the right captions."""
+    """Maps (N, 32, 64) of the colours of the left and of the right object in the right captions."""
     said = batch["caption"]
 
     def word(place: int):
         return lambda logits, rows: logits[:, place].softmax(dim=1).gather(1, said[rows, place + 1, None])[:, 0]
 
-    return [cam(batch["image"], word(place), extra=said[:, :-1]) for place in (1, 4)]
+    return [cam(batch["image"], word(place), extra=said[:, :-1]) for place in (0, 3)]
 
 
 def on_its_half(maps: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
     """(N,) share of the mass of both maps that lies on the half of the picture with the object that each is about."""
     half = torch.zeros(len(maps[0]), SIZE, 2 * SIZE, dtype=torch.bool)
     half[..., :SIZE] = True
-    shares = [energy_pointing_game(each, mask).score for each, mask in zip(maps, (half, ~half), strict=True)]
+    shares = [energy_pointing_game(each, mask).value for each, mask in zip(maps, (half, ~half), strict=True)]
     return torch.stack(shares).mean(dim=0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=500, help="of training (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=100, help="to measure on (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs")
     options = parser.parse_args()
@@ -197,7 +197,7 @@ def sheet(batch: dict[str, Tensor], maps: tuple[list[Tensor], list[Tensor]], row
         pictures.append([image, *(overlay(image, each[i]) for pair in maps for each in pair)])
         words = [WORDS[token] for token in batch["caption"][i, 1:].tolist()]
         questions = [f"what colour is the {words[place]}?" for place in (1, 4)]
-        captions.append([" ".join(words), *questions, *(f"the word {words[place]}" for place in (1, 4))])
+        captions.append([" ".join(words), *questions, *(f"the word {words[place]}" for place in (0, 3))])
     return panels(pictures, captions=captions, size=200)
 
 

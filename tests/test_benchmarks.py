@@ -131,3 +131,10 @@ def test_the_gpus_command_runs_as_a_whole_without_jsonargparse(tmp_path, monkeyp
     assert told.count(": done after") == 6 and "all done" in told
     found = {path.stem.partition("_cpu_")[0] for path in (tmp_path / "results").glob("*.json")}
     assert {"speed_maps", "speed_steps", "speed_maps_compiled", "speed_maps_chunks", "scaling", "monitor_cost"} <= found
+
+
+@pytest.mark.slow
+def test_more_inputs(tmp_path):
+    run(tmp_path, "more_inputs.py", "--steps", 20, "--pictures", 3, "--out", tmp_path / "docs")
+    with Image.open(tmp_path / "docs" / "more_inputs.jpg") as picture:
+        assert min(picture.size) > 200 and picture.format == "JPEG"
