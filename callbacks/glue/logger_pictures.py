@@ -20,7 +20,7 @@ def send_picture(trainer: Any, tag: str, picture: Image.Image) -> None:
     """Show a picture in every logger, at the step of its scalars.
 
     By the interface that each has: Weights & Biases, TensorBoard, MLflow and Comet take pictures. For a logger that takes none
-    but has a folder (CSV), it is the file `groupcam/pictures/TAG/step_NUMBER.png` there; on a bucket, and for others, none.
+    but has a folder (CSV), it is the file `groupcam/pictures/TAG/step_NUMBER.png` (`saliency_maps` for `saliency/maps`) there; on a bucket, and for others, none.
 
     Args:
         trainer: on rank zero.
@@ -39,4 +39,4 @@ def send_picture(trainer: Any, tag: str, picture: Image.Image) -> None:
         elif hasattr(experiment, "log_image"):  # Comet
             experiment.log_image(picture, name=tag, step=step)
         elif (folder := getattr(logger, "log_dir", None)) and "://" not in os.fspath(folder):
-            put_file(Path(folder), f"groupcam/pictures/{tag}/step_{step:06d}.png", png(picture))
+            put_file(Path(folder), f"groupcam/pictures/{tag.replace('/', '_')}/step_{step:06d}.png", png(picture))

@@ -31,6 +31,17 @@ class TwoHeads(nn.Module):
         return {"scores": self.inner(x), "extra": x.mean()}
 
 
+class Weighed(nn.Module):
+    """Takes a number beside each image, if it is given one."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = PooledNet()
+
+    def forward(self, x, weight=None):
+        return self.inner(x) if weight is None else self.inner(x) * weight[:, None]
+
+
 class Module(lit.Lit):
     """Trains on whatever form of batch and network a mode has."""
 
@@ -100,16 +111,20 @@ def as_masked_dict(x, y):
     return {**as_dict(x, y), "mask": as_masked(x, y)[2][:, None].float()}
 
 
-def read_masked(batch):
+def as_weighed(x, y):
+    return [x, y, 1 + torch.arange(len(x)) / len(x)]
+
+
+def read_first_two(batch):
     return batch[0], batch[1]
 
 
-def get_mask(batch):
+def get_third(batch):
     return batch[2]
 
 
-def set_mask(batch, masks):
-    return [*batch[:2], masks]
+def set_third(batch, third):
+    return [*batch[:2], third]
 
 
 def get_images(batch):
@@ -243,15 +258,23 @@ MODES = {
     "source_target label": Mode({"source_target": "label"}),
     "source_target top1": Mode({"source": teacher(7), "source_target": "top1"}),
     "source checkpoint": Mode({"source": CHECKPOINT}),
-    "source masks": Mode({"source": "masks", "mask_key": 2}, as_masked, read_masked),
+    "source masks": Mode({"source": "masks", "mask_key": 2}, as_masked, read_first_two),
     "mask_key alone": Mode(
         {"mask_key": "mask", "image_key": NAMES["images"], "target_key": NAMES["labels"]}, as_masked_dict, read_dict
     ),
-    "mask_key getter and setter": Mode({"mask_key": (get_mask, set_mask)}, as_masked, read_masked),
-    "mask_key beside maps": Mode({"source": "self", "mask_key": 2}, as_masked, read_masked),
-    "mask_key, labels mixed": Mode({"mask_key": 2, "fill": "other", "labels": "mixed"}, as_masked, read_masked),
+    "mask_key getter and setter": Mode({"mask_key": (get_third, set_third)}, as_masked, read_first_two),
+    "mask_key beside maps": Mode({"source": "self", "mask_key": 2}, as_masked, read_first_two),
+    "mask_key, labels mixed": Mode({"mask_key": 2, "fill": "other", "labels": "mixed"}, as_masked, read_first_two),
+    "extra_keys": Mode({"extra_keys": [2], "layer": "inner.relu2"}, as_weighed, read_first_two, network=Weighed),
+    "extra_keys by name": Mode(
+        {"extra_keys": {"weight": 2}, "layer": "inner.relu2"}, as_weighed, read_first_two, network=Weighed
+    ),
+    "extra_keys getter and setter": Mode(
+        {"extra_keys": [(get_third, set_third)], "layer": "inner.relu2"}, as_weighed, read_first_two, network=Weighed
+    ),
     "chunk": Mode({"chunk": 4}),
     "compile": Mode({"compile": True}),
+    "precision": Mode({"precision": "bf16-mixed"}),
     "seed": Mode({"seed": 3, "p": 0.5}),
     "record": Mode({"record": False}),
     "log_images": Mode({"log_images": False}),

@@ -84,7 +84,7 @@ def test_each_logger_gets_it_in_its_own_way(trainer):
 def test_a_logger_of_tables_gets_files_beside_them_at_the_step_of_its_figures(tmp_path):
     logger = CSVLogger(tmp_path, name="run")
     fit(Lit(), [GroupCAMAugmentation(groups=2, p=1.0)], logger=logger, max_epochs=2, log_every_n_steps=1)
-    files = sorted((tmp_path / "run" / "version_0" / "groupcam" / "pictures" / "groupcam" / "samples").glob("*.png"))
+    files = sorted((tmp_path / "run" / "version_0" / "groupcam" / "pictures" / "groupcam_samples").glob("*.png"))
     assert [file.name for file in files] == ["step_000003.png", "step_000006.png"]
     assert Image.open(files[0]).width > 100
 
