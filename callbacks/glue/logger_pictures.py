@@ -20,7 +20,8 @@ def send_picture(trainer: Any, tag: str, picture: Image.Image) -> None:
     """Show a picture in every logger, at the step of its scalars.
 
     By the interface that each has: Weights & Biases, TensorBoard, MLflow and Comet take pictures. For a logger that takes none
-    but has a folder (CSV), it is the file `groupcam/pictures/TAG/step_NUMBER.png` (`saliency_maps` for `saliency/maps`) there; on a bucket, and for others, none.
+    but has a folder (CSV), it is a file there, `groupcam/pictures/saliency_maps/step_000120.png` for the tag "saliency/maps"; on
+    a bucket, and for others, none.
 
     Args:
         trainer: on rank zero.
