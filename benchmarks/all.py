@@ -27,6 +27,7 @@ from common import RESULTS, filed
 
 HERE = Path(__file__).parent
 LIBRARIES = "pytorch_grad_cam torchcam captum"
+CHECKED = "--methods groupcam,paper,paper-weights,gradcam"
 QUICK = "--precision bf16 --channels-last"
 ONE_THREAD = "--threads 1 --compile --only maps --repeats 7 --tag one_thread"
 LITE = "--network timm/tf_efficientnet_lite0 --compile --only steps --repeats 5 --tag efficientnet"
@@ -76,6 +77,15 @@ CPU = [
     ),
     Step("ordering", "ordering.py --threads 1", FEW, 60),
     Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 75", FEW, 25),
+    Step(
+        "ordering beside other libraries",
+        "ordering.py --threads 1 --images 24 --compare --rise 500 --tag peers "
+        "--methods groupcam,paper-weights,fast,gradcam,centre",
+        FEW,
+        40,
+        LIBRARIES,
+    ),
+    Step("re-initialised networks", f"ordering.py --only-sanity --threads 1 --sanity-images 40 {CHECKED}", FEW, 10),
     Step("fine-tuning", "cifar_finetune.py", "--images 64 --batch 32", 10, "jsonargparse"),
 ]
 GPU = [
