@@ -35,7 +35,8 @@ ROOMS = {
     RECIPES: CORE | {CALLBACKS, f"{CALLBACKS}.report"},
     f"{RECIPES}.evaluation": CORE | {RECIPES, f"{CALLBACKS}.report"},
     f"{RECIPES}.explain_methods": CORE | {RECIPES, f"{RECIPES}.evaluation"},
-    f"{RECIPES}.explain": CORE | {RECIPES, f"{RECIPES}.evaluation", f"{RECIPES}.explain_methods"},
+    f"{RECIPES}.curve_picture": CORE | {RECIPES, f"{RECIPES}.evaluation"},
+    f"{RECIPES}.explain": CORE | {RECIPES, *(f"{RECIPES}.{part}" for part in ("evaluation", "explain_methods", "curve_picture"))},
     f"{RECIPES}.trial": CORE | {RECIPES, CALLBACKS, f"{CALLBACKS}.glue", f"{CALLBACKS}.report"},
 }
 HEAVY = {"pytorch_lightning", "lightning", "timm", "jsonargparse"}  # not in the core

@@ -174,9 +174,9 @@ def counted(**options):
     callback = make(**options)
     inner, callback.calls = callback.augment.augment_at, 0
 
-    def apply(*args):
+    def apply(*args, **options):
         callback.calls += 1
-        return inner(*args)
+        return inner(*args, **options)
 
     callback.augment.augment_at = apply
     return callback

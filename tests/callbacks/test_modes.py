@@ -58,6 +58,11 @@ def kinds(annotation):
     return {"callable" for part in parts if typing.get_origin(part) is not None and "Callable" in repr(part)}
 
 
+def holds_code(value):
+    """Whether it is a callable, or a (getter, setter) pair, or a list of such."""
+    return callable(value) or isinstance(value, tuple) or (isinstance(value, list) and any(map(holds_code, value)))
+
+
 def missing():
     """Arguments, their Literal choices and their callables that no mode has."""
     hints = typing.get_type_hints(GroupCAMAugmentation.__init__)
@@ -67,7 +72,7 @@ def missing():
         if not given:
             lacking.append(name)
         lacking += [f"{name}={choice!r}" for choice in choices(hints[name]) if choice not in given]
-        if kinds(hints[name]) and not any(callable(value) or isinstance(value, tuple) for value in given):
+        if kinds(hints[name]) and not any(map(holds_code, given)):
             lacking.append(f"{name}=callable")
     sources = [mode.arguments.get("source") for mode in MODES.values()]
     lacking += [f"source={choice!r}" for choice in ("self", "ema", "masks") if choice not in sources]
@@ -152,7 +157,7 @@ def test_copies_and_repr(name):
     mode = MODES[name]
     callback, reference = mode.callback(), mode.module()
     twins = [copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))]
-    if not any(callable(value) or isinstance(value, tuple | nn.Module) for value in mode.arguments.values()):
+    if not any(isinstance(value, nn.Module) or holds_code(value) for value in mode.arguments.values()):
         twins.append(eval(repr(callback)))
     fit(reference, [callback], mode.loader(), max_epochs=1)
     for twin in twins:

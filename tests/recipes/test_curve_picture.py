@@ -68,4 +68,4 @@ def test_the_picture_says_method_class_probability_areas_and_what_is_better(imag
 def test_probabilities_of_a_network_of_several_labels_are_its_sigmoids(image):
     saliency = torch.rand(28, 28, generator=torch.Generator().manual_seed(2))
     found = curves_of(Setup(NETWORK, "", 0, activation="sigmoid"), image, saliency, 2)
-    assert found.curves["deletion"][0] == pytest.approx(float(NETWORK(image).sigmoid()[0, 2]), abs=1e-6)
+    assert found.curves["deletion"][0] == pytest.approx(float(NETWORK(image).sigmoid()[0, 2].detach()), abs=1e-6)

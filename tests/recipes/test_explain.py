@@ -65,6 +65,7 @@ class Blind:
     """In place of GroupCAM: no image has a map."""
 
     layer, layer_shape = "features.12", (512, 3, 3)
+    rectified = frozenset()
 
     def __init__(self, *arguments, **options):
         pass

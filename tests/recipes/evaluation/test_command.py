@@ -151,7 +151,7 @@ def test_dry_run_writes_nothing_and_counts(pictures, checkpoint, tmp_path, capsy
     told = capsys.readouterr().out
     assert not out.exists() and "Nothing is written" in told and "6 of 6" in told
     passes = int(told.split(" passes, about")[0].split()[-1].replace(",", ""))
-    assert passes == pytest.approx(6 * (18 + 12 + 1 + 12) + 8 * 4 * 19, rel=0.03)
+    assert passes == pytest.approx(6 * (18 + 12 + 1 + 12) + 8 * 6 * 19, rel=0.03)
     words.remove("--dry-run")
     assert evaluate(*words, "--measures", "curves", checkpoint=checkpoint) == 0
     told = capsys.readouterr().out  # the plan first, then what came out
