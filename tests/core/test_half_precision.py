@@ -88,3 +88,15 @@ def test_autocast_is_as_before_behind_an_error(outer):
             assert torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
             raise KeyError
         assert before == (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(images):
+    torch.manual_seed(1)
+    net, images = PooledNet().cuda(), images.cuda()
+    found = cam(net, precision="bf16-mixed")(images, 1)
+    with torch.autocast("cuda", torch.bfloat16):
+        same = cam(net)(images, 1)
+    assert found.is_cuda and found.amax() == 1
+    torch.testing.assert_close(found, same, rtol=0, atol=1e-3)
+    assert not torch.is_autocast_enabled("cuda")
