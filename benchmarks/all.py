@@ -75,6 +75,7 @@ CPU = [
         "--networks squeezenet efficientnet --photographs 4 --curves 2 --steps 2 --batch 4",
         60,
     ),
+    Step("compiled maps", "agreement.py --channels-last --threads 1", "--images 2 --batch 2", 4),
     Step("ordering", "ordering.py --threads 1", FEW, 60),
     Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 75", FEW, 25),
     Step(

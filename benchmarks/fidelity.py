@@ -61,6 +61,16 @@ def cifar(count: int) -> tuple[nn.Module, Tensor, Tensor]:
     return network.eval(), images, torch.tensor([classes.index(name.split("/")[2]) for name in chosen])
 
 
+def pretrained(name: str, count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A published network of `PLACES`, and `count` images with their labels, evenly picked."""
+    if name == "resnet56":
+        return cifar(count)
+    make, normalise = (squeezenet, NORMALISE) if name == "squeezenet" else (efficientnet, NORMALISE_HALF)
+    pictures, classes = photographs()
+    picked = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().long().tolist()
+    return make(), batch([pictures[i] for i in picked], normalise), torch.tensor([classes[i] for i in picked])
+
+
 def sum_of_activations(network: nn.Module, layer: str) -> Any:
     """The map without scoring: the sum of the layer's channels, one forward pass, the same for every class."""
 
@@ -86,14 +96,7 @@ def main() -> None:
     if setting.half:
         parser.error("masks and areas are compared in fp32: leave --precision out")
     for name in options.networks:
-        if name == "resnet56":
-            network, images, labels = cifar(options.cifar)
-        else:
-            make, normalise = (squeezenet, NORMALISE) if name == "squeezenet" else (efficientnet, NORMALISE_HALF)
-            network, (pictures, classes) = make(), photographs()
-            picked = torch.linspace(0, len(pictures) - 1, min(options.photographs, len(pictures))).round().long().tolist()
-            images = batch([pictures[i] for i in picked], normalise)
-            labels = torch.tensor([classes[i] for i in picked])
+        network, images, labels = pretrained(name, options.cifar if name == "resnet56" else options.photographs)
         network = setting.put(network)
         layer = GroupCAM(network)
         layer(images[:1].to(setting.device))
