@@ -21,6 +21,7 @@ from groupcam_aug.arguments import check_choice, check_flag, check_seed, check_w
 from groupcam_aug.borrow import as_found, unwrap
 from groupcam_aug.cam import CAM, Output, check_images
 from groupcam_aug.extra import Extra, Extras, read_extra
+from groupcam_aug.metrics.intervals import student_interval
 from groupcam_aug.metrics.stability import map_change, map_floor
 from groupcam_aug.restore import hooked, restoring
 from groupcam_aug.targets import Targets
@@ -63,19 +64,31 @@ class Randomization:
     def passed(self) -> bool | None:
         """Whether maps go down to the higher floor: with all layers re-initialised, or ("independent") with each stage by itself.
 
-        None where fewer than `LEAST` maps are left to say so.
+        None where fewer than `LEAST` maps are left to say so, or where a stage by itself leaves them above the floor, but not
+        beyond chance.
         """
         if self.standing:
             return False
-        left = self.rho.isnan().logical_not().sum(dim=1)
-        return True if bool((left[self._judged()] >= LEAST).all()) else None
+        left = self.rho.isnan().logical_not().sum(dim=1)[self._judged()]
+        down = max(self.spearman[self._judged()]) <= max(self.floors.values())
+        return True if down and bool((left >= LEAST).all()) else None
 
     @property
     def standing(self) -> tuple[str, ...]:
-        """The stages that decide `passed` and leave maps above the higher floor: maps do not need what was learned there."""
-        left, floor = self.rho.isnan().logical_not().sum(dim=1), max(self.floors.values())
-        stages = [(self.stages[i], int(left[i]), self.spearman[i]) for i in range(len(self.stages))[self._judged()]]
-        return tuple(name for name, count, rho in stages if count >= LEAST and rho > floor)
+        """The stages that decide `passed` and leave maps above the higher floor: maps do not need what was learned there.
+
+        Of the many stages of "independent" some are above it by chance: there Student's one-sided interval over the images must
+        leave the floor out, at 5 % for all stages together.
+        """
+        floor, judged, found = max(self.floors.values()), range(len(self.stages))[self._judged()], []
+        for i in judged:
+            rho = self.rho[i][~self.rho[i].isnan()].double()
+            if len(rho) < LEAST or float(rho.mean()) <= floor:
+                continue
+            ends = student_interval(rho.numpy(), level=1 - 0.1 / len(judged)) if self.mode == "independent" else None
+            if ends is None or ends[0] > floor:  # none: all images agree
+                found.append(self.stages[i])
+        return tuple(found)
 
     def _judged(self) -> slice:
         """The last stage, when all before are re-initialised, too; or each by itself."""

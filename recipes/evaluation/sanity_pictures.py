@@ -90,6 +90,10 @@ def verdict(check: Randomization) -> str:
     alone = check.mode == "independent"
     if check.passed is None:
         fewest, where = (min(left), "behind some stage") if alone else (left[-1], "at the end")
+        if fewest >= LEAST:
+            return (
+                "no verdict, for some stage leaves maps above other images', but not beyond chance: take more by --sanity-images"
+            )
         more = f"take more images by --sanity-images{f' (at least {LEAST})' if count < LEAST else ''}"
         return f"no verdict, for {fewest} of {count} maps are left {where} and {LEAST} are needed: {more}"
     said = "passed" if check.passed else "FAILED"

@@ -259,8 +259,11 @@ def _sanity(sanity: Mapping[str, Any]) -> str:
     """The check of one method in a line."""
     stages = list(zip(sanity["spearman"], sanity["undefined"], strict=True))
     independent = sanity["mode"] == "independent"
-    few = independent or stages[-1][1] < 1
-    unsaid = f"no verdict with fewer than {LEAST} maps left (take more images)" if few else "no verdict"
+    unsaid = f"no verdict with fewer than {LEAST} maps left (take more images)" if stages[-1][1] < 1 else "no verdict"
+    if independent:
+        unsaid = (
+            f"no verdict (fewer than {LEAST} maps left, or above that at some stage, but not beyond chance: take more images)"
+        )
     kept = ", ".join(sanity.get("standing", ()))
     failed = f"FAILED: maps stay above that when these alone are drawn anew: {kept}" if independent and kept else "FAILED"
     verdict = {True: "passed", False: failed, None: unsaid}[sanity["passed"]]

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from groupcam_aug import GradCAM, GroupCAM
 from groupcam_aug.metrics.stability import map_change, map_floor
-from groupcam_aug.sanity import forward_order, randomization_check, randomized
+from groupcam_aug.sanity import Randomization, forward_order, randomization_check, randomized
 
 
 def edges(images, targets=None):
@@ -443,3 +443,16 @@ def test_photographs(squeezenet, photographs, method):
     assert found.stages[0].startswith("classifier.1")
     control = randomization_check(squeezenet, images, edges, labels, stages=1)
     assert control.passed is False
+
+
+def test_a_stage_above_the_floor_by_chance_is_no_failure_and_no_pass():
+    """Mean .30 above a floor of .28: by one image more than by all; steady ones fail; all below pass."""
+    stages, low = ("fc", "conv2", "conv1"), torch.zeros(8)
+    noisy = torch.tensor([0.9, -0.4, 0.8, -0.3, 0.7, -0.2, 0.6, 0.3])
+    assert float(noisy.mean()) == pytest.approx(0.3)
+    check = Randomization("independent", stages, torch.stack([low, noisy, low]), 0.28)
+    assert check.passed is None and check.standing == ()
+    steady = Randomization("independent", stages, torch.stack([low, 0.35 + noisy / 100, low]), 0.28)
+    assert steady.passed is False and steady.standing == ("conv2",)
+    assert Randomization("independent", stages, torch.stack([low, noisy - 0.1, low]), 0.28).passed is True
+    assert Randomization("cascading", stages, torch.stack([low, low, noisy]), 0.28).passed is False, "one stage, one mean"

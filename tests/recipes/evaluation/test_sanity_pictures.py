@@ -37,6 +37,9 @@ def test_a_verdict_or_the_reason_for_none():
     alone = "likeness of other images' maps is 0.30; "
     assert verdict(result("independent")) == f"passed: {alone}each stage by itself takes maps down to it"
     assert verdict(result("independent", rho=0.9)) == f"FAILED: {alone}re-initialised alone, these leave maps above it: fc, conv"
+    unsure = result("independent", rho=0.2)
+    unsure.rho[0] += torch.tensor([0.5, -0.3, 0.4, -0.2, 0.5, -0.1])
+    assert verdict(unsure).startswith("no verdict, for some stage leaves maps above other images', but not beyond chance")
     assert verdict(result("independent", left=3)).startswith("no verdict, for 3 of 6 maps are left behind some stage")
 
 

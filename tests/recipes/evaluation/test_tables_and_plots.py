@@ -79,4 +79,6 @@ def test_the_independent_sanity_check_names_the_stages_that_maps_survive():
     told = shown(sanity_of={"Grad-CAM": {**sanity, "passed": False, "standing": ["fc"]}})
     assert "FAILED: maps stay above that when these alone are drawn anew: fc." in told and "after the last alone" in told
     assert ": passed." in shown(sanity_of={"Grad-CAM": {**sanity, "passed": True, "standing": []}})
-    assert "no verdict with fewer than 5 maps left" in shown(sanity_of={"Grad-CAM": {**sanity, "passed": None, "standing": []}})
+    assert "no verdict (fewer than 5 maps left, or above that at some stage, but not beyond chance" in shown(
+        sanity_of={"Grad-CAM": {**sanity, "passed": None, "standing": []}}
+    )
