@@ -91,6 +91,7 @@ def test_autocast_is_as_before_behind_an_error(outer):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(images):
     torch.manual_seed(1)
     net, images = PooledNet().cuda(), images.cuda()
