@@ -77,7 +77,7 @@ CPU = [
     ),
     Step("compiled maps", "agreement.py --channels-last --threads 1", "--images 2 --batch 2", 4),
     Step("ordering", "ordering.py --threads 1", FEW, 60),
-    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 75", FEW, 25),
+    Step("ordering on EfficientNet", "ordering.py --threads 1 --network efficientnet --images 75 --sanity-images 1", FEW, 25),
     Step(
         "ordering beside other libraries",
         "ordering.py --threads 1 --images 24 --compare --rise 500 --tag peers "
